@@ -1,0 +1,1 @@
+"""What every part of a run needs: settings, devices, file names, the run record, logging."""

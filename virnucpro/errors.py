@@ -1,0 +1,77 @@
+"""One tree of errors; each class carries the exit code of the command line and each error a cure."""
+
+from __future__ import annotations
+
+
+class VirnucproError(Exception):
+    """Base of all errors that this package raises on purpose.
+
+    `hint` says in one sentence what the user can do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message if self.hint is None else f"{self.message} ({self.hint})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions with keyword-only arguments do not survive pickling between processes by themselves.
+        return (_rebuild, (type(self), self.message, self.hint))
+
+
+def _rebuild(cls: type[VirnucproError], message: str, hint: str | None) -> VirnucproError:
+    return cls(message, hint=hint)
+
+
+class UsageError(VirnucproError):
+    """Options that contradict each other or mean nothing together."""
+
+    exit_code = 2
+
+
+class InputError(VirnucproError):
+    """A file that cannot be read, or what it holds cannot be used."""
+
+    exit_code = 3
+
+
+class OutputError(VirnucproError):
+    """A file that cannot be written."""
+
+    exit_code = 3
+
+
+class ModelError(VirnucproError):
+    """Model files that are absent, damaged, or not of the family asked for."""
+
+    exit_code = 4
+
+
+class DeviceError(VirnucproError):
+    """A device that is absent or cannot do what was asked."""
+
+    exit_code = 5
+
+
+class Interrupted(VirnucproError):
+    """Stopped by a signal; `exit_code` is 128 + the signal's number."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(
+            "stopped by a signal; finished work files are kept",
+            hint="the same command continues where this run stopped",
+        )
+        self.signal_number = signal_number
+        self.exit_code = 128 + signal_number
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Interrupted, (self.signal_number,))
+
+
+#: The run finished, but some sequences or files are in the failed list.
+EXIT_SOME_FAILED = 6

@@ -1,0 +1,1 @@
+"""Reading sequences and writing results."""

@@ -1,0 +1,1 @@
+"""The networks, their tokenizers, and where their files come from."""

@@ -1,0 +1,1 @@
+"""From files of sequences to files of embeddings, on any number of devices."""
