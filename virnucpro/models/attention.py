@@ -1,0 +1,168 @@
+"""Attention over packed sequences: no sequence sees another, and none is touched by its neighbours.
+
+A packed buffer holds the tokens of many sequences back to back. `PackedLayout` says which rows belong to which
+sequence and sorts the sequences into groups of one padded width. The width is a function of a sequence's own length,
+and every group is computed as blocks of one fixed shape (`slots` x `width`), so a sequence meets the same kernels with
+the same shapes whatever lies beside it: its result has the same bits in any company (DESIGN rule 1).
+
+The CPU and CUDA paths are the same plain PyTorch and differ in the size of a block only: a CPU wants a block that fits
+its cache, a GPU one that fills its multiprocessors. Faster kernels belong behind `packed_attention`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+#: Tokens in one attention block, by device type.
+BLOCK_TOKENS = {"cpu": 1024, "cuda": 8192}
+
+#: Rows of the score matrix computed at a time: bounds memory for long sequences.
+QUERY_ROWS = 512
+
+
+def padded_width(length: int) -> int:
+    """Width at which a sequence of `length` tokens is computed; depends on nothing else."""
+    step = 32 if length <= 256 else 128 if length <= 1024 else 512
+    return math.ceil(length / step) * step
+
+
+@dataclass(frozen=True)
+class AttentionBlock:
+    """Some sequences of one padded width, in a block of a fixed number of slots.
+
+    gather:  (slots, width) rows of the packed buffer; padding reads row 0.
+    scatter: (slots * width,) rows to write; padding writes the spare row behind the buffer.
+    padding: (slots, 1, 1, width) True where a key is padding.
+    """
+
+    gather: Tensor
+    scatter: Tensor
+    padding: Tensor
+
+    def to(self, device: torch.device) -> AttentionBlock:
+        """The same block on `device`."""
+        move = [t.to(device, non_blocking=True) for t in (self.gather, self.scatter, self.padding)]
+        return AttentionBlock(*move)
+
+
+@dataclass(frozen=True)
+class PackedLayout:
+    """Where each sequence lies in a packed buffer of `size` tokens.
+
+    lengths: (n,) tokens of each sequence; they lie back to back from row 0, inert tokens fill the tail.
+    """
+
+    size: int
+    lengths: Tensor
+    blocks: tuple[AttentionBlock, ...]
+
+    @classmethod
+    def build(cls, lengths: Sequence[int], size: int, device_type: str) -> PackedLayout:
+        """Lay out sequences of `lengths` tokens in a buffer of `size`, with blocks sized for `device_type`."""
+        starts = np.cumsum([0, *lengths[:-1]]) if len(lengths) else np.zeros(0, dtype=np.int64)
+        groups: dict[int, list[tuple[int, int]]] = {}
+        for start, length in zip(starts.tolist(), lengths, strict=True):
+            groups.setdefault(padded_width(length), []).append((start, length))
+        blocks = []
+        for width, members in sorted(groups.items()):
+            slots = max(1, BLOCK_TOKENS[device_type] // width)
+            for first in range(0, len(members), slots):
+                blocks.append(_block(members[first : first + slots], width, slots, size))
+        return cls(size, torch.tensor(lengths, dtype=torch.int64), tuple(blocks))
+
+    def to(self, device: torch.device) -> PackedLayout:
+        """The same layout on `device`."""
+        if device.type == "cpu":
+            return self
+        return PackedLayout(
+            self.size,
+            self.lengths.to(device, non_blocking=True),
+            tuple(block.to(device) for block in self.blocks),
+        )
+
+    @property
+    def used(self) -> int:
+        """Tokens that belong to sequences (reads the lengths: call it on the CPU copy)."""
+        return int(self.lengths.sum())
+
+
+def _block(members: list[tuple[int, int]], width: int, slots: int, size: int) -> AttentionBlock:
+    starts, lengths = np.zeros(slots, dtype=np.int64), np.zeros(slots, dtype=np.int64)
+    starts[: len(members)], lengths[: len(members)] = zip(*members, strict=True)
+    column = np.arange(width)
+    real = column < lengths[:, None]
+    rows = starts[:, None] + column
+    # An empty slot keeps one key, so that its softmax is a number and not 0/0.
+    padding = ~(column < np.maximum(lengths, 1)[:, None])
+    return AttentionBlock(
+        torch.from_numpy(np.where(real, rows, 0)),
+        torch.from_numpy(np.where(real, rows, size).ravel()),
+        torch.from_numpy(padding[:, None, None, :]),
+    )
+
+
+def alibi_slopes(heads: int) -> Tensor:
+    """(heads,) slopes of ALiBi (Press et al. 2022): powers of two; the extra heads take every other one between."""
+    power = 2 ** math.floor(math.log2(heads))
+    slopes = [2.0 ** (-8 * (i + 1) / power) for i in range(power)]
+    between = [2.0 ** (-8 * (i + 1) / (2 * power)) for i in range(0, 2 * power, 2)]
+    return torch.tensor(slopes + between[: heads - power], dtype=torch.float32)
+
+
+@lru_cache(maxsize=64)
+def _distances(first: int, rows: int, width: int, device: torch.device) -> Tensor:
+    """(rows, width) fp32 -|i - j| for query i and key j; kept, since every layer and batch asks for the same."""
+    i = torch.arange(first, first + rows, device=device, dtype=torch.float32)
+    j = torch.arange(width, device=device, dtype=torch.float32)
+    return -(i[:, None] - j[None, :]).abs()
+
+
+def packed_attention(
+    q: Tensor, k: Tensor, v: Tensor, layout: PackedLayout, scale: float, slopes: Tensor | None = None
+) -> Tensor:
+    """softmax(q kᵀ · scale + ALiBi) v, each sequence by itself.
+
+    q, k, v: (tokens, heads, head_dim); slopes: (heads,) for ALiBi or None. Scores and softmax are fp32.
+    Returns (tokens, heads * head_dim); rows of inert tokens are zero.
+    """
+    tokens, heads, head_dim = q.shape
+    # One spare row takes what padding writes, so that no shape depends on how full a block is.
+    out = q.new_zeros(tokens + 1, heads * head_dim)
+    for block in layout.blocks:
+        slots, width = block.gather.shape
+        qb, kb, vb = (x[block.gather].transpose(1, 2) for x in (q, k, v))  # (slots, heads, width, head_dim)
+        result = torch.cat(
+            [
+                _attend(qb[:, :, row : row + QUERY_ROWS], kb, vb, block.padding, scale, slopes, row)
+                for row in range(0, width, QUERY_ROWS)
+            ],
+            dim=2,
+        )
+        out.index_copy_(0, block.scatter, result.transpose(1, 2).reshape(slots * width, heads * head_dim))
+    return out[:tokens]
+
+
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, padding: Tensor, scale: float, slopes: Tensor | None, first_row: int
+) -> Tensor:
+    scores = torch.matmul(q, k.transpose(-1, -2)).float().mul_(scale)
+    if slopes is not None:
+        distance = _distances(first_row, q.shape[2], k.shape[2], q.device)
+        scores.add_(slopes.view(-1, 1, 1) * distance)
+    scores.masked_fill_(padding, float("-inf"))
+    return torch.matmul(scores.softmax(dim=-1).to(v.dtype), v)
+
+
+def segment_mean(hidden: Tensor, lengths: Tensor, used: int) -> Tensor:
+    """(n, dim) fp32 mean over each sequence's rows of `hidden` (tokens, dim), summed in row order.
+
+    `used` is the sum of `lengths`, given as a number so that a GPU is not waited for.
+    """
+    return torch.segment_reduce(hidden[:used].float(), "mean", lengths=lengths, axis=0, unsafe=True)

@@ -1,0 +1,182 @@
+"""DNABERT-S and its family (DNABERT-2, small networks of the same layout) over packed tokens.
+
+Source: Zhou et al. 2024, "DNABERT-S" (arXiv:2402.08777) and "DNABERT-2" (ICLR 2024). A BERT encoder, post-norm, with
+ALiBi instead of position embeddings and a GELU-gated feed-forward part. Written from the published numbers; no remote
+code is run.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu, layer_norm
+
+from virnucpro.errors import ModelError
+from virnucpro.models.attention import PackedLayout, alibi_slopes, packed_attention
+from virnucpro.models.linear import Linear
+
+#: Parts of published checkpoints that the embedding does not use.
+UNUSED_PREFIXES = ("cls.", "pooler.")
+
+
+@dataclass(frozen=True)
+class DNABERTConfig:
+    """The numbers of a network of this family, as its `config.json` names them."""
+
+    vocab_size: int = 4096
+    type_vocab_size: int = 2
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    layer_norm_eps: float = 1e-12
+
+    @classmethod
+    def read(cls, path: Path) -> DNABERTConfig:
+        """Read `config.json`; a ModelError names the file and what is missing."""
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            return cls(**{name: values[name] for name in cls.__dataclass_fields__})
+        except (OSError, ValueError, TypeError) as error:
+            raise ModelError(f"cannot read {path}: {error}", hint="download the model again") from error
+        except KeyError as error:
+            raise ModelError(f"{path} has no {error}", hint="is it a DNABERT-2 or DNABERT-S config?") from error
+
+
+class Norm(nn.Module):
+    """LayerNorm computed in fp32 whatever the dtype of its input."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(dim), requires_grad=False)
+        self.bias = nn.Parameter(torch.empty(dim), requires_grad=False)
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(tokens, dim) → (tokens, dim), same dtype."""
+        dim = (x.shape[-1],)
+        return layer_norm(x.float(), dim, self.weight.float(), self.bias.float(), self.eps).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Self-attention with ALiBi, its output projection, residual and norm."""
+
+    def __init__(self, config: DNABERTConfig) -> None:
+        super().__init__()
+        dim = config.hidden_size
+        self.heads = config.num_attention_heads
+        self.qkv = Linear(dim, 3 * dim)
+        self.dense = Linear(dim, dim)
+        self.norm = Norm(dim, config.layer_norm_eps)
+
+    def forward(self, x: Tensor, layout: PackedLayout, slopes: Tensor) -> Tensor:
+        """(tokens, dim) → (tokens, dim)."""
+        tokens, dim = x.shape
+        head_dim = dim // self.heads
+        q, k, v = self.qkv(x).view(tokens, 3, self.heads, head_dim).unbind(1)
+        context = packed_attention(q, k, v, layout, head_dim**-0.5, slopes)
+        return self.norm(self.dense(context) + x)  # type: ignore[no-any-return]
+
+
+class GatedMLP(nn.Module):
+    """wo(gelu(a) * b) with a, b the halves of one product; residual and norm."""
+
+    def __init__(self, config: DNABERTConfig) -> None:
+        super().__init__()
+        self.gated_layers = Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
+        self.wo = Linear(config.intermediate_size, config.hidden_size)
+        self.norm = Norm(config.hidden_size, config.layer_norm_eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(tokens, dim) → (tokens, dim)."""
+        gate, value = self.gated_layers(x).chunk(2, dim=-1)
+        return self.norm(self.wo(gelu(gate).mul_(value)) + x)  # type: ignore[no-any-return]
+
+
+class DNABERT(nn.Module):
+    """The encoder: token ids of a packed buffer → hidden states of its last layer."""
+
+    def __init__(self, config: DNABERTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.word = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size), requires_grad=False)
+        self.kind = nn.Parameter(torch.empty(config.type_vocab_size, config.hidden_size), requires_grad=False)
+        self.norm = Norm(config.hidden_size, config.layer_norm_eps)
+        self.attention = nn.ModuleList(Attention(config) for _ in range(config.num_hidden_layers))
+        self.mlp = nn.ModuleList(GatedMLP(config) for _ in range(config.num_hidden_layers))
+        self.slopes: Tensor
+        self.register_buffer("slopes", alibi_slopes(config.num_attention_heads), persistent=False)
+
+    @property
+    def dim(self) -> int:
+        """Width of an embedding."""
+        return self.config.hidden_size
+
+    @torch.no_grad()
+    def forward(self, tokens: Tensor, layout: PackedLayout) -> Tensor:
+        """tokens (layout.size,) int64 → (layout.size, dim) hidden states."""
+        x = self.norm(self.word[tokens] + self.kind[0])
+        for attention, mlp in zip(self.attention, self.mlp, strict=True):
+            x = mlp(attention(x, layout, self.slopes))
+        return x  # type: ignore[no-any-return]
+
+
+def _published_key(name: str) -> str:
+    """The key of a published checkpoint that holds our parameter `name`."""
+    parts = name.split(".")
+    if parts[0] in ("word", "kind", "norm"):
+        table = {"word": "word_embeddings.weight", "kind": "token_type_embeddings.weight"}
+        return "embeddings." + table.get(parts[0], f"LayerNorm.{parts[-1]}")
+    layer, rest = parts[1], ".".join(parts[2:])
+    if parts[0] == "mlp":
+        return f"encoder.layer.{layer}.mlp.{rest.replace('norm.', 'layernorm.')}"
+    inside = {"qkv": "self.Wqkv", "dense": "output.dense", "norm": "output.LayerNorm"}[parts[2]]
+    return f"encoder.layer.{layer}.attention.{inside}.{parts[3]}"
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors of a `.safetensors` or PyTorch file; nothing in the file is executed."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # type: ignore[no-any-return]
+    except Exception as error:
+        # The readers raise a dozen kinds of error for a damaged file; all mean the same to the user.
+        raise ModelError(f"cannot read the weights in {path}: {error}", hint="download them again") from error
+
+
+def load_dnabert(weights: Path, config: Path) -> DNABERT:
+    """Build the network of `config` (a config.json) with `weights`, fp32, on the CPU.
+
+    Accepts DNABERT-S's keys and DNABERT-2's (`bert.` in front, a language-model head beside).
+    Raises ModelError for tensors that are missing, unknown, or of another shape.
+    """
+    with torch.device("meta"):
+        model = DNABERT(DNABERTConfig.read(config))
+    found = {key.removeprefix("bert."): value for key, value in read_weights(weights).items()}
+    found = {key: value for key, value in found.items() if not key.startswith(UNUSED_PREFIXES)}
+    wanted = {name: _published_key(name) for name, _ in model.named_parameters()}
+    _check_keys(weights, set(wanted.values()), set(found))
+    state = {name: found[key].float() for name, key in wanted.items()}
+    try:
+        model.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        raise ModelError(f"{weights} does not fit {config}: {error}") from error
+    model.slopes = alibi_slopes(model.config.num_attention_heads)
+    return model.requires_grad_(False).eval()
+
+
+def _check_keys(path: Path, wanted: set[str], found: set[str]) -> None:
+    for what, keys in (("misses", wanted - found), ("has unknown", found - wanted)):
+        if keys:
+            some = ", ".join(sorted(keys)[:3])
+            raise ModelError(
+                f"{path} {what} {len(keys)} tensors of a DNABERT network, for example {some}",
+                hint="give the weights and the config.json of one and the same model",
+            )

@@ -1,0 +1,48 @@
+"""A linear layer that a CPU runs through oneDNN with its weight laid out beforehand.
+
+Measured by `benchmarks/kernels.py` (768 to 6144 wide, fp32): the default path of PyTorch on a CPU is a general product
+that packs the weight anew at every call and, on some CPUs, does not use AVX-512. The prepacked oneDNN product is what
+PyTorch's own compiler emits for a frozen model; it is called here directly. Rows come out the same wherever they lie
+in the buffer (tests/test_identity.py).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def prepacking_available() -> bool:
+    """Whether this build of PyTorch offers the prepacked oneDNN product."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+class Linear(nn.Module):
+    """y = x Wᵀ + b for x (rows, in); W is (out, in). Inference only."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_features, in_features), requires_grad=False)
+        self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False) if bias else None
+        self._packed: Tensor | None = None
+
+    def prepack(self, rows: int) -> None:
+        """Lay the weight out for products of `rows` rows on this CPU; the plain weight is let go."""
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.data, rows)
+        self.weight = nn.Parameter(self.weight.data.new_empty(0), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(rows, in) → (rows, out)."""
+        if self._packed is None:
+            return nn.functional.linear(x, self.weight, self.bias)
+        return torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")  # type: ignore[no-any-return]
+
+
+def prepack(model: nn.Module, rows: int) -> bool:
+    """Prepack every `Linear` of a CPU model for `rows` rows; False where this PyTorch cannot."""
+    if not prepacking_available():
+        return False
+    for module in model.modules():
+        if isinstance(module, Linear):
+            module.prepack(rows)
+    return True

@@ -1,0 +1,422 @@
+"""Models by name: where their files come from, what they must be, and where they lie on this machine.
+
+A registered model is sought in `--models-dir`, then `$VIRNUCPRO_MODELS`, then the Hub cache at its pinned
+revision; an embedded one lies in the package. A folder or a weights file is a model name too. Only `download`
+uses the network, and no code of a repository is ever fetched. Nothing heavy is imported until it is needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Literal
+
+from virnucpro.errors import ModelError
+
+CONFIG = "config.json"
+TOKENIZER = "tokenizer.json"
+#: Names of weights in a model folder, the preferred one first.
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+#: What a weights file given by its path may end in.
+WEIGHTS_SUFFIXES = (".safetensors", ".bin", ".pt")
+#: Variable that names a folder of models.
+VARIABLE = "VIRNUCPRO_MODELS"
+#: Folder of the models shipped in the wheel.
+EMBEDDED = Path(__file__).parent / "embedded"
+
+
+@dataclass(frozen=True)
+class FilePin:
+    """What a published file must be; None where it is not known."""
+
+    size: int | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A registered model.
+
+    `pins` names the files that its source publishes at `revision`, and what they must be. An embedded model
+    has no `hub_id`. `dim` is the width of an embedding.
+    """
+
+    name: str
+    kind: str
+    dim: int
+    trained: bool
+    description: str
+    licence: str
+    citation: str
+    hub_id: str | None = None
+    revision: str | None = None
+    weights: tuple[str, ...] = WEIGHTS
+    files: tuple[str, ...] = (CONFIG, TOKENIZER)
+    pins: Mapping[str, FilePin] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The name, with a warning where the weights are random."""
+        return self.name if self.trained else f"{self.name} (UNTRAINED: random weights)"
+
+    @property
+    def url(self) -> str:
+        """The page of the pinned revision."""
+        return f"https://huggingface.co/{self.hub_id}/tree/{self.revision}"
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """The files of a model on this machine; `trained` is False where the weights are random.
+
+    `revision` is None unless the weights are those that a registered source publishes.
+    """
+
+    name: str
+    kind: str
+    weights: Path
+    config: Path
+    tokenizer: Path
+    revision: str | None
+    trained: bool
+
+    @cached_property
+    def sha256(self) -> str:
+        """Checksum of the weights file; a ModelError if it cannot be read."""
+        return sha256_of(self.weights)
+
+
+@dataclass(frozen=True)
+class FileCheck:
+    """A file against its pin. `expected` and `found` are both checksums or both sizes in bytes."""
+
+    file: str
+    path: Path
+    status: Literal["ok", "mismatch", "unpinned"]
+    expected: str | None
+    found: str
+
+
+@dataclass(frozen=True)
+class Availability:
+    """A registered model and where it was found, or what is wrong with what was found."""
+
+    spec: ModelSpec
+    model: LocalModel | None
+    problem: str | None
+
+    @property
+    def status(self) -> str:
+        """One of `embedded`, `downloaded`, `damaged`, `not downloaded`."""
+        if self.problem is not None:
+            return "damaged"
+        if self.model is None:
+            return "not downloaded"
+        return "embedded" if self.spec.hub_id is None else "downloaded"
+
+
+_DNABERT_2_PAPER = (
+    "Zhou Z, Ji Y, Li W, Dutta P, Davuluri R, Liu H. DNABERT-2: Efficient Foundation Model and Benchmark for "
+    "Multi-Species Genomes. ICLR 2024, arXiv:2306.15006"
+)
+_DNABERT_S_PAPER = (
+    "Zhou Z, Wu W, Ho H, Wang J, Shi L, Davuluri RV, Wang Z, Liu H. DNABERT-S: pioneering species "
+    "differentiation with species-aware DNA embeddings. Bioinformatics 2025;41(Suppl 1):i255-i264, "
+    "doi:10.1093/bioinformatics/btaf188, arXiv:2402.08777"
+)
+
+#: The registered models. Embedded ones carry no pins: the installer checks the files of a wheel.
+MODELS: dict[str, ModelSpec] = {
+    spec.name: spec
+    for spec in (
+        ModelSpec(
+            name="dnabert-mini",
+            kind="dnabert",
+            dim=128,
+            trained=False,
+            description="small network of the DNABERT-S family, shipped with virnucpro",
+            licence="MIT",
+            citation=f"virnucpro; architecture: {_DNABERT_2_PAPER}",
+        ),
+        ModelSpec(
+            name="dnabert-s",
+            kind="dnabert",
+            dim=768,
+            trained=True,
+            description="species-aware DNA embeddings, 117 million parameters",
+            licence="Apache-2.0",
+            citation=_DNABERT_S_PAPER,
+            hub_id="zhihan1996/DNABERT-S",
+            revision="00e47f96cdea35e4b6f5df89e5419cbe47d490c6",
+            pins={
+                "pytorch_model.bin": FilePin(
+                    468320053, "f3cfc3d0541859df64759e758cc4bc40fe1d5760799a7d098a9f9f09501c1e5f"
+                ),
+                CONFIG: FilePin(1025, "d54c142114563aa34ef7c2b54ccc921d08e50cd7c3cd69c439d5e0d2bbcfcdee"),
+                TOKENIZER: FilePin(
+                    168203, "667f5a0e6e9630f7052b004784dda7c7aeba395cc4ca3c01b11b02e6aa29d7b1"
+                ),
+            },
+        ),
+        ModelSpec(
+            name="dnabert-2",
+            kind="dnabert",
+            dim=768,
+            trained=True,
+            description="multi-species DNA language model, 117 million parameters",
+            licence="Apache-2.0",
+            citation=_DNABERT_2_PAPER,
+            hub_id="zhihan1996/DNABERT-2-117M",
+            revision="7bce263b15377fc15361f52cfab88f8b586abda0",
+            pins={
+                "pytorch_model.bin": FilePin(
+                    468354983, "7ff39ec77a484dd01070a41bfd6e95cdd7247bec80fe357ab43a4be33687aeba"
+                ),
+                CONFIG: FilePin(904, "ba9bdafaff0cc3e30556927474d4a179519a9864012bed2628e9f1bc23c84bfd"),
+                TOKENIZER: FilePin(
+                    167908, "5d178e8ce2ba55df97fff197f4b30f40133b95d7096be398c2df6b526c5d8cd3"
+                ),
+            },
+        ),
+    )
+}
+
+
+def resolve(name: str, models_dir: Path | None = None) -> LocalModel:
+    """The files of the model `name`, without a network.
+
+    `name` is a registered name, a folder, or a weights file with its `config.json` and `tokenizer.json`
+    beside it; a registered name wins over a folder called the same (write `./name` for the folder).
+
+    A ModelError says what is wrong and its cure: the name is unknown, the model is not on this machine, a
+    file is missing, or the weights have another size than the published ones.
+    """
+    model = _locate(name, models_dir)
+    if name in MODELS:
+        _refuse_truncated(MODELS[name], model, models_dir)
+    return model
+
+
+def download(name: str, models_dir: Path | None = None) -> LocalModel:
+    """Fetch the files of a registered model at its pinned revision, check them, and return where they are.
+
+    They go to `<models_dir>/<name>/`, else `$VIRNUCPRO_MODELS/<name>/`, else the Hub cache. A damaged copy
+    that is there already is replaced; an embedded model needs no download. A ModelError says why a file
+    could not be had, or that it is not the pinned one.
+    """
+    spec = _registered(name)
+    if spec.hub_id is not None:
+        from huggingface_hub import hf_hub_download
+
+        folder = next(_folders(name, models_dir), None)
+        fetch = partial(hf_hub_download, spec.hub_id, revision=spec.revision, local_dir=folder)
+        for file, pin in spec.pins.items():
+            _fetch(fetch, file, pin, spec, models_dir)
+    return resolve(name, models_dir)
+
+
+def verify(name: str, models_dir: Path | None = None) -> list[FileCheck]:
+    """Compare each file of a model with its pin; a ModelError if a file is absent or cannot be read."""
+    model = _locate(name, models_dir)
+    pins = MODELS[name].pins if name in MODELS else {}
+    return [
+        _check(path, pins.get(path.name, FilePin()))
+        for path in (model.weights, model.config, model.tokenizer)
+    ]
+
+
+def available(models_dir: Path | None = None) -> list[Availability]:
+    """Every registered model and whether it can be used; no checksums are computed."""
+    return [_availability(spec, models_dir) for spec in MODELS.values()]
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal; a ModelError if it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+def _registered(name: str) -> ModelSpec:
+    if name not in MODELS:
+        raise _unknown(name)
+    return MODELS[name]
+
+
+def _locate(name: str, models_dir: Path | None) -> LocalModel:
+    """The files of a model, complete but unchecked."""
+    if name not in MODELS:
+        return _local(name)
+    model = _find(MODELS[name], models_dir)
+    if model is None:
+        raise _absent(MODELS[name], models_dir)
+    return model
+
+
+def _find(spec: ModelSpec, models_dir: Path | None) -> LocalModel | None:
+    """The first copy of a registered model; None if there is none, a ModelError if it lacks a file."""
+    if spec.hub_id is None:
+        return _in_folder(spec, EMBEDDED / spec.name, "install virnucpro again")
+    for folder in _folders(spec.name, models_dir):
+        if os.path.isdir(folder):
+            return _in_folder(spec, folder, _cure(spec, models_dir))
+    return _in_hub_cache(spec, spec.hub_id)
+
+
+def _folders(name: str, models_dir: Path | None) -> Iterator[Path]:
+    """Folders in which a registered model may lie, besides the Hub cache."""
+    for parent in (models_dir, os.environ.get(VARIABLE)):
+        if parent:
+            yield Path(parent).expanduser() / name
+
+
+def _in_folder(spec: ModelSpec, folder: Path, cure: str) -> LocalModel:
+    return _described(spec, _pick(folder, spec.weights, spec.files, cure), folder)
+
+
+def _in_hub_cache(spec: ModelSpec, hub_id: str) -> LocalModel | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    found = [try_to_load_from_cache(hub_id, file, revision=spec.revision) for file in spec.pins]
+    paths = {Path(path).name: Path(path) for path in found if isinstance(path, str)}
+    if len(paths) < len(spec.pins):
+        return None
+    weights = next(paths[file] for file in spec.weights if file in paths)
+    return _described(spec, weights, weights.parent)
+
+
+def _described(spec: ModelSpec, weights: Path, folder: Path) -> LocalModel:
+    # Weights converted by the user carry no proof of the revision they come from.
+    revision = spec.revision if weights.name in spec.pins else None
+    return LocalModel(
+        spec.name, spec.kind, weights, folder / CONFIG, folder / TOKENIZER, revision, spec.trained
+    )
+
+
+def _local(name: str) -> LocalModel:
+    """A model given by its folder or its weights file."""
+    path = Path(name).expanduser()
+    is_file = os.path.isfile(path) and path.suffix in WEIGHTS_SUFFIXES
+    if not is_file and not os.path.isdir(path):
+        raise _unknown(name)
+    folder, names = (path.parent, (path.name,)) if is_file else (path, WEIGHTS)
+    weights = _pick(folder, names, (CONFIG, TOKENIZER), "put it there, or name a registered model")
+    config = folder / CONFIG
+    return LocalModel(
+        path.resolve().name, "dnabert", weights, config, folder / TOKENIZER, None, _says_trained(config)
+    )
+
+
+def _says_trained(config: Path) -> bool:
+    """False for a copy of an embedded model that is not trained yet: its config says so."""
+    try:
+        return json.loads(config.read_text(encoding="utf-8")).get("trained") is not False
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"cannot read {config}: {error}", hint="it must be a JSON object") from error
+
+
+def _pick(folder: Path, weights: tuple[str, ...], files: tuple[str, ...], cure: str) -> Path:
+    """The weights in a folder that must hold `files` too; a ModelError names what is missing."""
+    missing = [file for file in files if not os.access(folder / file, os.R_OK)]
+    readable = [folder / file for file in weights if os.access(folder / file, os.R_OK)]
+    if not readable:
+        missing.append(" or ".join(weights))
+    if missing:
+        raise ModelError(f"{folder} holds no readable {', no '.join(missing)}", hint=cure)
+    return readable[0]
+
+
+def _refuse_truncated(spec: ModelSpec, model: LocalModel, models_dir: Path | None) -> None:
+    """Raise a ModelError if the weights have another size than the published file of that name."""
+    expected = spec.pins.get(model.weights.name, FilePin()).size
+    found = model.weights.stat().st_size
+    if expected not in (None, found):
+        raise ModelError(
+            f"{model.weights} has {found} bytes, expected {expected}: an incomplete download or another file",
+            hint=_cure(spec, models_dir),
+        )
+
+
+def _check(path: Path, pin: FilePin) -> FileCheck:
+    size = path.stat().st_size
+    if pin.size not in (None, size):
+        return FileCheck(path.name, path, "mismatch", f"{pin.size} bytes", f"{size} bytes")
+    found = sha256_of(path)
+    if pin.sha256 is None:
+        return FileCheck(path.name, path, "unpinned", None, found)
+    return FileCheck(path.name, path, "ok" if found == pin.sha256 else "mismatch", pin.sha256, found)
+
+
+def _fetch(
+    fetch: Callable[..., str], file: str, pin: FilePin, spec: ModelSpec, models_dir: Path | None
+) -> None:
+    """Fetch one file and compare it with its pin."""
+    try:
+        check = _check(Path(fetch(file)), pin)
+        if check.status == "mismatch":
+            # The Hub client trusts a file that it finds in place, damaged or not.
+            check = _check(Path(fetch(file, force_download=True)), pin)
+    except Exception as error:
+        # Client, proxy, server and disk raise a dozen kinds of error; all mean that the file cannot be had.
+        raise ModelError(
+            f"cannot download {file} of {spec.hub_id}: {error}", hint=_cure(spec, models_dir)
+        ) from error
+    if check.status == "mismatch":
+        raise ModelError(
+            f"{check.path} is not the pinned file: expected {check.expected}, found {check.found}",
+            hint="the source or a proxy on the way served another file; do not use it",
+        )
+
+
+def _availability(spec: ModelSpec, models_dir: Path | None) -> Availability:
+    try:
+        model = _find(spec, models_dir)
+        if model is not None:
+            _refuse_truncated(spec, model, models_dir)
+    except ModelError as error:
+        return Availability(spec, None, error.message)
+    return Availability(spec, model, None)
+
+
+def _cure(spec: ModelSpec, models_dir: Path | None) -> str:
+    """How to get a registered model, with and without a network."""
+    option = f" --models-dir {shlex.quote(str(models_dir))}" if models_dir else ""
+    folder = next(_folders(spec.name, models_dir), None)
+    place = f"{folder}/" if folder else f"DIR/{spec.name}/ and pass --models-dir DIR or set {VARIABLE}=DIR"
+    return (
+        f"run `virnucpro models download {spec.name}{option}`; "
+        f"without a network, copy {', '.join(spec.pins)} from {spec.url} to {place}"
+    )
+
+
+def _absent(spec: ModelSpec, models_dir: Path | None) -> ModelError:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    files = ", ".join((*spec.files, " or ".join(spec.weights)))
+    places = [*map(str, _folders(spec.name, models_dir)), f"the Hub cache {HF_HUB_CACHE}"]
+    return ModelError(
+        f"model {spec.name} is not on this machine; {files} sought in: {'; '.join(places)}",
+        hint=_cure(spec, models_dir),
+    )
+
+
+def _unknown(name: str) -> ModelError:
+    close = get_close_matches(name.lower(), MODELS, n=1)
+    hint = f"did you mean {close[0]}?" if close else "see `virnucpro models list`"
+    return ModelError(
+        f"no model {name!r}: neither a registered name ({', '.join(MODELS)}), nor a folder, "
+        f"nor a weights file ({', '.join(WEIGHTS_SUFFIXES)})",
+        hint=hint,
+    )
