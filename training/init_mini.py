@@ -104,9 +104,7 @@ def weights(seed: int) -> bytes:
 def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Write dnabert-mini with random weights.")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder for config.json and model.safetensors"
-    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for config.json and model.safetensors")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights (%(default)s)")
     return parser.parse_args()
 

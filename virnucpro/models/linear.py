@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 def prepacking_available() -> bool:
     """Whether this build of PyTorch offers the prepacked oneDNN product."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    built_in = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return bool(built_in) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 class Linear(nn.Module):

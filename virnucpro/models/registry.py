@@ -160,9 +160,7 @@ MODELS: dict[str, ModelSpec] = {
                     468320053, "f3cfc3d0541859df64759e758cc4bc40fe1d5760799a7d098a9f9f09501c1e5f"
                 ),
                 CONFIG: FilePin(1025, "d54c142114563aa34ef7c2b54ccc921d08e50cd7c3cd69c439d5e0d2bbcfcdee"),
-                TOKENIZER: FilePin(
-                    168203, "667f5a0e6e9630f7052b004784dda7c7aeba395cc4ca3c01b11b02e6aa29d7b1"
-                ),
+                TOKENIZER: FilePin(168203, "667f5a0e6e9630f7052b004784dda7c7aeba395cc4ca3c01b11b02e6aa29d7b1"),
             },
         ),
         ModelSpec(
@@ -180,9 +178,7 @@ MODELS: dict[str, ModelSpec] = {
                     468354983, "7ff39ec77a484dd01070a41bfd6e95cdd7247bec80fe357ab43a4be33687aeba"
                 ),
                 CONFIG: FilePin(904, "ba9bdafaff0cc3e30556927474d4a179519a9864012bed2628e9f1bc23c84bfd"),
-                TOKENIZER: FilePin(
-                    167908, "5d178e8ce2ba55df97fff197f4b30f40133b95d7096be398c2df6b526c5d8cd3"
-                ),
+                TOKENIZER: FilePin(167908, "5d178e8ce2ba55df97fff197f4b30f40133b95d7096be398c2df6b526c5d8cd3"),
             },
         ),
     )
@@ -226,10 +222,7 @@ def verify(name: str, models_dir: Path | None = None) -> list[FileCheck]:
     """Compare each file of a model with its pin; a ModelError if a file is absent or cannot be read."""
     model = _locate(name, models_dir)
     pins = MODELS[name].pins if name in MODELS else {}
-    return [
-        _check(path, pins.get(path.name, FilePin()))
-        for path in (model.weights, model.config, model.tokenizer)
-    ]
+    return [_check(path, pins.get(path.name, FilePin())) for path in (model.weights, model.config, model.tokenizer)]
 
 
 def available(models_dir: Path | None = None) -> list[Availability]:
@@ -300,9 +293,7 @@ def _in_hub_cache(spec: ModelSpec, hub_id: str) -> LocalModel | None:
 def _described(spec: ModelSpec, weights: Path, folder: Path) -> LocalModel:
     # Weights converted by the user carry no proof of the revision they come from.
     revision = spec.revision if weights.name in spec.pins else None
-    return LocalModel(
-        spec.name, spec.kind, weights, folder / CONFIG, folder / TOKENIZER, revision, spec.trained
-    )
+    return LocalModel(spec.name, spec.kind, weights, folder / CONFIG, folder / TOKENIZER, revision, spec.trained)
 
 
 def _local(name: str) -> LocalModel:
@@ -314,9 +305,7 @@ def _local(name: str) -> LocalModel:
     folder, names = (path.parent, (path.name,)) if is_file else (path, WEIGHTS)
     weights = _pick(folder, names, (CONFIG, TOKENIZER), "put it there, or name a registered model")
     config = folder / CONFIG
-    return LocalModel(
-        path.resolve().name, "dnabert", weights, config, folder / TOKENIZER, None, _says_trained(config)
-    )
+    return LocalModel(path.resolve().name, "dnabert", weights, config, folder / TOKENIZER, None, _says_trained(config))
 
 
 def _says_trained(config: Path) -> bool:
@@ -359,9 +348,7 @@ def _check(path: Path, pin: FilePin) -> FileCheck:
     return FileCheck(path.name, path, "ok" if found == pin.sha256 else "mismatch", pin.sha256, found)
 
 
-def _fetch(
-    fetch: Callable[..., str], file: str, pin: FilePin, spec: ModelSpec, models_dir: Path | None
-) -> None:
+def _fetch(fetch: Callable[..., str], file: str, pin: FilePin, spec: ModelSpec, models_dir: Path | None) -> None:
     """Fetch one file and compare it with its pin."""
     try:
         check = _check(Path(fetch(file)), pin)
@@ -371,7 +358,7 @@ def _fetch(
     except Exception as error:
         # Client, proxy, server and disk raise a dozen kinds of error; all mean that the file cannot be had.
         raise ModelError(
-            f"cannot download {file} of {spec.hub_id}: {error}", hint=_cure(spec, models_dir)
+            f"cannot download {file} of {spec.hub_id}: {error}", hint=_by_hand(spec, models_dir)
         ) from error
     if check.status == "mismatch":
         raise ModelError(
@@ -391,14 +378,16 @@ def _availability(spec: ModelSpec, models_dir: Path | None) -> Availability:
 
 
 def _cure(spec: ModelSpec, models_dir: Path | None) -> str:
-    """How to get a registered model, with and without a network."""
+    """How to get a registered model."""
     option = f" --models-dir {shlex.quote(str(models_dir))}" if models_dir else ""
+    return f"run `virnucpro models download {spec.name}{option}`; {_by_hand(spec, models_dir)}"
+
+
+def _by_hand(spec: ModelSpec, models_dir: Path | None) -> str:
+    """How to get a registered model where this machine has no network."""
     folder = next(_folders(spec.name, models_dir), None)
     place = f"{folder}/" if folder else f"DIR/{spec.name}/ and pass --models-dir DIR or set {VARIABLE}=DIR"
-    return (
-        f"run `virnucpro models download {spec.name}{option}`; "
-        f"without a network, copy {', '.join(spec.pins)} from {spec.url} to {place}"
-    )
+    return f"without a network, copy {', '.join(spec.pins)} from {spec.url} to {place}"
 
 
 def _absent(spec: ModelSpec, models_dir: Path | None) -> ModelError:

@@ -1,0 +1,14 @@
+"""Find viral sequences with language models of DNA and protein, on any number of devices.
+
+    import virnucpro
+    ids, vectors = virnucpro.embed("contigs.fa")
+
+Nothing heavy is imported until a function is called.
+"""
+
+from __future__ import annotations
+
+from virnucpro._version import __version__
+from virnucpro.api import embed
+
+__all__ = ["__version__", "embed"]

@@ -1,0 +1,69 @@
+"""The command line: each command turns its options into a frozen config and calls the library once.
+
+Nothing heavy is imported here, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+import rich_click as click
+
+from virnucpro._version import __version__
+from virnucpro.cli.devices import devices
+from virnucpro.cli.doctor import doctor
+from virnucpro.cli.embed import embed
+from virnucpro.cli.models import models
+from virnucpro.errors import Interrupted, VirnucproError
+
+EXIT_CODES = """
+Exit codes: 0 done · 2 usage · 3 input or output · 4 model · 5 device · 6 done, but some sequences failed ·
+130/143 interrupted (run the same command again to continue).
+"""
+
+
+@click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="virnucpro")
+def cli() -> None:
+    """Find viral sequences with language models of DNA and protein, on every device at hand.
+
+    Start with: virnucpro embed contigs.fa -o contigs.h5
+    """
+
+
+for command in (embed, models, devices, doctor):
+    cli.add_command(command)
+
+
+def main() -> NoReturn:
+    """Entry point: runs a command and turns its end into an exit code."""
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        code = cli.main(standalone_mode=False, prog_name="virnucpro")
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        code = _report(Interrupted(signal.SIGINT))
+    except BrokenPipeError:
+        # The reader of our output went away, as `| head` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except VirnucproError as error:
+        code = _report(error)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _stop(number: int, _frame: FrameType | None) -> NoReturn:
+    raise Interrupted(number)
+
+
+def _report(error: VirnucproError) -> int:
+    print(f"virnucpro: error: {error.message}", file=sys.stderr)
+    if error.hint:
+        print(f"  → {error.hint}", file=sys.stderr)
+    return error.exit_code

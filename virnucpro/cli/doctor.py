@@ -1,0 +1,83 @@
+"""`virnucpro doctor`: a report to paste when something does not work."""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib import metadata
+from typing import Any
+
+import rich_click as click
+
+from virnucpro._version import __version__
+from virnucpro.errors import DeviceError, ModelError, VirnucproError
+
+PACKAGES = ("torch", "numpy", "h5py", "dnaio", "xopen", "tokenizers", "safetensors", "huggingface-hub")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+def doctor(as_json: bool) -> int:
+    """Check this installation: versions, devices, and a small embedding end to end. Exit code 0: all is well."""
+    report: dict[str, Any] = {
+        "virnucpro": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+    error = _devices(report) or _trial(report)
+    print(json.dumps(report, indent=1) if as_json else _text(report))
+    return error.exit_code if error else 0
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "missing"
+
+
+def _devices(report: dict[str, Any]) -> VirnucproError | None:
+    from virnucpro.core.device import find_cpu, find_gpus
+    from virnucpro.models.linear import prepacking_available
+
+    found, problem = [], None
+    try:
+        found = find_gpus()
+    except DeviceError as error:
+        problem = error
+        report["gpu_problem"] = str(error)
+    report["devices"] = [f"{d.name}: {d.model}, {d.memory_gib} GiB, {d.dtype}" for d in [*found, find_cpu()]]
+    report["cpu_products"] = "prepacked oneDNN" if prepacking_available() else "plain PyTorch (slower)"
+    return problem
+
+
+def _trial(report: dict[str, Any]) -> VirnucproError | None:
+    """Embed two sequences with the embedded model."""
+    import tempfile
+    from pathlib import Path
+
+    from virnucpro.api import embed
+
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "trial.fa"
+            path.write_text(">a\nACGTACGTTGCA\n>b\nGGGCCCTTTAAANNN\n", encoding="utf-8")
+            ids, vectors = embed(path, device="cpu", dtype="fp32", threads=1)
+        ok = ids == ["a", "b"] and bool((vectors**2).sum() > 0)
+        report["trial"] = "ok" if ok else f"wrong result: ids {ids}"
+        return None if ok else ModelError("the trial embedding is wrong")
+    except VirnucproError as error:
+        report["trial"] = str(error)
+        return error
+
+
+def _text(report: dict[str, Any]) -> str:
+    lines = []
+    for name, value in report.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {item}" for key, item in value.items())
+        elif isinstance(value, list):
+            value = "; ".join(value)
+        lines.append(f"{name + ':':<14} {value}")
+    return "\n".join(lines)

@@ -1,0 +1,126 @@
+"""`virnucpro models`: list, download, verify and find the networks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import rich_click as click
+
+from virnucpro.errors import ModelError
+from virnucpro.models import registry
+from virnucpro.models.registry import MODELS, Availability, FileCheck
+
+LIST_COLUMNS = ("name", "status", "trained", "dim", "licence", "location")
+VERIFY_COLUMNS = ("name", "file", "status", "expected", "found", "path")
+NO_PIN = "no checksum pinned for this file"
+
+NAMES = ", ".join(spec.label for spec in MODELS.values())
+
+models_dir_option = click.option(
+    "--models-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help=f"Folder of models, one subfolder each. Sought after it: ${registry.VARIABLE}, then the Hub cache.",
+)
+
+
+@click.group(help=f"List, download and check the models.\n\nRegistered: {NAMES}.")
+def models() -> None:
+    """Hold the subcommands."""
+
+
+@models.command("list")
+@models_dir_option
+def list_models(models_dir: Path | None) -> None:
+    """Show every registered model and where it is; tab-separated unless on a terminal."""
+    found = registry.available(models_dir)
+    _show(LIST_COLUMNS, [_list_row(item) for item in found])
+    for item in found:
+        if item.problem is not None:
+            _say(f"{item.spec.name}: {item.problem}")
+
+
+@models.command()
+@click.argument("name")
+@models_dir_option
+def download(name: str, models_dir: Path | None) -> None:
+    """Download the model NAME at its pinned revision, check it, and print its folder.
+
+    It goes to --models-dir, else $VIRNUCPRO_MODELS, else the Hub cache.
+    """
+    model = registry.download(name, models_dir)
+    spec = MODELS[name]
+    _say(f"{spec.label}: licence {spec.licence}; please cite {spec.citation}")
+    click.echo(model.weights.parent)
+
+
+@models.command()
+@click.argument("name", required=False)
+@models_dir_option
+def verify(name: str | None, models_dir: Path | None) -> None:
+    """Compare the files of the model NAME (default: of every model found) with their pinned checksums.
+
+    Exit code 4 if any file differs, or if a model lacks one.
+    """
+    names = [name] if name else _found_names(models_dir)
+    checks = [(each, check) for each in names for check in registry.verify(each, models_dir)]
+    _show(VERIFY_COLUMNS, [_verify_row(each, check) for each, check in checks])
+    wrong = [f"{each}/{check.file}" for each, check in checks if check.status == "mismatch"]
+    if wrong:
+        raise ModelError(
+            f"not the published file: {', '.join(wrong)}",
+            hint="`virnucpro models download NAME`, with the same --models-dir, replaces it",
+        )
+
+
+@models.command()
+@click.argument("name")
+@models_dir_option
+def path(name: str, models_dir: Path | None) -> None:
+    """Print the folder that holds the model NAME."""
+    model = registry.resolve(name, models_dir)
+    if not model.trained:
+        _say(f"{model.name} is UNTRAINED: its weights are random")
+    click.echo(model.weights.parent)
+
+
+def _list_row(item: Availability) -> list[str]:
+    spec = item.spec
+    place = "-" if item.model is None else str(item.model.weights.parent)
+    trained = "trained" if spec.trained else "UNTRAINED"
+    return [spec.name, item.status, trained, str(spec.dim), spec.licence, place]
+
+
+def _verify_row(name: str, check: FileCheck) -> list[str]:
+    return [name, check.file, check.status, check.expected or NO_PIN, check.found, str(check.path)]
+
+
+def _found_names(models_dir: Path | None) -> list[str]:
+    """Registered models of which something is on this machine; the others are told of."""
+    found = registry.available(models_dir)
+    for item in found:
+        if item.status == "not downloaded":
+            _say(f"{item.spec.name}: {item.status}, not checked")
+    return [item.spec.name for item in found if item.status != "not downloaded"]
+
+
+def _show(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table for the eye on a terminal, tab-separated elsewhere."""
+    if not sys.stdout.isatty():
+        for row in (columns, *rows):
+            click.echo("\t".join(row))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns)
+    for row in rows:
+        # Text, because rich would read a path with [brackets] as markup.
+        table.add_row(*(Text(cell, overflow="fold") for cell in row))
+    Console().print(table)
+
+
+def _say(message: str) -> None:
+    click.echo(message, err=True)

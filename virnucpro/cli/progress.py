@@ -1,0 +1,130 @@
+"""What a run shows while it goes: bars on a terminal, a line now and then elsewhere; all on stderr."""
+
+from __future__ import annotations
+
+import logging
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from virnucpro.core import log
+from virnucpro.pipeline import events
+
+if TYPE_CHECKING:
+    from virnucpro.pipeline.embed import EmbedResult
+
+logger = logging.getLogger("virnucpro.cli")
+
+#: Seconds between two lines where there is no terminal.
+LINE_SECONDS = 30.0
+
+
+class Reporter:
+    """Listens to a run. `level`: quiet, normal or verbose."""
+
+    def __init__(self, level: str, log_format: str) -> None:
+        self.console = Console(stderr=True)
+        log.set_up(self.console, level, log_format)
+        self.level = level
+        bars = self.console.is_terminal and level != "quiet" and log_format == "text"
+        self.bars = _bars(self.console) if bars else None
+        self.all: TaskID | None = None
+        self.each: list[TaskID] = []
+        self.total = self.done = 0
+        self.began = self.last_line = time.monotonic()
+        self.done_before = 0
+
+    def __enter__(self) -> Reporter:
+        if self.bars:
+            self.bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bars:
+            self.bars.stop()
+
+    def __call__(self, worker: int, event: object) -> None:
+        """Take one event of a run."""
+        if isinstance(event, events.Progress):
+            self._advance(worker, event.sequences)
+        elif worker < 0:
+            self._phase(event)
+
+    def _phase(self, event: object) -> None:
+        from virnucpro.pipeline.embed import Phase
+
+        assert isinstance(event, Phase)
+        logger.debug("%s", event.name)
+        if not event.total:
+            return
+        self.total, self.done, self.done_before = event.total, event.done, event.done
+        self.began = self.last_line = time.monotonic()
+        if self.bars:
+            self.all = self.bars.add_task("all", total=event.total, completed=event.done)
+            if len(event.workers) > 1:
+                self.each = [self.bars.add_task(f"  {name}", total=None) for name in event.workers]
+
+    def _advance(self, worker: int, sequences: int) -> None:
+        self.done += sequences
+        if self.bars and self.all is not None:
+            self.bars.advance(self.all, sequences)
+            if self.each:
+                self.bars.advance(self.each[worker], sequences)
+        elif time.monotonic() - self.last_line >= LINE_SECONDS:
+            self.last_line = time.monotonic()
+            logger.info("%s", self._line())
+
+    def _line(self) -> str:
+        rate = (self.done - self.done_before) / max(1e-9, time.monotonic() - self.began)
+        left = (self.total - self.done) / rate / 60 if rate else 0
+        share = 100 * self.done / max(1, self.total)
+        return f"{self.done} of {self.total} sequences ({share:.0f}%), {rate:.0f}/s, {left:.0f} min left"
+
+    def summary(self, result: EmbedResult) -> None:
+        """The end of a run: what came out, what failed, and how the devices shared the work."""
+        if self.bars:
+            self.bars.stop()
+        if result.already_done:
+            return
+        if self.level != "quiet" and self.console.is_terminal and len(result.devices) > 1:
+            self.console.print(_balance(result))
+        else:
+            self._log_balance(result)
+        logger.info("%d embeddings of %d numbers in %s", result.sequences, result.dim, result.output)
+        if result.failures:
+            logger.warning("%d failed; see %s.failed.tsv", len(result.failures), result.output)
+
+    def _log_balance(self, result: EmbedResult) -> None:
+        for stats in result.devices:
+            logger.info(
+                "%s: %d files, %d sequences, %d tokens, busy %.1f of %.1f s (%.0f%%)",
+                stats.device,
+                stats.files,
+                stats.sequences,
+                stats.tokens,
+                stats.busy_seconds,
+                stats.seconds,
+                100 * stats.busy_share,
+            )
+        busy: list[float] = [stats.busy_seconds for stats in result.devices]
+        if len(busy) > 1 and sum(busy) > 0:
+            logger.info("busy time, longest over mean: %.3f", max(busy) * len(busy) / sum(busy))
+
+
+def _bars(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True)
+
+
+def _balance(result: EmbedResult) -> Table:
+    table = Table("device", "files", "sequences", "tokens", "busy s", "busy share", box=None)
+    for stats in result.devices:
+        numbers = (stats.files, stats.sequences, stats.tokens, f"{stats.busy_seconds:.1f}", f"{stats.busy_share:.0%}")
+        table.add_row(stats.device, *map(str, numbers))
+    return table

@@ -1,0 +1,171 @@
+"""Which devices there are, and what each can do.
+
+The parent of a run never initialises CUDA (DESIGN rule 4): `find_gpus` asks a short-lived process. Whoever runs on a
+device asks through `supports_bf16` and `optimal_tokens`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from virnucpro.errors import DeviceError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("auto", "fp32", "bf16", "fp16")
+
+#: Tokens a batch where nothing is known of the memory; with BF16 activations are half as large.
+BASE_TOKENS, BASE_TOKENS_BF16 = 2048, 3072
+
+#: On a GPU: tokens a batch for each GiB of its memory, and the most that still gains.
+TOKENS_PER_GIB, MOST_TOKENS = 512, 32768
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device: `name` as PyTorch says it ("cpu", "cuda:0"), `model` as its maker does."""
+
+    name: str
+    model: str
+    memory_gib: float
+    bf16: bool
+
+    @property
+    def type(self) -> str:
+        """ "cpu" or "cuda"."""
+        return self.name.partition(":")[0]
+
+    @property
+    def dtype(self) -> str:
+        """What `--dtype auto` means here."""
+        return "bf16" if self.bf16 else "fp32"
+
+    def optimal_tokens(self, dtype: str) -> int:
+        """Token budget of a batch on this device."""
+        return optimal_tokens(self.type, dtype, self.memory_gib)
+
+
+def optimal_tokens(device_type: str, dtype: str, memory_gib: float) -> int:
+    """Token budget by kind of device, dtype and memory: 2048, 3072 with 16-bit numbers, more on large GPUs."""
+    base = BASE_TOKENS if dtype == "fp32" else BASE_TOKENS_BF16
+    if device_type == "cpu":
+        return base
+    by_memory = int(memory_gib * TOKENS_PER_GIB) // 4096 * 4096
+    return max(base, min(by_memory, MOST_TOKENS))
+
+
+def supports_bf16(device: torch.device) -> bool:
+    """Whether `device` multiplies BF16 natively.
+
+    GPUs: compute capability 8 or more. CPUs: AVX512-BF16 or AMX. Initialises CUDA: call it where the device is used.
+    """
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def memory_gib(device: torch.device) -> float:
+    """Memory of the device in GiB (of a GPU: the card's; of a CPU: the machine's)."""
+    import torch
+
+    if device.type == "cuda":
+        return float(torch.cuda.get_device_properties(device).total_memory) / 2**30
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
+def find_cpu() -> Device:
+    """This machine's CPU."""
+    import torch
+
+    cpu = torch.device("cpu")
+    return Device("cpu", _cpu_model(), round(memory_gib(cpu), 1), supports_bf16(cpu))
+
+
+def _cpu_model() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def find_gpus() -> list[Device]:
+    """Every visible GPU, found by a process of its own so that this one stays clear of CUDA."""
+    command = [sys.executable, "-m", "virnucpro.core.device"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        return [Device(**entry) for entry in json.loads(done.stdout.splitlines()[-1])]
+    except (subprocess.SubprocessError, ValueError, IndexError) as error:
+        reason = getattr(error, "stderr", None) or error
+        raise DeviceError(
+            f"looking for GPUs failed: {str(reason).strip()[-500:]}",
+            hint="run with --device cpu, or check the driver with `virnucpro doctor`",
+        ) from error
+
+
+def _probe() -> list[Device]:
+    import torch
+
+    found = []
+    for index in range(torch.cuda.device_count()):
+        device = torch.device("cuda", index)
+        model = torch.cuda.get_device_name(device)
+        found.append(Device(str(device), model, round(memory_gib(device), 1), supports_bf16(device)))
+    return found
+
+
+def available_threads() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def select_devices(spec: str) -> list[Device]:
+    """Devices of a `--device` value, one entry a worker.
+
+    `auto`: all visible GPUs, else the CPU. `cpu`, `cuda` (all visible GPUs), or a list such as `0,2`, `cuda:1`,
+    `cpu,cpu`: a repeated entry means several workers there.
+    """
+    entries = [entry.strip().lower() for entry in spec.split(",")]
+    if entries == ["cpu"] * len(entries):
+        return [find_cpu()] * len(entries)
+    if entries in (["auto"], ["cuda"]):
+        gpus = find_gpus()
+        if not gpus and entries == ["cuda"]:
+            raise DeviceError("no GPU is visible", hint="use --device cpu, or see `virnucpro doctor`")
+        return gpus or [find_cpu()]
+    return [_select(entry, find_gpus()) if entry != "cpu" else find_cpu() for entry in entries]
+
+
+def _select(entry: str, gpus: Sequence[Device]) -> Device:
+    index = entry.removeprefix("cuda:")
+    if not index.isdigit():
+        raise UsageError(f"--device: {entry!r} is no device", hint="say auto, cpu, cuda, or GPU numbers such as 0,2")
+    if int(index) >= len(gpus):
+        seen = f"GPUs 0 to {len(gpus) - 1} are" if len(gpus) > 1 else "GPU 0 is" if gpus else "no GPU is"
+        raise DeviceError(f"--device: there is no GPU {index}; {seen} visible", hint="see `virnucpro devices`")
+    return gpus[int(index)]
+
+
+def select_dtype(dtype: str, devices: Sequence[Device]) -> str:
+    """One dtype for all devices of a run; `auto` is bf16 where every one of them has it."""
+    if dtype == "fp16" and any(device.type == "cpu" for device in devices):
+        raise DeviceError("fp16 is for GPUs only", hint="use --dtype fp32 or bf16 on a CPU")
+    if dtype != "auto":
+        return dtype
+    return "bf16" if all(device.bf16 for device in devices) else "fp32"
+
+
+if __name__ == "__main__":
+    print(json.dumps([asdict(device) for device in _probe()]))

@@ -1,0 +1,180 @@
+"""Input files → work files: the unit of work, of failure, of resuming.
+
+Work files grow with the input: none holds more than a small share of what came before it, up to the size asked for. So
+even a small input keeps every device busy, and a bin-packing plan has small files to even things out with, though a
+stream's length is not known beforehand. Memory stays flat.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from virnucpro.core.config import STDIN
+from virnucpro.core.paths import RunPaths
+from virnucpro.errors import InputError
+from virnucpro.io.fasta import BadRecord, Record, read_records, write_fasta
+
+logger = logging.getLogger("virnucpro.split")
+
+#: A work file holds at least this many sequences (but for the last), if so many are allowed at all …
+FEWEST_SEQUENCES = 8
+#: … and at most this share, for each device, of the sequences before it …
+SHARE_OF_A_DEVICE = 1 / 4
+#: … nor more bases than this, so that long sequences are spread too.
+MOST_BASES = 20_000_000
+
+
+@dataclass
+class Part:
+    """A work file. origins: runs of (input index, first record number there, records) that it was cut from."""
+
+    name: str
+    sequences: int = 0
+    bases: int = 0
+    origins: list[list[int]] = field(default_factory=list)
+
+    def add(self, input_index: int, record: Record) -> None:
+        """Count one record in."""
+        self.sequences += 1
+        self.bases += len(record.sequence)
+        if self.origins:
+            index, first, count = self.origins[-1]
+            if index == input_index and first + count == record.number:
+                self.origins[-1][2] += 1
+                return
+        self.origins.append([input_index, record.number, 1])
+
+    def origin(self, number: int) -> tuple[int, int]:
+        """(input index, record number there) of record `number` (from 1) of this work file."""
+        before = number - 1
+        for index, first, count in self.origins:
+            if before < count:
+                return index, first + before
+            before -= count
+        raise IndexError(f"{self.name} has no record {number}")
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A record, or with record 0 the rest of a file, that could not be used."""
+
+    input_index: int
+    record: int
+    id: str
+    reason: str
+
+
+@dataclass
+class Plan:
+    """How an input was split."""
+
+    parts: list[Part] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+
+    @property
+    def sequences(self) -> int:
+        """Sequences in all work files."""
+        return sum(part.sequences for part in self.parts)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for the run record."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Plan:
+        """The plan in a run record."""
+        return cls([Part(**part) for part in values["parts"]], [Rejected(**item) for item in values["rejected"]])
+
+
+def spool_stdin(inputs: Sequence[Path], paths: RunPaths) -> list[Path]:
+    """Replace `-` by a file with all of standard input, so that it can be hashed, split, and resumed like any other."""
+    if STDIN in inputs:
+        with open(paths.stdin, "wb") as file:
+            while block := sys.stdin.buffer.read(1 << 20):
+                file.write(block)
+    return [paths.stdin if path == STDIN else path for path in inputs]
+
+
+def describe_input(path: Path, name: Path) -> dict[str, object]:
+    """Name, size and sha256 of an input, for the run record. Raises InputError."""
+    try:
+        with open(path, "rb") as file:
+            digest = hashlib.sha256()
+            while block := file.read(1 << 20):
+                digest.update(block)
+            return {"path": str(name), "size": file.tell(), "sha256": digest.hexdigest()}
+    except IsADirectoryError as error:
+        raise InputError(f"{name} is a folder", hint="give its files, for example with a pattern") from error
+    except OSError as error:
+        raise InputError(f"cannot read {name}: {error.strerror}", hint="check the path and its permissions") from error
+
+
+class Splitter:
+    """Cuts inputs into work files of at most `most` sequences, sized for `devices` devices."""
+
+    def __init__(self, paths: RunPaths, most: int, devices: int) -> None:
+        self.paths, self.most, self.devices = paths, most, devices
+        self.plan = Plan()
+        self._part: Part | None = None
+        self._file: BinaryIO | None = None
+        self._limit = 0
+        self._total = 0
+        #: Hashes of ids: a set of the ids themselves would be several times larger.
+        self._seen: set[int] = set()
+        self._warned = False
+
+    def split(self, inputs: Iterable[Path], names: Sequence[Path]) -> Plan:
+        """Write the work files. Raises InputError when no input holds a usable sequence; bad records go to the plan."""
+        self.paths.parts.mkdir(parents=True, exist_ok=True)
+        for index, path in enumerate(inputs):
+            try:
+                for record in read_records(path):
+                    self._take(index, record)
+            except InputError as error:
+                self._reject(index, BadRecord("", 0, str(error).replace(str(path), str(names[index]))))
+        self._close()
+        return self.plan
+
+    def _take(self, index: int, record: Record | BadRecord) -> None:
+        if isinstance(record, BadRecord):
+            self._reject(index, record)
+            return
+        self._watch_for_duplicates(record.id)
+        if self._part is None:
+            self._open()
+        assert self._part is not None
+        assert self._file is not None
+        write_fasta(self._file, record.header, record.sequence)
+        self._part.add(index, record)
+        self._total += 1
+        if self._part.sequences >= self._limit or self._part.bases >= MOST_BASES:
+            self._close()
+
+    def _reject(self, index: int, record: BadRecord) -> None:
+        self.plan.rejected.append(Rejected(index, record.number, record.id, record.reason))
+
+    def _open(self) -> None:
+        share = int(self._total * SHARE_OF_A_DEVICE / self.devices)
+        self._limit = min(self.most, max(FEWEST_SEQUENCES, share))
+        path = self.paths.part(len(self.plan.parts) + 1)
+        self._part = Part(path.name)
+        self._file = open(path, "wb", buffering=1 << 20)  # noqa: SIM115  # closed by _close
+
+    def _close(self) -> None:
+        if self._part is not None and self._file is not None:
+            self._file.close()
+            self.plan.parts.append(self._part)
+        self._part = self._file = None
+
+    def _watch_for_duplicates(self, name: str) -> None:
+        key = hash(name)
+        if key in self._seen and not self._warned:
+            logger.warning("the id %r occurs more than once; all are kept, in input order", name[:80])
+            self._warned = True
+        self._seen.add(key)

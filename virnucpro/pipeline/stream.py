@@ -1,0 +1,325 @@
+"""How a worker streams files through its model: reading ahead, packing, the forward pass, writing behind.
+
+    files ─ reader thread ─ batches ─ forward lane(s) ─ results ─ writer thread ─ one HDF5 a file
+           (read, tokenize, pack)    (model, pooling)            (gather, write, rename)
+
+The channels between the stages are bounded, so memory stays flat, and the device has its next batch waiting. Batches
+run on over file borders: a small file costs no half-empty batch. On a CPU there is one lane a thread, each computing
+a whole batch on one core, so a result does not depend on the number of threads; on a GPU there is one lane.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from virnucpro.errors import DeviceError, InputError, VirnucproError
+from virnucpro.io.fasta import BadRecord, Record, read_records
+from virnucpro.io.store import Shard, write_shard
+from virnucpro.models.attention import PackedLayout
+from virnucpro.pipeline.channel import Aborted, Channel
+from virnucpro.pipeline.events import EventSink, FileDone, FileFailed, Progress, Ready
+from virnucpro.pipeline.packing import PackedBatch, Packer
+
+logger = logging.getLogger("virnucpro.worker")
+
+#: In a stream of files: no file follows just now, so finish what is held.
+FLUSH = None
+
+#: Batches that wait between two stages; two would do, four ride out uneven reading.
+QUEUED_BATCHES = 4
+
+#: Sequences tokenized in one call, and the most letters in one: bounds memory when sequences are long.
+TOKENIZED_AT_ONCE, LETTERS_AT_ONCE = 512, 1 << 20
+
+
+class Embedder(Protocol):
+    """What a stream needs of a worker whose model is loaded."""
+
+    #: Width of an embedding.
+    dim: int
+    #: Id of the inert token that fills a buffer.
+    pad_id: int
+
+    def tokenize(self, sequences: Sequence[str]) -> list[NDArray[np.int64]]:
+        """Token ids of each sequence, special tokens included."""
+
+    def embed(self, tokens: torch.Tensor, layout: PackedLayout, used: int) -> torch.Tensor:
+        """(size,) ids and their layout, both on the device → (n, dim) fp32 embeddings there."""
+
+
+@dataclass
+class _FileJob:
+    """One input file on its way: how many embeddings are due, and those that have come."""
+
+    path: Path
+    headers: list[str] = field(default_factory=list)
+    failed: list[tuple[int, str, str]] = field(default_factory=list)
+    rows: list[NDArray[np.int64]] = field(default_factory=list)
+    vectors: list[NDArray[np.float32]] = field(default_factory=list)
+    received: int = 0
+    read: bool = False
+    error: str | None = None
+    closed: bool = False
+
+    def take(self, rows: list[int], vectors: NDArray[np.float32]) -> None:
+        self.rows.append(np.array(rows))
+        self.vectors.append(vectors)
+        self.received += len(rows)
+
+    @property
+    def complete(self) -> bool:
+        return self.read and self.received == len(self.headers)
+
+    def shard(self, dim: int) -> Shard:
+        embeddings = np.empty((len(self.headers), dim), dtype=np.float32)
+        for rows, vectors in zip(self.rows, self.vectors, strict=True):
+            embeddings[rows] = vectors
+        return Shard(self.headers, embeddings, self.failed)
+
+
+#: A sequence in a batch: its file and its row there.
+_Key = tuple[_FileJob, int]
+
+
+@dataclass
+class _Result:
+    """A batch after the forward pass; `fetch` waits for the device and returns vectors and busy seconds."""
+
+    batch: PackedBatch[_Key]
+    fetch: Callable[[], tuple[NDArray[np.float32], float]]
+
+
+class Stream:
+    """One streaming of files through a worker: the stages and what they share."""
+
+    def __init__(
+        self,
+        worker: Embedder,
+        device: torch.device,
+        budget: int,
+        output_dir: Path,
+        max_tokens: int,
+        attributes: Mapping[str, object],
+        events: EventSink | None,
+    ) -> None:
+        self.worker, self.device, self.budget = worker, device, budget
+        self.output_dir, self.max_tokens, self.attributes = output_dir, max_tokens, attributes
+        self.events = events
+        self.processed: list[Path] = []
+        self.failed: list[tuple[Path, str]] = []
+        self.error: BaseException | None = None
+
+    def go(self, files: Iterable[Path | None], lanes: int) -> tuple[list[Path], list[tuple[Path, str]]]:
+        """Run the stages to their end; see `BaseEmbeddingWorker.run_files`."""
+        self.batches: Channel[PackedBatch[_Key]] = Channel(QUEUED_BATCHES)
+        self.results: Channel[_Result | _FileJob] = Channel(QUEUED_BATCHES + lanes, producers=lanes + 1)
+        self.lanes = lanes
+        stages = [(self._read, (files,)), (self._write, ()), *[(self._forward, ())] * lanes]
+        threads = [threading.Thread(target=self._stage, args=stage, daemon=True) for stage in stages]
+        threads_before = torch.get_num_threads()
+        try:
+            self._emit(Ready())
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                while thread.is_alive():
+                    thread.join(0.1)  # short, so that a signal is seen at once
+        finally:
+            self._abort()
+            for thread in threads:
+                thread.join()
+            torch.set_num_threads(threads_before)
+        if self.error is not None:
+            raise self.error
+        return self.processed, self.failed
+
+    def _stage(self, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        try:
+            work(*arguments)
+        except Aborted:
+            pass
+        except BaseException as error:
+            self.error = self.error or error
+            self._abort()
+
+    def _abort(self) -> None:
+        self.batches.abort()
+        self.results.abort()
+
+    def _emit(self, event: object) -> None:
+        if self.events is not None:
+            self.events.put(event)
+
+    def _read(self, files: Iterable[Path | None]) -> None:
+        packer: Packer[_Key] = Packer(self.budget)
+        for path in files:
+            if path is FLUSH:
+                self._send(packer.flush())
+                continue
+            job = _FileJob(Path(path))
+            try:
+                self._read_file(job, packer)
+            except (VirnucproError, OSError) as error:
+                job.error = str(error)
+            job.read = True
+            self.results.put(job)
+        self._send(packer.flush())
+        self.batches.close()
+        self.results.close()
+
+    def _send(self, batches: Iterable[PackedBatch[_Key]]) -> None:
+        for batch in batches:
+            self.batches.put(batch)
+
+    def _read_file(self, job: _FileJob, packer: Packer[_Key]) -> None:
+        for group in _grouped(self._good_records(job)):
+            encoded = self.worker.tokenize([record.sequence for record in group])
+            for record, ids in zip(group, encoded, strict=True):
+                if len(ids) > self.max_tokens:
+                    job.failed.append((record.number, record.id, self._too_long(len(ids))))
+                    continue
+                job.headers.append(record.header)
+                self._send(packer.add((job, len(job.headers) - 1), ids))
+
+    def _good_records(self, job: _FileJob) -> Iterator[Record]:
+        for record in read_records(job.path):
+            if isinstance(record, BadRecord):
+                job.failed.append((record.number, record.id, record.reason))
+            else:
+                yield record
+
+    def _too_long(self, tokens: int) -> str:
+        return (
+            f"{tokens} tokens are more than --max-tokens {self.max_tokens}: "
+            f"cut the sequence into windows, or raise --max-tokens (memory grows with it)"
+        )
+
+    def _forward(self) -> None:
+        if self.device.type == "cpu":
+            torch.set_num_threads(1)  # of this lane: the lanes are the parallelism
+        for batch in self.batches:
+            try:
+                result = _Result(batch, self._launch(batch))
+            except torch.OutOfMemoryError:
+                result = _Result(batch, _raiser(self._out_of_memory(batch)))
+            except RuntimeError as error:
+                result = _Result(batch, _raiser(error))
+            self.results.put(result)
+        self.results.close()
+
+    @torch.no_grad()
+    def _launch(self, batch: PackedBatch[_Key]) -> Callable[[], tuple[NDArray[np.float32], float]]:
+        """Start the forward pass; on a GPU it runs on after this returns."""
+        layout = PackedLayout.build(batch.lengths, batch.size, self.device.type)
+        tokens = torch.from_numpy(batch.tokens(self.worker.pad_id))
+        if self.device.type == "cuda":
+            return self._launch_cuda(tokens, layout, batch.used)
+        began = time.perf_counter()
+        vectors = self.worker.embed(tokens, layout, batch.used).numpy()
+        busy = (time.perf_counter() - began) / self.lanes
+        return lambda: (vectors, busy)
+
+    def _launch_cuda(
+        self, tokens: torch.Tensor, layout: PackedLayout, used: int
+    ) -> Callable[[], tuple[NDArray[np.float32], float]]:
+        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        began.record()
+        on_device = tokens.pin_memory().to(self.device, non_blocking=True)
+        vectors = self.worker.embed(on_device, layout.to(self.device), used)
+        back = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
+        back.copy_(vectors, non_blocking=True)
+        ended.record()
+
+        def fetch() -> tuple[NDArray[np.float32], float]:
+            ended.synchronize()
+            return back.numpy(), began.elapsed_time(ended) / 1000
+
+        return fetch
+
+    def _out_of_memory(self, batch: PackedBatch[_Key]) -> DeviceError:
+        return DeviceError(
+            f"out of memory on {self.device} with a batch of {batch.size} tokens",
+            hint="lower --batch-size, or --max-tokens if it is the larger",
+        )
+
+    def _write(self) -> None:
+        for item in self.results:
+            jobs = [item] if isinstance(item, _FileJob) else self._scatter(item)
+            for job in jobs:
+                self._finish(job)
+
+    def _scatter(self, result: _Result) -> list[_FileJob]:
+        """Hand each file its rows of a batch; returns the files that were in it."""
+        batch = result.batch
+        members: dict[int, tuple[_FileJob, list[int], list[int]]] = {}
+        for position, (job, row) in enumerate(batch.keys):
+            _, rows, positions = members.setdefault(id(job), (job, [], []))
+            rows.append(row)
+            positions.append(position)
+        jobs = [job for job, _, _ in members.values()]
+        try:
+            vectors, busy = result.fetch()
+        except (RuntimeError, DeviceError) as error:
+            for job in jobs:
+                job.error = job.error or str(error)
+            return jobs
+        for job, rows, positions in members.values():
+            job.take(rows, vectors[positions])
+        self._emit(Progress(len(batch.keys), batch.used, busy))
+        return jobs
+
+    def _finish(self, job: _FileJob) -> None:
+        """Close a file that is complete or has failed, once. An OutputError ends the run: no file fares better."""
+        if job.closed or not (job.error or job.complete):
+            return
+        job.closed = True
+        try:
+            if job.error:
+                raise InputError(job.error)
+            output = self._output(job)
+            write_shard(output, job.shard(self.worker.dim), self.attributes)
+        except InputError as error:
+            self.failed.append((job.path, str(error)))
+            logger.error("%s: %s failed: %s", self.device, job.path, error)
+            self._emit(FileFailed(job.path, str(error)))
+        else:
+            self.processed.append(output)
+            self._emit(FileDone(job.path, output, len(job.headers)))
+        job.vectors, job.rows = [], []
+
+    def _output(self, job: _FileJob) -> Path:
+        output = self.output_dir / f"{job.path.name}.h5"
+        if output in self.processed:
+            raise InputError(f"{output} is the result of another file of that name", hint="rename one of them")
+        return output
+
+
+def _grouped(records: Iterable[Record]) -> Iterator[list[Record]]:
+    """Records in groups that are tokenized together."""
+    group: list[Record] = []
+    letters = 0
+    for record in records:
+        group.append(record)
+        letters += len(record.sequence)
+        if len(group) == TOKENIZED_AT_ONCE or letters >= LETTERS_AT_ONCE:
+            yield group
+            group, letters = [], 0
+    if group:
+        yield group
+
+
+def _raiser(error: Exception) -> Callable[[], tuple[NDArray[np.float32], float]]:
+    def fetch() -> tuple[NDArray[np.float32], float]:
+        raise error
+
+    return fetch
