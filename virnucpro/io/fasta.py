@@ -228,6 +228,8 @@ def _bam(stream: io.BufferedReader) -> Iterator[_Raw]:
 def _checked(raw: _Raw, number: int) -> Record | BadRecord:
     header = _text(raw.header).rstrip("\r\n")
     sequence = b"".join(raw.lines).translate(_LETTERS, _LAYOUT)
+    if "\0" in header:
+        return BadRecord(first_word(header), number, f"line {raw.line}: a NUL byte in the header: {_FETCH_AGAIN}")
     if not sequence:
         place = f"line {raw.line}: " if raw.line else ""
         reason = f"{place}no sequence follows this header: complete the record or take it out"

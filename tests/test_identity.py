@@ -1,0 +1,112 @@
+"""An embedding is a function of its sequence: the same bits in any company, order, split, on any number of workers."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+import virnucpro
+from virnucpro.models.linear import Linear, prepack, prepacking_available
+
+Embeddings = dict[str, bytes]
+
+LENGTHS = [5, 17, 60, 150, 300, 500, 500, 500, 900, 2500, 9000]
+
+
+def sequences(n: int, seed: int = 1) -> list[tuple[str, str]]:
+    rng = random.Random(seed)
+    return [(f"s{i}", "".join(rng.choices("ACGTN", (9, 9, 9, 9, 1), k=rng.choice(LENGTHS)))) for i in range(n)]
+
+
+def write(path: Path, records: list[tuple[str, str]]) -> Path:
+    path.write_text("".join(f">{name}\n{sequence}\n" for name, sequence in records))
+    return path
+
+
+def embed(path: Path, **settings: Any) -> Embeddings:
+    output = path.with_suffix(".h5")
+    virnucpro.embed(path, output, force=True, resume=False, **{"device": "cpu"} | settings)
+    with h5py.File(output) as file:
+        vectors = file["embeddings"][...]
+        return {name: vector.tobytes() for name, vector in zip(file["ids"].asstr()[...], vectors, strict=True)}
+
+
+@pytest.fixture(scope="module", params=["fp32", "bf16"])
+def dtype(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def records() -> list[tuple[str, str]]:
+    return sequences(150)
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory, records: list[tuple[str, str]], dtype: str) -> Embeddings:
+    return embed(write(tmp_path_factory.mktemp("expected") / "a.fa", records), dtype=dtype)
+
+
+def test_all_embeddings_differ(expected: Embeddings) -> None:
+    """Else equality would prove nothing."""
+    assert len(expected) == 150
+    assert len(set(expected.values())) == 150
+
+
+def test_shuffled_input(tmp_path: Path, records: list[tuple[str, str]], expected: Embeddings, dtype: str) -> None:
+    shuffled = random.Random(2).sample(records, len(records))
+    assert embed(write(tmp_path / "a.fa", shuffled), dtype=dtype) == expected
+
+
+def test_other_companions(tmp_path: Path, records: list[tuple[str, str]], expected: Embeddings, dtype: str) -> None:
+    few = random.Random(3).sample(records, 20)
+    strangers = [(f"x{i}", sequence) for i, (_, sequence) in enumerate(sequences(60, seed=4))]
+    mixed = random.Random(5).sample(few + strangers, 80)
+    found = embed(write(tmp_path / "a.fa", mixed), dtype=dtype)
+    assert {name: found[name] for name, _ in few} == {name: expected[name] for name, _ in few}
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads(
+    tmp_path: Path, records: list[tuple[str, str]], expected: Embeddings, dtype: str, threads: int
+) -> None:
+    assert embed(write(tmp_path / "a.fa", records), dtype=dtype, threads=threads) == expected
+
+
+def test_sequences_alone(tmp_path: Path, records: list[tuple[str, str]], expected: Embeddings, dtype: str) -> None:
+    for name, sequence in records[:6]:
+        assert embed(write(tmp_path / "a.fa", [(name, sequence)]), dtype=dtype) == {name: expected[name]}
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("per_file", [7, 10_000])
+def test_result_files_are_equal_byte_for_byte(
+    tmp_path: Path, records: list[tuple[str, str]], workers: int, per_file: int
+) -> None:
+    path = write(tmp_path / "a.fa", records)
+    one = virnucpro.embed(path, tmp_path / "one.h5", device="cpu", dtype="fp32")
+    device = ",".join(["cpu"] * workers)
+    other = virnucpro.embed(path, tmp_path / "other.h5", device=device, dtype="fp32", sequences_per_file=per_file)
+    assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.skipif(not prepacking_available(), reason="this PyTorch has no prepacked oneDNN products")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("wide", "out"), [(768, 2304), (768, 768), (768, 6144), (3072, 768), (128, 384), (512, 128)])
+def test_rows_of_a_product_do_not_depend_on_their_place(dtype: torch.dtype, wide: int, out: int) -> None:
+    """The full shapes of DNABERT-S, which the small model above does not show."""
+    torch.manual_seed(0)
+    layer = Linear(wide, out, bias=False)
+    layer.weight.data = torch.randn(out, wide).to(dtype)
+    prepack(layer, 512)
+    x = torch.randn(512, wide).to(dtype)
+    order = torch.randperm(512)
+    assert torch.equal(layer(x)[order], layer(x[order]))
+    alone = torch.zeros_like(x)
+    alone[99] = x[7]
+    assert np.array_equal(layer(alone)[99].float().numpy(), layer(x)[7].float().numpy())
