@@ -1,0 +1,76 @@
+"""Devices and the dtype and batch size each gets."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from virnucpro.core import device as devices
+from virnucpro.core.device import Device, optimal_tokens, select_devices, select_dtype, supports_bf16
+from virnucpro.errors import DeviceError, UsageError
+
+OLD, NEW = Device("cuda:0", "old", 16.0, bf16=False), Device("cuda:1", "new", 141.0, bf16=True)
+CPU = Device("cpu", "cpu", 16.0, bf16=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "gib", "tokens"),
+    [
+        ("cpu", "fp32", 500, 2048),
+        ("cpu", "bf16", 500, 3072),
+        ("cuda", "fp32", 2, 2048),
+        ("cuda", "bf16", 2, 3072),
+        ("cuda", "bf16", 16, 8192),
+        ("cuda", "bf16", 141, 32768),
+    ],
+)
+def test_budget_grows_with_memory(kind: str, dtype: str, gib: float, tokens: int) -> None:
+    assert optimal_tokens(kind, dtype, gib) == tokens
+
+
+def test_one_dtype_for_all_devices() -> None:
+    assert select_dtype("auto", [NEW]) == "bf16"
+    assert select_dtype("auto", [NEW, OLD]) == "fp32"
+    assert select_dtype("fp32", [NEW]) == "fp32"
+    assert select_dtype("fp16", [OLD]) == "fp16"
+    with pytest.raises(DeviceError, match="fp16"):
+        select_dtype("fp16", [CPU])
+
+
+def test_cpu_may_be_given_several_times() -> None:
+    assert [device.name for device in select_devices("cpu, cpu,CPU")] == ["cpu"] * 3
+
+
+def test_nonsense_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="'gpu'"):
+        select_devices("gpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_absent_gpus_are_named() -> None:
+    assert [device.name for device in select_devices("auto")] == ["cpu"]
+    with pytest.raises(DeviceError, match="no GPU is visible"):
+        select_devices("cuda")
+    with pytest.raises(DeviceError, match="no GPU 3"):
+        select_devices("cpu,3")
+
+
+@pytest.mark.parametrize(("capability", "native"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_bf16_by_compute_capability(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], native: bool) -> None:
+    """The driver's answer is the one thing here that a machine without GPUs must be told."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
+    assert supports_bf16(torch.device("cuda:0")) is native
+
+
+def test_a_crash_of_the_probe_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(DeviceError, match="looking for GPUs failed"):
+        devices.find_gpus()
+
+
+def test_importing_the_package_does_not_import_torch() -> None:
+    code = "import sys, virnucpro, virnucpro.cli; assert 'torch' not in sys.modules, 'torch'"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,50 @@
+"""The wheel: built from the repository, installed elsewhere, and working there."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    return next(out.glob("*.whl"))
+
+
+def test_wheel_holds_the_embedded_model_and_no_tests(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        assert f"virnucpro/models/embedded/dnabert-mini/{name}" in names
+    assert "virnucpro/py.typed" in names
+    assert not [name for name in names if name.startswith(("tests", "benchmarks", "training"))]
+
+
+def test_wheel_works_where_it_is_installed(wheel: Path, tmp_path: Path) -> None:
+    """Installed without the repository; the dependencies are those of this environment, to spare their download."""
+    venv.create(tmp_path / "env", with_pip=False)
+    python = tmp_path / "env" / "bin" / "python"
+    target = next((tmp_path / "env" / "lib").glob("python*/site-packages"))
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), str(wheel)]
+    subprocess.run(install, check=True, capture_output=True)
+    here = Path(sys.modules["pytest"].__file__ or "").parents[1]
+    (target / "dependencies.pth").write_text(f"{here}\n")
+    done = subprocess.run(
+        [python, "-m", "virnucpro", "doctor", "--json"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert json.loads(done.stdout)["trial"] == "ok"
+    where = subprocess.run(
+        [python, "-c", "import virnucpro; print(virnucpro.__file__)"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert where.stdout.startswith(str(target))
