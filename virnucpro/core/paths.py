@@ -29,9 +29,13 @@ class RunPaths:
         return self.work / "shards"
 
     @property
-    def stdin(self) -> Path:
-        """What came by standard input, kept so that it can be read again."""
-        return self.work / "stdin"
+    def streams(self) -> Path:
+        """Folder of copies of inputs that can be read only once: standard input, pipes."""
+        return self.work / "streams"
+
+    def stream(self, index: int) -> Path:
+        """Copy of input `index`."""
+        return self.streams / str(index)
 
     @property
     def lock(self) -> Path:

@@ -35,7 +35,7 @@ from virnucpro.io.store import (
 )
 from virnucpro.models.registry import LocalModel, resolve, sha256_of
 from virnucpro.pipeline.packing import round_budget
-from virnucpro.pipeline.split import Part, Plan, Splitter, describe_input, spool_stdin
+from virnucpro.pipeline.split import Part, Plan, Splitter, describe_input, spool_streams
 from virnucpro.pipeline.work_queue import DeviceStats, QueueResult, WorkQueue
 
 logger = logging.getLogger("virnucpro.embed")
@@ -154,7 +154,7 @@ class EmbedRun:
     def _identify(self) -> None:
         """Everything that decides the bytes of the result; equal identities mean equal results."""
         self.listen(-1, Phase("reading input"))
-        self.inputs = spool_stdin(self.config.inputs, self.paths)
+        self.inputs = self._spool()
         pairs = zip(self.inputs, self.config.inputs, strict=True)
         self.described = [describe_input(path, name) for path, name in pairs]
         import torch
@@ -173,6 +173,16 @@ class EmbedRun:
             "torch_version": torch.__version__,
         }
         self.fingerprint = fingerprint(self.identity)
+
+    def _spool(self) -> list[Path]:
+        self.paths.streams.mkdir(exist_ok=True)
+        try:
+            return spool_streams(self.config.inputs, self.paths)
+        except OSError as error:
+            raise OutputError(
+                f"cannot copy the input to {self.paths.streams}: {error.strerror}",
+                hint="free space, or choose a roomier place with --work-dir",
+            ) from error
 
     def _already_done(self) -> EmbedResult | None:
         """The result of the same run, finished before; an error when the output is something else's."""
@@ -398,10 +408,9 @@ class EmbedRun:
 
     def _clean(self) -> None:
         """Remove what was needed only while the run was on; a folder that holds anything else stays."""
-        for folder in (self.paths.parts, self.paths.shards):
+        for folder in (self.paths.parts, self.paths.shards, self.paths.streams):
             shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.paths.stdin, self.paths.lock):
-            file.unlink(missing_ok=True)
+        self.paths.lock.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.paths.work.rmdir()
 

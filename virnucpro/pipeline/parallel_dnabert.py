@@ -150,7 +150,8 @@ class DNABERTWorker(BaseEmbeddingWorker):
             major, minor = torch.cuda.get_device_capability(device)
             what = f"{torch.cuda.get_device_name(device)}, compute capability {major}.{minor}"
         native = "native" if self.supports_bf16(device) else "not native"
-        logger.info("%s (%s), BF16 %s; computing in %s, %d tokens a batch", device, what, native, dtype, budget)
+        name = next(name for name, value in TORCH_DTYPES.items() if value is dtype)
+        logger.info("%s (%s), BF16 %s; computing in %s, %d tokens a batch", device, what, native, name, budget)
 
     def _try_out(self, device: torch.device, budget: int) -> None:
         """One pass over inert tokens: warms the GPU up, and finds out before the run whether a batch fits."""

@@ -7,8 +7,10 @@ stream's length is not known beforehand. Memory stays flat.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -92,13 +94,18 @@ class Plan:
         return cls([Part(**part) for part in values["parts"]], [Rejected(**item) for item in values["rejected"]])
 
 
-def spool_stdin(inputs: Sequence[Path], paths: RunPaths) -> list[Path]:
-    """Replace `-` by a file with all of standard input, so that it can be hashed, split, and resumed like any other."""
-    if STDIN in inputs:
-        with open(paths.stdin, "wb") as file:
-            while block := sys.stdin.buffer.read(1 << 20):
-                file.write(block)
-    return [paths.stdin if path == STDIN else path for path in inputs]
+def spool_streams(inputs: Sequence[Path], paths: RunPaths) -> list[Path]:
+    """Copy `-` and named pipes to files, so that they can be hashed, split, and resumed like any other input."""
+    return [_spooled(path, paths.stream(index)) for index, path in enumerate(inputs)]
+
+
+def _spooled(path: Path, copy: Path) -> Path:
+    if path != STDIN and path.is_file():
+        return path
+    with contextlib.ExitStack() as stack:
+        source = sys.stdin.buffer if path == STDIN else stack.enter_context(open(path, "rb"))
+        shutil.copyfileobj(source, stack.enter_context(open(copy, "wb")), 1 << 20)
+    return copy
 
 
 def describe_input(path: Path, name: Path) -> dict[str, object]:

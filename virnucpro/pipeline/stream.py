@@ -131,12 +131,14 @@ class Stream:
             self._emit(Ready())
             for thread in threads:
                 thread.start()
-            for thread in threads:
-                while thread.is_alive():
-                    thread.join(0.1)  # short, so that a signal is seen at once
+            while self.error is None and any(thread.is_alive() for thread in threads):
+                threads[-1].join(0.05)  # short, so that a signal is seen at once
+                threads[1].join(0.05)
         finally:
             self._abort()
-            for thread in threads:
+            # A reader that waits for its parent's next file cannot be woken; it is a daemon and ends with the process.
+            threads[0].join(1.0)
+            for thread in threads[1:]:
                 thread.join()
             torch.set_num_threads(threads_before)
         if self.error is not None:
