@@ -4,6 +4,16 @@ Files reach workers by greedy bin-packing on their numbers of sequences (`assign
 one from the work queue. A worker loads the model once, computes in BF16 where the device has it, and packs tokens into
 batches sized to the device. Under the spawn context everything here is importable by name and nothing unpicklable
 crosses; CUDA is first touched in the worker.
+
+`virnucpro embed` does all this. To place workers by hand:
+
+    if __name__ == "__main__":
+        context = multiprocessing.get_context("spawn")
+        plan = assign_files_by_sequences(files, num_workers=2)
+        with context.Pool(2) as pool:
+            jobs = [(plan[i], i, 0, Path("out")) for i in range(2)]  # 0 tokens: as suits the device
+            for processed, failed in pool.starmap(process_dnabert_files_worker, jobs):
+                ...
 """
 
 from __future__ import annotations
