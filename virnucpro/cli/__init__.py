@@ -5,6 +5,7 @@ Nothing heavy is imported here, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -18,6 +19,8 @@ from virnucpro.cli.devices import devices
 from virnucpro.cli.doctor import doctor
 from virnucpro.cli.embed import embed
 from virnucpro.cli.models import models
+from virnucpro.cli.orfs import orfs
+from virnucpro.core import log
 from virnucpro.errors import Interrupted, VirnucproError
 
 EXIT_CODES = """
@@ -35,7 +38,7 @@ def cli() -> None:
     """
 
 
-for command in (embed, models, devices, doctor):
+for command in (embed, orfs, models, devices, doctor):
     cli.add_command(command)
 
 
@@ -49,6 +52,8 @@ def main() -> NoReturn:
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
         code = _report(Interrupted(signal.SIGINT))
+    except _Stopped as stopped:
+        code = _report(Interrupted(stopped.signal_number))
     except BrokenPipeError:
         # The reader of our output went away, as `| head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -58,11 +63,21 @@ def main() -> NoReturn:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+class _Stopped(BaseException):
+    """A signal asks for an end. No `Exception`, so that nothing on the way takes it for a failure of its own."""
+
+    def __init__(self, signal_number: int) -> None:
+        self.signal_number = signal_number
+
+
 def _stop(number: int, _frame: FrameType | None) -> NoReturn:
-    raise Interrupted(number)
+    raise _Stopped(number)
 
 
 def _report(error: VirnucproError) -> int:
+    if log.writes_json():
+        logging.getLogger("virnucpro.cli").error("%s", error)
+        return error.exit_code
     print(f"virnucpro: error: {error.message}", file=sys.stderr)
     if error.hint:
         print(f"  → {error.hint}", file=sys.stderr)

@@ -1,0 +1,53 @@
+"""Cutting records into windows by the published rule: the whole record covered, in steps as even as can be.
+
+Source: the windows ("chunks") of VirNucPro, Li et al. 2025, doi:10.1093/bib/bbaf224. Its classifiers were trained on
+windows of 300 and of 500 bases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+DEFAULT_SIZE = 500
+
+
+class Window(NamedTuple):
+    """Bases `start` to `end` (from 0, `end` excluded) of a record."""
+
+    #: `{record id}_chunk_{number from 1}`.
+    id: str
+    start: int
+    end: int
+    #: As it stands in the record: case is kept.
+    sequence: str
+
+
+def window_bounds(length: int, size: int = DEFAULT_SIZE) -> Iterator[tuple[int, int]]:
+    """Start and end, in bases, of each of a record's ceil(length / size) windows; none for an empty record.
+
+    What n windows of the full size hold beyond the record, their surplus, is shared out as overlaps of `surplus // n`
+    bases; the first ones are a base longer, until the surplus is used up. So the last window may be shorter than
+    `size`, and a record of at most `size` bases is one window. Raises ValueError if `size` is not positive.
+    """
+    if size < 1:
+        raise ValueError(f"a window needs a size of at least 1 base, not {size}")
+    if not length:
+        return
+    # Integers one by one: an array costs more than it saves where most records are reads of one window.
+    number = -(-length // size)
+    surplus = number * size - length
+    overlap = surplus // number
+    longer = surplus - overlap * (number - 1)
+    for index in range(number):
+        start = index * (size - overlap) - min(index, longer)
+        yield start, min(start + size, length)
+
+
+def iter_windows(record_id: str, sequence: str, size: int = DEFAULT_SIZE) -> Iterator[Window]:
+    """The windows of a record in their order; none for an empty record, which the caller has to report.
+
+    Raises ValueError if `size` is not positive.
+    """
+    for number, (start, end) in enumerate(window_bounds(len(sequence), size), 1):
+        yield Window(f"{record_id}_chunk_{number}", start, end, sequence[start:end])
