@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from virnucpro.cli.models import models
@@ -24,6 +25,7 @@ from virnucpro.models import registry
 from virnucpro.models.registry import EMBEDDED, MODELS, FilePin, ModelSpec, resolve, verify
 
 DNABERT_S = MODELS["dnabert-s"]
+ESM_WIDTHS = {"esm2-8m": 320, "esm2-35m": 480, "esm2-150m": 640, "esm2-650m": 1280, "esm2-3b": 2560}
 FILES = {"pytorch_model.bin": b"tiny weights", "config.json": b"{}", "tokenizer.json": b'{"model": {}}'}
 TINY = ModelSpec(
     name="tiny",
@@ -69,18 +71,22 @@ def write_dnabert_s(folder: Path, size: int = 468320053) -> Path:
 
 
 def test_registered_models_are_described() -> None:
-    assert list(MODELS) == ["dnabert-mini", "dnabert-s", "dnabert-2"]
+    assert list(MODELS) == ["dnabert-mini", "dnabert-s", "dnabert-2", "esm2-mini", *ESM_WIDTHS]
     for name, spec in MODELS.items():
         assert spec.name == name
         assert spec.licence
         assert spec.citation
-        for pin in spec.pins.values():
+        for pin in (*spec.pins.values(), *spec.other_pins.values()):
             assert pin.sha256 is not None
             assert len(bytes.fromhex(pin.sha256)) == 32
             assert pin.size
     for name in ("dnabert-s", "dnabert-2"):
         assert set(MODELS[name].pins) == set(FILES)
-        assert len(bytes.fromhex(MODELS[name].revision or "")) == 20
+    for name, spec in MODELS.items():
+        if spec.hub_id is not None:
+            assert len(bytes.fromhex(spec.revision or "")) == 20, name
+    assert {name: spec.dim for name, spec in MODELS.items() if name in ESM_WIDTHS} == ESM_WIDTHS
+    assert {spec.kind for name, spec in MODELS.items() if name.startswith("esm2")} == {"esm2"}
 
 
 def test_importing_the_registry_is_light() -> None:
@@ -92,11 +98,15 @@ def test_importing_the_registry_is_light() -> None:
 # The embedded model
 
 
-def test_embedded_model_resolves_and_matches_its_description() -> None:
-    spec, model = MODELS["dnabert-mini"], resolve("dnabert-mini")
+@pytest.mark.parametrize("name", ["dnabert-mini", "esm2-mini"])
+def test_embedded_model_resolves_and_matches_its_description(name: str) -> None:
+    spec, model = MODELS[name], resolve(name)
+    assert model.config is not None
     config = json.loads(model.config.read_text())
-    assert model.weights == EMBEDDED / "dnabert-mini" / "model.safetensors"
-    assert model.tokenizer.is_file()
+    assert model.weights == EMBEDDED / name / "model.safetensors"
+    assert all(path.is_file() for path in model.files)
+    assert (model.tokenizer is None) is (model.kind == "esm2")
+    assert model.kind == spec.kind
     assert config["hidden_size"] == spec.dim
     assert config["trained"] is spec.trained is model.trained
     assert ("UNTRAINED" in spec.label) is not spec.trained
@@ -200,6 +210,60 @@ def test_unknown_name_suggests_and_lists() -> None:
     with pytest.raises(ModelError, match=r"dnabert-mini, dnabert-s, dnabert-2") as caught:
         resolve("DNABERT_S")
     assert caught.value.hint == "did you mean dnabert-s?"
+
+
+def test_esm_model_is_known_by_its_config_or_its_tensors(tmp_path: Path) -> None:
+    mini = EMBEDDED / "esm2-mini"
+    by_config = write(tmp_path / "a", {"model.safetensors": b"unread", "config.json": b'{"model_type": "esm"}'})
+    model = resolve(str(by_config))
+    assert (model.kind, model.config, model.tokenizer) == ("esm2", by_config / "config.json", None)
+    by_keys = write(tmp_path / "b", {"any.safetensors": (mini / "model.safetensors").read_bytes()})
+    for file in ("esm.pt", "old.pt"):
+        keys = {"cfg": {"arch": "roberta_large"}, "model": {"layers.0.self_attn.rot_emb.inv_freq": torch.ones(8)}}
+        torch.save(keys, by_keys / file, _use_new_zipfile_serialization=file != "old.pt")
+    for file in ("any.safetensors", "esm.pt", "old.pt"):
+        model = resolve(str(by_keys / file))
+        assert (model.name, model.kind, model.config, model.trained) == (file, "esm2", None, True)
+        assert model.files == (by_keys / file,)
+    copy = write(tmp_path / "c", {path.name: path.read_bytes() for path in mini.iterdir()})
+    assert not resolve(str(copy)).trained
+    assert resolve("dnabert-mini").kind == "dnabert"
+
+
+def test_weights_in_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = {f"model-0000{i}-of-00003.safetensors": bytes([i]) * i for i in (1, 2, 3)}
+    spec = ModelSpec(
+        name="split", kind="esm2", dim=8, trained=True, description="", licence="MIT", citation="nobody",
+        hub_id="org/split", revision="0" * 40,
+        pins={name: FilePin(len(data), hashlib.sha256(data).hexdigest()) for name, data in parts.items()},
+    )  # fmt: skip
+    monkeypatch.setitem(MODELS, "split", spec)
+    folder = write(tmp_path / "split", parts)
+    model = resolve("split", tmp_path)
+    assert [path.name for path in model.files] == list(parts)
+    assert model.revision == spec.revision
+    whole = model.sha256
+    assert whole == hashlib.sha256("\n".join(pin.sha256 or "" for pin in spec.pins.values()).encode()).hexdigest()
+    assert [check.status for check in verify("split", tmp_path)] == ["ok"] * 3
+    (folder / "model-00003-of-00003.safetensors").write_bytes(b"333")
+    assert resolve("split", tmp_path).sha256 != whole
+    (folder / "model-00003-of-00003.safetensors").write_bytes(b"3")
+    with pytest.raises(ModelError, match=r"00003-of-00003.* has 1 bytes, expected 3"):
+        resolve("split", tmp_path)
+    (folder / "model-00003-of-00003.safetensors").unlink()
+    with pytest.raises(ModelError, match="no readable model-00003-of-00003"):
+        resolve("split", tmp_path)
+
+
+def test_fair_esm_file_stands_for_the_published_model(tmp_path: Path) -> None:
+    write(tmp_path / "esm2-3b", {"esm2_t36_3B_UR50D.pt": b""})
+    with pytest.raises(ModelError, match="0 bytes, expected 5678116398"):
+        resolve("esm2-3b", tmp_path)
+    os.truncate(tmp_path / "esm2-3b" / "esm2_t36_3B_UR50D.pt", 5678116398)
+    model = resolve("esm2-3b", tmp_path)
+    assert (model.kind, model.config, model.revision) == ("esm2", None, None)
+    with pytest.raises(ModelError, match=r"model\.safetensors or pytorch_model\.bin or esm2_t6_8M_UR50D\.pt"):
+        resolve("esm2-8m", tmp_path)
 
 
 def test_file_of_another_kind_is_no_model(tmp_path: Path) -> None:
@@ -415,11 +479,14 @@ def test_cli_list(tmp_path: Path) -> None:
     result = run("list", "--models-dir", tmp_path)
     mini = MODELS["dnabert-mini"]
     trained = "trained" if mini.trained else "UNTRAINED"
+    esm_trained = "trained" if MODELS["esm2-mini"].trained else "UNTRAINED"
     assert rows(result) == [
         ["name", "status", "trained", "dim", "licence", "location"],
         ["dnabert-mini", "embedded", trained, str(mini.dim), "MIT", str(EMBEDDED / "dnabert-mini")],
         ["dnabert-s", "damaged", "trained", "768", "Apache-2.0", "-"],
         ["dnabert-2", "downloaded", "trained", "768", "Apache-2.0", str(tmp_path / "dnabert-2")],
+        ["esm2-mini", "embedded", esm_trained, "128", "MIT", str(EMBEDDED / "esm2-mini")],
+        *([name, "not downloaded", "trained", str(dim), "MIT", "-"] for name, dim in ESM_WIDTHS.items()),
     ]
     assert "1000 bytes" in result.stderr
     assert rows(run("list"))[2][1] == "not downloaded"
@@ -481,6 +548,8 @@ def test_cli_verify(tmp_path: Path, tiny: ModelSpec) -> None:
         ["dnabert-mini", "model.safetensors", "unpinned"],
         ["dnabert-mini", "config.json", "unpinned"],
         ["dnabert-mini", "tokenizer.json", "unpinned"],
+        ["esm2-mini", "model.safetensors", "unpinned"],
+        ["esm2-mini", "config.json", "unpinned"],
         ["tiny", "pytorch_model.bin", "ok"],
         ["tiny", "config.json", "ok"],
         ["tiny", "tokenizer.json", "mismatch"],

@@ -1,6 +1,7 @@
-"""Write the network of `dnabert-mini` with seeded random weights: a starting point for training.
+"""Write the network of `dnabert-mini` or `esm2-mini` with seeded random weights: a starting point for training.
 
-The layout is DNABERT-S's (same keys, without the unused pooler), smaller: 4 layers, 128 wide, 4 heads.
+The layouts are DNABERT-S's (same keys, without the unused pooler) and ESM-2's (Hugging Face's keys, without the
+heads), smaller: 4 layers, 128 wide, 4 heads, and 6 layers, 128 wide, 8 heads.
 Weights are drawn from normal(0, 0.02), biases are 0, LayerNorms the identity; stored as float16.
 `config.json` and the header of the weights say that nothing has been trained. The same seed gives the same
 bytes.
@@ -42,6 +43,30 @@ CONFIG = {
     "trained": False,
 }
 
+ESM_LAYERS = 6
+ESM_HEADS = 8
+ESM_VOCABULARY = 33
+
+ESM_CONFIG = {
+    "architectures": ["EsmModel"],
+    "model_type": "esm",
+    "vocab_size": ESM_VOCABULARY,
+    "hidden_size": HIDDEN,
+    "num_hidden_layers": ESM_LAYERS,
+    "num_attention_heads": ESM_HEADS,
+    "intermediate_size": 4 * HIDDEN,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-5,
+    "initializer_range": STD,
+    "position_embedding_type": "rotary",
+    "token_dropout": True,
+    "emb_layer_norm_before": False,
+    "pad_token_id": 1,
+    "mask_token_id": 32,
+    "torch_dtype": "float16",
+    "trained": False,
+}
+
 
 def norm_shapes(name: str) -> dict[str, tuple[int, ...]]:
     """Tensors of a LayerNorm."""
@@ -75,8 +100,42 @@ def shapes() -> dict[str, tuple[int, ...]]:
     return found
 
 
+def linear_shapes(name: str, rows: int, columns: int) -> dict[str, tuple[int, ...]]:
+    """Tensors of a linear layer."""
+    return {f"{name}.weight": (rows, columns), f"{name}.bias": (rows,)}
+
+
+def esm_layer_shapes(name: str) -> dict[str, tuple[int, ...]]:
+    """Tensors of one layer of ESM-2."""
+    found: dict[str, tuple[int, ...]] = {}
+    for part in ("self.query", "self.key", "self.value", "output.dense"):
+        found |= linear_shapes(f"{name}.attention.{part}", HIDDEN, HIDDEN)
+    return {
+        **found,
+        f"{name}.attention.self.rotary_embeddings.inv_freq": (HIDDEN // ESM_HEADS // 2,),
+        **norm_shapes(f"{name}.attention.LayerNorm"),
+        **linear_shapes(f"{name}.intermediate.dense", 4 * HIDDEN, HIDDEN),
+        **linear_shapes(f"{name}.output.dense", HIDDEN, 4 * HIDDEN),
+        **norm_shapes(f"{name}.LayerNorm"),
+    }
+
+
+def esm_shapes() -> dict[str, tuple[int, ...]]:
+    """Every tensor of the protein network, in the order of a published checkpoint."""
+    found: dict[str, tuple[int, ...]] = {"esm.embeddings.word_embeddings.weight": (ESM_VOCABULARY, HIDDEN)}
+    for layer in range(ESM_LAYERS):
+        found |= esm_layer_shapes(f"esm.encoder.layer.{layer}")
+    return found | norm_shapes("esm.encoder.emb_layer_norm_after")
+
+
+MODELS = {"dnabert-mini": (CONFIG, shapes()), "esm2-mini": (ESM_CONFIG, esm_shapes())}
+
+
 def initial(shape: tuple[int, ...], name: str, generator: torch.Generator) -> Tensor:
     """The tensor `name` before training."""
+    if name.endswith(".inv_freq"):
+        # Rotary frequencies, rounded as in the published files.
+        return (10000.0 ** (-torch.arange(shape[0], dtype=torch.float64) / shape[0])).to(torch.float16)
     if name.endswith(".bias"):
         return torch.zeros(shape, dtype=torch.float16)
     if "norm" in name.lower():
@@ -94,16 +153,17 @@ def sort_header(data: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header + data[end:]
 
 
-def weights(seed: int) -> bytes:
-    """A safetensors file of the network initialised from `seed`."""
+def weights(model: str, seed: int) -> bytes:
+    """A safetensors file of the network of `model` initialised from `seed`."""
     generator = torch.Generator().manual_seed(seed)
-    tensors = {name: initial(shape, name, generator) for name, shape in shapes().items()}
+    tensors = {name: initial(shape, name, generator) for name, shape in MODELS[model][1].items()}
     return sort_header(save(tensors, {"format": "pt", "trained": "false", "seed": str(seed)}))
 
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Write dnabert-mini with random weights.")
+    parser = argparse.ArgumentParser(description="Write a small network with random weights.")
+    parser.add_argument("--model", choices=MODELS, default="dnabert-mini", help="which network (%(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="folder for config.json and model.safetensors")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights (%(default)s)")
     return parser.parse_args()
@@ -113,8 +173,8 @@ def main() -> None:
     """Write both files."""
     args = parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n", encoding="utf-8")
-    (args.out / "model.safetensors").write_bytes(weights(args.seed))
+    (args.out / "config.json").write_text(json.dumps(MODELS[args.model][0], indent=2) + "\n", encoding="utf-8")
+    (args.out / "model.safetensors").write_bytes(weights(args.model, args.seed))
 
 
 if __name__ == "__main__":

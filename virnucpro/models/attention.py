@@ -57,25 +57,31 @@ class PackedLayout:
     """Where each sequence lies in a packed buffer of `size` tokens.
 
     lengths: (n,) tokens of each sequence; they lie back to back from row 0, inert tokens fill the tail.
+    positions: (size,) place of each token in its sequence, from 0; 0 for inert tokens.
     """
 
     size: int
     lengths: Tensor
+    positions: Tensor
     blocks: tuple[AttentionBlock, ...]
 
     @classmethod
     def build(cls, lengths: Sequence[int], size: int, device_type: str) -> PackedLayout:
         """Lay out sequences of `lengths` tokens in a buffer of `size`, with blocks sized for `device_type`."""
-        starts = np.cumsum([0, *lengths[:-1]]) if len(lengths) else np.zeros(0, dtype=np.int64)
+        counts = np.array(lengths, dtype=np.int64)
+        starts = np.cumsum(counts) - counts
         groups: dict[int, list[tuple[int, int]]] = {}
-        for start, length in zip(starts.tolist(), lengths, strict=True):
+        for start, length in zip(starts.tolist(), counts.tolist(), strict=True):
             groups.setdefault(padded_width(length), []).append((start, length))
         blocks = []
         for width, members in sorted(groups.items()):
             slots = max(1, BLOCK_TOKENS[device_type] // width)
             for first in range(0, len(members), slots):
                 blocks.append(_block(members[first : first + slots], width, slots, size))
-        return cls(size, torch.tensor(lengths, dtype=torch.int64), tuple(blocks))
+        positions = np.zeros(size, dtype=np.int64)
+        used = int(counts.sum())
+        positions[:used] = np.arange(used) - np.repeat(starts, counts)
+        return cls(size, torch.from_numpy(counts), torch.from_numpy(positions), tuple(blocks))
 
     def to(self, device: torch.device) -> PackedLayout:
         """The same layout on `device`."""
@@ -84,6 +90,7 @@ class PackedLayout:
         return PackedLayout(
             self.size,
             self.lengths.to(device, non_blocking=True),
+            self.positions.to(device, non_blocking=True),
             tuple(block.to(device) for block in self.blocks),
         )
 
@@ -152,7 +159,9 @@ def packed_attention(
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, padding: Tensor, scale: float, slopes: Tensor | None, first_row: int
 ) -> Tensor:
-    scores = torch.matmul(q, k.transpose(-1, -2)).float().mul_(scale)
+    scores = torch.matmul(q, k.transpose(-1, -2)).float()
+    if scale != 1:
+        scores.mul_(scale)
     if slopes is not None:
         distance = _distances(first_row, q.shape[2], k.shape[2], q.device)
         scores.add_(slopes.view(-1, 1, 1) * distance)

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, layer_norm
+from torch.nn.functional import gelu
 
 from virnucpro.errors import ModelError
 from virnucpro.models.attention import PackedLayout, alibi_slopes, packed_attention
+from virnucpro.models.layers import Norm
 from virnucpro.models.linear import Linear
+from virnucpro.models.weights import check_keys, read_weights
 
 #: Parts of published checkpoints that the embedding does not use.
 UNUSED_PREFIXES = ("cls.", "pooler.")
@@ -45,21 +47,6 @@ class DNABERTConfig:
             raise ModelError(f"cannot read {path}: {error}", hint="download the model again") from error
         except KeyError as error:
             raise ModelError(f"{path} has no {error}", hint="is it a DNABERT-2 or DNABERT-S config?") from error
-
-
-class Norm(nn.Module):
-    """LayerNorm computed in fp32 whatever the dtype of its input."""
-
-    def __init__(self, dim: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(dim), requires_grad=False)
-        self.bias = nn.Parameter(torch.empty(dim), requires_grad=False)
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(tokens, dim) → (tokens, dim), same dtype."""
-        dim = (x.shape[-1],)
-        return layer_norm(x.float(), dim, self.weight.float(), self.bias.float(), self.eps).to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -138,31 +125,20 @@ def _published_key(name: str) -> str:
     return f"encoder.layer.{layer}.attention.{inside}.{parts[3]}"
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors of a `.safetensors` or PyTorch file; nothing in the file is executed."""
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # type: ignore[no-any-return]
-    except Exception as error:
-        # The readers raise a dozen kinds of error for a damaged file; all mean the same to the user.
-        raise ModelError(f"cannot read the weights in {path}: {error}", hint="download them again") from error
-
-
-def load_dnabert(weights: Path, config: Path) -> DNABERT:
+def load_dnabert(weights: Path, config: Path | None) -> DNABERT:
     """Build the network of `config` (a config.json) with `weights`, fp32, on the CPU.
 
     Accepts DNABERT-S's keys and DNABERT-2's (`bert.` in front, a language-model head beside).
-    Raises ModelError for tensors that are missing, unknown, or of another shape.
+    Raises ModelError for tensors that are missing, unknown, or of another shape, and without a config.
     """
+    if config is None:
+        raise ModelError(f"{weights} has no config.json", hint="is it a DNABERT model?")
     with torch.device("meta"):
         model = DNABERT(DNABERTConfig.read(config))
     found = {key.removeprefix("bert."): value for key, value in read_weights(weights).items()}
     found = {key: value for key, value in found.items() if not key.startswith(UNUSED_PREFIXES)}
     wanted = {name: _published_key(name) for name, _ in model.named_parameters()}
-    _check_keys(weights, set(wanted.values()), set(found))
+    check_keys(weights, set(wanted.values()), set(found), "DNABERT")
     state = {name: found[key].float() for name, key in wanted.items()}
     try:
         model.load_state_dict(state, assign=True)
@@ -170,13 +146,3 @@ def load_dnabert(weights: Path, config: Path) -> DNABERT:
         raise ModelError(f"{weights} does not fit {config}: {error}") from error
     model.slopes = alibi_slopes(model.config.num_attention_heads)
     return model.requires_grad_(False).eval()
-
-
-def _check_keys(path: Path, wanted: set[str], found: set[str]) -> None:
-    for what, keys in (("misses", wanted - found), ("has unknown", found - wanted)):
-        if keys:
-            some = ", ".join(sorted(keys)[:3])
-            raise ModelError(
-                f"{path} {what} {len(keys)} tensors of a DNABERT network, for example {some}",
-                hint="give the weights and the config.json of one and the same model",
-            )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,12 +23,16 @@ from virnucpro.errors import ModelError
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
-#: Names of weights in a model folder, the preferred one first.
+#: Files besides the weights that a network of each kind cannot be built without. ESM-2 says all in its weights.
+NEEDED: Mapping[str, tuple[str, ...]] = {"dnabert": (CONFIG, TOKENIZER), "esm2": ()}
+#: Names of weights in a model folder, the preferred one first; each may be split, as in weight_files.
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 #: What a weights file given by its path may end in.
 WEIGHTS_SUFFIXES = (".safetensors", ".bin", ".pt")
 #: Variable that names a folder of models.
 VARIABLE = "VIRNUCPRO_MODELS"
+#: Names of tensors that only ESM networks have, and how much of a file is searched for them.
+_ESM_KEYS, _HEAD_BYTES = (b"rot_emb.inv_freq", b"rotary_embeddings.inv_freq", b"esm.encoder.layer."), 1 << 20
 #: Folder of the models shipped in the wheel.
 EMBEDDED = Path(__file__).parent / "embedded"
 
@@ -44,8 +49,9 @@ class FilePin:
 class ModelSpec:
     """A registered model.
 
-    `pins` names the files that its source publishes at `revision`, and what they must be. An embedded model
-    has no `hub_id`. `dim` is the width of an embedding.
+    `pins` names the files that its source publishes at `revision`, and what they must be; `other_pins` the same
+    weights as published elsewhere, for whoever has them. An embedded model has no `hub_id`. `kind` is the family of
+    the network, a key of NEEDED; `dim` is the width of an embedding.
     """
 
     name: str
@@ -58,8 +64,17 @@ class ModelSpec:
     hub_id: str | None = None
     revision: str | None = None
     weights: tuple[str, ...] = WEIGHTS
-    files: tuple[str, ...] = (CONFIG, TOKENIZER)
     pins: Mapping[str, FilePin] = field(default_factory=dict)
+    other_pins: Mapping[str, FilePin] = field(default_factory=dict)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of the files that must lie beside the weights."""
+        return NEEDED[self.kind]
+
+    def pin(self, file: str) -> FilePin:
+        """What the file of that name must be."""
+        return self.pins.get(file) or self.other_pins.get(file) or FilePin()
 
     @property
     def label(self) -> str:
@@ -76,21 +91,29 @@ class ModelSpec:
 class LocalModel:
     """The files of a model on this machine; `trained` is False where the weights are random.
 
-    `revision` is None unless the weights are those that a registered source publishes.
+    `kind` is the family of the network, a key of NEEDED: files that it can do without may be None. Of weights in
+    several files `weights` is the first. `revision` is None unless the weights are those that a registered source
+    publishes.
     """
 
     name: str
     kind: str
     weights: Path
-    config: Path
-    tokenizer: Path
+    config: Path | None
+    tokenizer: Path | None
     revision: str | None
     trained: bool
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file of the model, the weights first."""
+        return (*weight_files(self.weights), *(path for path in (self.config, self.tokenizer) if path is not None))
+
     @cached_property
     def sha256(self) -> str:
-        """Checksum of the weights file; a ModelError if it cannot be read."""
-        return sha256_of(self.weights)
+        """Checksum of the weights, of several files that of their checksums; a ModelError if one cannot be read."""
+        found = [sha256_of(path) for path in weight_files(self.weights)]
+        return found[0] if len(found) == 1 else hashlib.sha256("\n".join(found).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -131,6 +154,30 @@ _DNABERT_S_PAPER = (
     "differentiation with species-aware DNA embeddings. Bioinformatics 2025;41(Suppl 1):i255-i264, "
     "doi:10.1093/bioinformatics/btaf188, arXiv:2402.08777"
 )
+
+_ESM_2_PAPER = (
+    "Lin Z, Akin H, Rao R, Hie B, Zhu Z, Lu W, et al. Evolutionary-scale prediction of atomic-level protein structure "
+    "with a language model. Science 2023;379(6637):1123-1130, doi:10.1126/science.ade2574"
+)
+
+
+def _esm2(size: str, dim: int, published: str, revision: str, pins: Mapping[str, FilePin], fair: FilePin) -> ModelSpec:
+    """A published ESM-2 network; `fair` is what fair-esm's own single file must be."""
+    return ModelSpec(
+        name=f"esm2-{size}",
+        kind="esm2",
+        dim=dim,
+        trained=True,
+        description=f"protein language model, {size[:-1]} {'billion' if size.endswith('b') else 'million'} parameters",
+        licence="MIT",
+        citation=_ESM_2_PAPER,
+        hub_id=f"facebook/{published}",
+        revision=revision,
+        weights=(*WEIGHTS, f"{published}.pt"),
+        pins=pins,
+        other_pins={f"{published}.pt": fair},
+    )
+
 
 #: The registered models. Embedded ones carry no pins: the installer checks the files of a wheel.
 MODELS: dict[str, ModelSpec] = {
@@ -181,15 +228,100 @@ MODELS: dict[str, ModelSpec] = {
                 TOKENIZER: FilePin(167908, "5d178e8ce2ba55df97fff197f4b30f40133b95d7096be398c2df6b526c5d8cd3"),
             },
         ),
+        ModelSpec(
+            name="esm2-mini",
+            kind="esm2",
+            dim=128,
+            trained=False,
+            description="small network of the ESM-2 family, shipped with virnucpro",
+            licence="MIT",
+            citation=f"virnucpro; architecture: {_ESM_2_PAPER}",
+        ),
+        _esm2(
+            "8m",
+            320,
+            "esm2_t6_8M_UR50D",
+            "c731040fcd8d73dceaa04b0a8e6329b345b0f5df",
+            {
+                "model.safetensors": FilePin(
+                    31384292, "24c5fa474c48f3b754b86efe752d5f189d2bcd88190fa2270fc92b2ef3034189"
+                )
+            },
+            FilePin(30099493, "46f002a9870c9bdecd0ea887acb1f9a38a6b561e8f8bf8a6990b679b9d31b928"),
+        ),
+        _esm2(
+            "35m",
+            480,
+            "esm2_t12_35M_UR50D",
+            "6fbf070e65b0b7291e7bbcd451118c216cff79d8",
+            {
+                "model.safetensors": FilePin(
+                    136008798, "e35647818e0e064351d4531ed480d225a002567b4b2b93ad3a9246d753150fc0"
+                )
+            },
+            FilePin(134095705, "7f21e80e61d16a71735163ef555d3009afb0c98da74c48e29df08606973cc55e"),
+        ),
+        _esm2(
+            "150m",
+            640,
+            "esm2_t30_150M_UR50D",
+            "a695f6045e2e32885fa60af20c13cb35398ce30c",
+            {
+                "model.safetensors": FilePin(
+                    595257706, "c3f1da8aea53bddd32c246c86168c23b9fd72341fb9db9a94436f855f5053566"
+                )
+            },
+            FilePin(592774773, "881c7176cf198ef8dec26a3c375d40eb58d0c33df95c22562ca6cc6d3f812c62"),
+        ),
+        _esm2(
+            "650m",
+            1280,
+            "esm2_t33_650M_UR50D",
+            "08e4846e537177426273712802403f7ba8261b6c",
+            {
+                "model.safetensors": FilePin(
+                    2609506392, "a08adabb949fa67ad3c14b509d04fd60368b35007b0095e3358f81200c4f4db0"
+                )
+            },
+            FilePin(2604537549, "ea9d0522b335a8778dea6535a65301f10208dece28cd5865482b0b1fc446168c"),
+        ),
+        _esm2(
+            "3b",
+            2560,
+            "esm2_t36_3B_UR50D",
+            "476b639933c8baad5ad09a60ac1a87f987b656fc",
+            {
+                "pytorch_model-00001-of-00002.bin": FilePin(
+                    9976735419, "0f971f11c449d21422aa982b791619c10351972992c735f4c3cd43fe09790412"
+                ),
+                "pytorch_model-00002-of-00002.bin": FilePin(
+                    1390347055, "7560b46fc383c691fb74b915b7d4bcef40d3df181447f16ba4b298845e308d0c"
+                ),
+            },
+            FilePin(5678116398, "7de8b4082ba15891959ab368b77ce3886697af1efb16d3c9e9e7b0c5d3f07500"),
+        ),
     )
 }
+
+
+def weight_files(first: Path) -> tuple[Path, ...]:
+    """Every file of weights whose `first` is given: itself, or the parts of NAME-00001-of-0000N.SUFFIX."""
+    match = re.fullmatch(r"(.+)-0*1-of-(\d+)", first.stem)
+    if match is None:
+        return (first,)
+    name, last = match.groups()
+    digits = len(last)
+    return tuple(
+        first.with_name(f"{name}-{part:0{digits}}-of-{last}{first.suffix}") for part in range(1, int(last) + 1)
+    )
 
 
 def resolve(name: str, models_dir: Path | None = None) -> LocalModel:
     """The files of the model `name`, without a network.
 
     `name` is a registered name, a folder, or a weights file with its `config.json` and `tokenizer.json`
-    beside it; a registered name wins over a folder called the same (write `./name` for the folder).
+    beside it, which ESM-2 needs not; a registered name wins over a folder called the same (write `./name`
+    for the folder).
 
     A ModelError says what is wrong and its cure: the name is unknown, the model is not on this machine, a
     file is missing, or the weights have another size than the published ones.
@@ -221,8 +353,8 @@ def download(name: str, models_dir: Path | None = None) -> LocalModel:
 def verify(name: str, models_dir: Path | None = None) -> list[FileCheck]:
     """Compare each file of a model with its pin; a ModelError if a file is absent or cannot be read."""
     model = _locate(name, models_dir)
-    pins = MODELS[name].pins if name in MODELS else {}
-    return [_check(path, pins.get(path.name, FilePin())) for path in (model.weights, model.config, model.tokenizer)]
+    spec = MODELS.get(name)
+    return [_check(path, spec.pin(path.name) if spec else FilePin()) for path in model.files]
 
 
 def available(models_dir: Path | None = None) -> list[Availability]:
@@ -276,24 +408,36 @@ def _folders(name: str, models_dir: Path | None) -> Iterator[Path]:
 
 
 def _in_folder(spec: ModelSpec, folder: Path, cure: str) -> LocalModel:
-    return _described(spec, _pick(folder, spec.weights, spec.files, cure), folder)
+    return _described(spec, _pick(folder, spec.weights, spec.files, cure))
 
 
 def _in_hub_cache(spec: ModelSpec, hub_id: str) -> LocalModel | None:
     from huggingface_hub import try_to_load_from_cache
 
     found = [try_to_load_from_cache(hub_id, file, revision=spec.revision) for file in spec.pins]
-    paths = {Path(path).name: Path(path) for path in found if isinstance(path, str)}
+    paths = [Path(path) for path in found if isinstance(path, str)]
     if len(paths) < len(spec.pins):
         return None
-    weights = next(paths[file] for file in spec.weights if file in paths)
-    return _described(spec, weights, weights.parent)
+    return _described(spec, next(path for path in paths if path.name not in spec.files))
 
 
-def _described(spec: ModelSpec, weights: Path, folder: Path) -> LocalModel:
+def _described(spec: ModelSpec, weights: Path) -> LocalModel:
     # Weights converted by the user carry no proof of the revision they come from.
     revision = spec.revision if weights.name in spec.pins else None
-    return LocalModel(spec.name, spec.kind, weights, folder / CONFIG, folder / TOKENIZER, revision, spec.trained)
+    return _model(spec.name, spec.kind, weights, revision, spec.trained)
+
+
+def _model(name: str, kind: str, weights: Path, revision: str | None, trained: bool) -> LocalModel:
+    config, tokenizer = weights.with_name(CONFIG), weights.with_name(TOKENIZER)
+    return LocalModel(
+        name,
+        kind,
+        weights,
+        config if os.access(config, os.R_OK) else None,
+        tokenizer if TOKENIZER in NEEDED[kind] else None,
+        revision,
+        trained,
+    )
 
 
 def _local(name: str) -> LocalModel:
@@ -303,39 +447,69 @@ def _local(name: str) -> LocalModel:
     if not is_file and not os.path.isdir(path):
         raise _unknown(name)
     folder, names = (path.parent, (path.name,)) if is_file else (path, WEIGHTS)
-    weights = _pick(folder, names, (CONFIG, TOKENIZER), "put it there, or name a registered model")
-    config = folder / CONFIG
-    return LocalModel(path.resolve().name, "dnabert", weights, config, folder / TOKENIZER, None, _says_trained(config))
+    values = _config_values(folder / CONFIG)
+    kind = _kind(values, _candidates(folder, names))
+    weights = _pick(folder, names, NEEDED[kind], "put it there, or name a registered model")
+    # A copy of an embedded model that is not trained yet says so in its config.
+    return _model(path.resolve().name, kind, weights, None, values.get("trained") is not False)
 
 
-def _says_trained(config: Path) -> bool:
-    """False for a copy of an embedded model that is not trained yet: its config says so."""
+def _config_values(config: Path) -> Mapping[str, object]:
+    """What a `config.json` says, nothing if there is none; a ModelError if it is not a JSON object."""
+    if not os.access(config, os.R_OK):
+        return {}
     try:
-        return json.loads(config.read_text(encoding="utf-8")).get("trained") is not False
-    except (OSError, ValueError, AttributeError) as error:
+        values = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise ModelError(f"cannot read {config}: {error}", hint="it must be a JSON object") from error
+    if not isinstance(values, dict):
+        raise ModelError(f"cannot read {config}: it is no JSON object")
+    return values
+
+
+def _kind(config: Mapping[str, object], weights: list[Path]) -> str:
+    """The family of a local model: by what its config says, or by the names of its tensors."""
+    is_esm = config.get("model_type") == "esm" or (weights and _has_esm_keys(weights[0]))
+    return "esm2" if is_esm else "dnabert"
+
+
+def _has_esm_keys(weights: Path) -> bool:
+    # Either format names its tensors near the beginning of the file, in plain letters: no need to load anything.
+    with weights.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    return any(key in head for key in _ESM_KEYS)
 
 
 def _pick(folder: Path, weights: tuple[str, ...], files: tuple[str, ...], cure: str) -> Path:
     """The weights in a folder that must hold `files` too; a ModelError names what is missing."""
     missing = [file for file in files if not os.access(folder / file, os.R_OK)]
-    readable = [folder / file for file in weights if os.access(folder / file, os.R_OK)]
+    readable = _candidates(folder, weights)
     if not readable:
         missing.append(" or ".join(weights))
+    else:
+        missing += [part.name for part in weight_files(readable[0]) if not os.access(part, os.R_OK)]
     if missing:
         raise ModelError(f"{folder} holds no readable {', no '.join(missing)}", hint=cure)
     return readable[0]
 
 
+def _candidates(folder: Path, names: tuple[str, ...]) -> list[Path]:
+    """Readable weights of these names in a folder, each in one file or the first of several."""
+    paths: list[Path] = []
+    for name in map(Path, names):
+        paths += [folder / name, *sorted(folder.glob(f"{name.stem}-00001-of-*{name.suffix}"))]
+    return [path for path in paths if os.path.isfile(path) and os.access(path, os.R_OK)]
+
+
 def _refuse_truncated(spec: ModelSpec, model: LocalModel, models_dir: Path | None) -> None:
     """Raise a ModelError if the weights have another size than the published file of that name."""
-    expected = spec.pins.get(model.weights.name, FilePin()).size
-    found = model.weights.stat().st_size
-    if expected not in (None, found):
-        raise ModelError(
-            f"{model.weights} has {found} bytes, expected {expected}: an incomplete download or another file",
-            hint=_cure(spec, models_dir),
-        )
+    for path in weight_files(model.weights):
+        expected, found = spec.pin(path.name).size, path.stat().st_size
+        if expected not in (None, found):
+            raise ModelError(
+                f"{path} has {found} bytes, expected {expected}: an incomplete download or another file",
+                hint=_cure(spec, models_dir),
+            )
 
 
 def _check(path: Path, pin: FilePin) -> FileCheck:

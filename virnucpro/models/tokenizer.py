@@ -20,9 +20,14 @@ PAD_TOKEN = "[PAD]"
 
 
 class DNATokenizer:
-    """Wraps a `tokenizer.json`; ids come out as `[CLS] sequence [SEP]`."""
+    """Wraps a `tokenizer.json`; ids come out as `[CLS] sequence [SEP]`.
 
-    def __init__(self, path: Path) -> None:
+    `path` may be None, as it is for a protein model: that is a ModelError, like a file that cannot be read.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        if path is None:
+            raise ModelError("the model has no tokenizer for DNA", hint="is it a model of proteins?")
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception

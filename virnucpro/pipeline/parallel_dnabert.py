@@ -145,8 +145,9 @@ class DNABERTWorker(BaseEmbeddingWorker):
         self.pad_id = self.tokenizer.pad_id
         network = load_dnabert(self.model.weights, self.model.config)
         self.dim = network.dim
+        slopes = network.slopes
         self.network = network.to(device=device, dtype=dtype)
-        self.network.slopes = network.slopes.float()
+        self.network.slopes = slopes.to(device)  # fp32 as they were: half of them are no powers of two
         self._describe(device, dtype, budget)
         if device.type == "cpu" and not prepack(self.network, budget):
             logger.warning("this PyTorch has no prepacked oneDNN products; using its plain ones, which are slower")

@@ -1,0 +1,45 @@
+"""Protein → token ids of the ESM alphabet; one table, so no model needs a tokenizer file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Tokens of ESM-1b and ESM-2 by their ids.
+ALPHABET = ("<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>")
+
+CLS, PAD, EOS, UNK = range(4)
+
+
+def _letter_table() -> NDArray[np.int64]:
+    """(256,) id of each byte; whatever is no letter of the alphabet is `<unk>`."""
+    table = np.full(256, UNK, dtype=np.int64)
+    for index, token in enumerate(ALPHABET):
+        if len(token) == 1:
+            table[ord(token)] = index
+    return table
+
+
+_TABLE = _letter_table()
+
+
+class ProteinTokenizer:
+    """Ids come out as `<cls> protein <eos>`."""
+
+    #: Id of the inert token that fills the tail of a buffer.
+    pad_id: int = PAD
+
+    def encode(self, sequences: Sequence[str]) -> list[NDArray[np.int64]]:
+        """Ids of each upper-case sequence, `<cls>` and `<eos>` included. Any letter not in the alphabet is `<unk>`."""
+        return [_encode(sequence) for sequence in sequences]
+
+
+def _encode(sequence: str) -> NDArray[np.int64]:
+    # A character beyond ASCII becomes one "?", which is no letter of the alphabet either.
+    letters = np.frombuffer(sequence.encode("ascii", "replace"), dtype=np.uint8)
+    ids = np.empty(len(letters) + 2, dtype=np.int64)
+    ids[0], ids[-1] = CLS, EOS
+    ids[1:-1] = _TABLE[letters]
+    return ids

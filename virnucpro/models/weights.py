@@ -1,0 +1,56 @@
+"""Reading the tensors of published checkpoints: nothing in a file is executed, and nothing passes unnoticed."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from zipfile import is_zipfile
+
+import torch
+from torch import Tensor
+
+from virnucpro.errors import ModelError
+from virnucpro.models.registry import weight_files
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors of a `.safetensors` or PyTorch file, and of the other files if it is the first of several.
+
+    Of fair-esm's `{"cfg", "model"}` the model is taken. Raises ModelError for a file that cannot be read, that holds
+    anything but tensors, or that would execute code.
+    """
+    found: dict[str, Tensor] = {}
+    for part in weight_files(path):
+        try:
+            found |= _read_file(part)
+        except Exception as error:
+            # The readers raise a dozen kinds of error for a damaged file; all mean the same to the user.
+            raise ModelError(f"cannot read the weights in {part}: {error}", hint="download them again") from error
+    return found
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    # fair-esm keeps its settings beside the weights as a Namespace: plain data, which torch must be told.
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
+    if isinstance(loaded, Mapping) and isinstance(loaded.get("model"), Mapping):
+        loaded = loaded["model"]
+    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise ValueError("it is no dictionary of tensors")
+    return dict(loaded)
+
+
+def check_keys(path: Path, wanted: set[str], found: set[str], family: str) -> None:
+    """Raise a ModelError that names tensors of a network of `family` which are missing or unknown."""
+    for what, keys in (("misses", wanted - found), ("has unknown", found - wanted)):
+        if keys:
+            some = ", ".join(sorted(keys)[:3])
+            raise ModelError(
+                f"{path} {what} {len(keys)} tensors of {family}, for example {some}",
+                hint="give the weights and the config.json of one and the same model",
+            )
