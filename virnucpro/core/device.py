@@ -145,7 +145,8 @@ def select_devices(spec: str) -> list[Device]:
         if not gpus and entries == ["cuda"]:
             raise DeviceError("no GPU is visible", hint="use --device cpu, or see `virnucpro doctor`")
         return gpus or [find_cpu()]
-    return [_select(entry, find_gpus()) if entry != "cpu" else find_cpu() for entry in entries]
+    gpus = find_gpus()
+    return [_select(entry, gpus) if entry != "cpu" else find_cpu() for entry in entries]
 
 
 def _select(entry: str, gpus: Sequence[Device]) -> Device:

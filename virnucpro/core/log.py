@@ -34,7 +34,12 @@ class _ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         style = "red" if record.levelno >= logging.ERROR else "yellow" if record.levelno >= logging.WARNING else None
-        self.console.print(self.format(record), style=style, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(self.format(record), style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+class _LogFile(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing: when the disk is full, the run says so itself."""
 
 
 def set_up(console: Console, level: str = "normal", log_format: str = "text") -> None:
@@ -48,9 +53,26 @@ def set_up(console: Console, level: str = "normal", log_format: str = "text") ->
     root.propagate = False
 
 
+def writes_json() -> bool:
+    """Whether messages go to stderr as JSON objects."""
+    return any(isinstance(handler.formatter, _JsonFormatter) for handler in logging.getLogger("virnucpro").handlers)
+
+
 def add_file(path: Path) -> logging.Handler:
-    """Also append every message to `path`; the caller removes the handler when the run ends."""
-    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    """Also append every message to `path`; `remove` it when the run ends. Raises OSError."""
+    handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.getLogger("virnucpro").addHandler(handler)
+    root = logging.getLogger("virnucpro")
+    root.addHandler(handler)
+    if root.level == logging.NOTSET:  # called from Python, where nobody has set a level
+        root.setLevel(logging.INFO)
     return handler
+
+
+def remove(handler: logging.Handler) -> None:
+    """Undo `add_file`."""
+    handler.close()
+    root = logging.getLogger("virnucpro")
+    root.removeHandler(handler)
+    if not root.handlers:
+        root.setLevel(logging.NOTSET)

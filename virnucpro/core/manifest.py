@@ -65,7 +65,7 @@ class Manifest:
             values.pop("fingerprint")
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             logger.warning("%s is no run record (%s); starting anew", path, error)
             return None
         return cls(path, state, identity, plan, values)

@@ -229,7 +229,8 @@ def _checked(raw: _Raw, number: int) -> Record | BadRecord:
     header = _text(raw.header).rstrip("\r\n")
     sequence = b"".join(raw.lines).translate(_LETTERS, _LAYOUT)
     if "\0" in header:
-        return BadRecord(first_word(header), number, f"line {raw.line}: a NUL byte in the header: {_FETCH_AGAIN}")
+        name = first_word(header.partition("\0")[0])
+        return BadRecord(name, number, f"line {raw.line}: a NUL byte in the header: {_FETCH_AGAIN}")
     if not sequence:
         place = f"line {raw.line}: " if raw.line else ""
         reason = f"{place}no sequence follows this header: complete the record or take it out"

@@ -2,14 +2,18 @@
 
 Layout of an HDF5 file: `embeddings` (n, dim) float32, `ids` (n,) the first word of each header, `headers` (n,) whole
 headers, attributes that say what made it. Nothing in it depends on time, place, or the number of workers, so equal
-embeddings give equal bytes. Shards hold besides `failed_records`, `failed_ids`, `failed_reasons`.
+embeddings give equal bytes. Shards hold besides `failed_records`, `failed_ids`, `failed_reasons`, and in their user
+block the sha256 of all that follows it: HDF5 may crash, hang or be silent when it reads damaged bytes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +23,7 @@ from numpy.typing import NDArray
 
 from virnucpro.errors import InputError, OutputError
 from virnucpro.io.fasta import first_word
+from virnucpro.io.target import Target
 
 FORMAT_VERSION = 1
 TEXT = h5py.string_dtype("utf-8")
@@ -28,17 +33,22 @@ MERGE_ROWS = 4096
 
 OUTPUT_SUFFIXES = (".h5", ".hdf5", ".npy", ".pt")
 
+#: Bytes of a shard's user block; the least that HDF5 allows.
+USER_BLOCK = 512
+
 
 @dataclass
 class Shard:
     """The embeddings of one work file, or part of them.
 
-    failed: (record number in the work file, id, reason) of sequences without an embedding.
+    failed: (record number in the work file, id, reason) of sequences without an embedding; attributes: those of a
+    shard that was read.
     """
 
     headers: list[str]
     embeddings: NDArray[np.float32]
     failed: list[tuple[int, str, str]] = field(default_factory=list)
+    attributes: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def ids(self) -> list[str]:
@@ -78,8 +88,11 @@ def _sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _hdf5(path: Path, rows: int, dim: int, attributes: Mapping[str, object]) -> Iterator[h5py.File]:
-    with h5py.File(path, "w", libver="v110") as file:
+def _hdf5(
+    target: object, rows: int, dim: int, attributes: Mapping[str, object], user_block: int = 0
+) -> Iterator[h5py.File]:
+    """An HDF5 file in the file-like object `target`."""
+    with h5py.File(target, "w", libver="v110", userblock_size=user_block) as file:
         file.attrs["format_version"] = FORMAT_VERSION
         for name, value in attributes.items():
             file.attrs[name] = value
@@ -92,7 +105,8 @@ def _hdf5(path: Path, rows: int, dim: int, attributes: Mapping[str, object]) -> 
 def write_shard(path: Path, shard: Shard, attributes: Mapping[str, object]) -> None:
     """Write one work file's result, whole or not at all."""
     rows, dim = shard.embeddings.shape
-    with atomic_path(path) as temporary, _hdf5(temporary, rows, dim, attributes) as file:
+    content = io.BytesIO()
+    with _hdf5(content, rows, dim, attributes, USER_BLOCK) as file:
         file["embeddings"][...] = shard.embeddings
         file["ids"][...] = shard.ids
         file["headers"][...] = shard.headers
@@ -100,18 +114,28 @@ def write_shard(path: Path, shard: Shard, attributes: Mapping[str, object]) -> N
         file.create_dataset("failed_records", data=np.array(numbers, dtype=np.int64))
         file.create_dataset("failed_ids", data=list(ids), dtype=TEXT, shape=(len(ids),))
         file.create_dataset("failed_reasons", data=list(reasons), dtype=TEXT, shape=(len(ids),))
+    data = content.getbuffer()
+    digest = _digest(data)
+    data[: len(digest)] = digest
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def _digest(shard: memoryview) -> bytes:
+    return hashlib.sha256(shard[USER_BLOCK:]).digest()
 
 
 def read_shard(path: Path) -> Shard:
-    """Read a shard; InputError when it is damaged or holds numbers that are not finite."""
+    """Read a shard. Raises InputError when it is not what was written."""
     try:
-        with h5py.File(path) as file:
-            shard = Shard(_text(file["headers"]), file["embeddings"][...], _failures(file))
-    except (OSError, KeyError, ValueError) as error:
-        raise InputError(f"{path} is damaged: {error}", hint="it will be made again") from error
-    if len(shard.headers) != len(shard.embeddings):
-        raise InputError(f"{path} is damaged: ids and embeddings differ in number", hint="it will be made again")
-    return shard
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}", hint="it will be made again") from error
+    digest = _digest(memoryview(data))
+    if data[: len(digest)] != digest:
+        raise InputError(f"{path} is damaged: its checksum differs", hint="it will be made again")
+    with h5py.File(io.BytesIO(data)) as file:
+        return Shard(_text(file["headers"]), file["embeddings"][...], _failures(file), dict(file.attrs))
 
 
 def _text(dataset: h5py.Dataset) -> list[str]:
@@ -127,15 +151,6 @@ def read_result(path: Path) -> tuple[list[str], NDArray[np.float32]]:
     """Ids and (n, dim) embeddings of an HDF5 result."""
     with h5py.File(path) as file:
         return _text(file["ids"]), file["embeddings"][...]
-
-
-def read_attributes(path: Path) -> dict[str, object]:
-    """Attributes of an HDF5 result; empty when the file is not one that can be opened."""
-    try:
-        with h5py.File(path) as file:
-            return dict(file.attrs)
-    except OSError:
-        return {}
 
 
 def write_merged(path: Path, shards: Iterable[Shard], rows: int, dim: int, attributes: Mapping[str, object]) -> None:
@@ -163,14 +178,29 @@ def _even_blocks(shards: Iterable[Shard]) -> Iterator[Shard]:
 
 
 def _write_hdf5(path: Path, blocks: Iterable[Shard], rows: int, dim: int, attributes: Mapping[str, object]) -> None:
-    with atomic_path(path) as temporary, _hdf5(temporary, rows, dim, attributes) as file:
+    # In a thread of its own: a signal breaks into Python code of the main thread only, and HDF5 calls some to write.
+    with atomic_path(path) as temporary, Target(temporary) as target, ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(_write_blocks, target, blocks, rows, dim, attributes)
+        try:
+            writing.result()
+        except BaseException:
+            target.stop()
+            raise
+
+
+def _write_blocks(
+    target: Target, blocks: Iterable[Shard], rows: int, dim: int, attributes: Mapping[str, object]
+) -> None:
+    with _hdf5(target, rows, dim, attributes) as file:
         start = 0
         for block in blocks:
             end = start + len(block.headers)
             file["embeddings"][start:end] = block.embeddings
             file["ids"][start:end] = block.ids
             file["headers"][start:end] = block.headers
+            target.check()
             start = end
+    target.check()
 
 
 def ids_path(path: Path) -> Path:

@@ -148,6 +148,6 @@ def torch_device(device_id: int | str) -> torch.device:
     if device.type == "cuda":
         try:
             torch.cuda.set_device(device)
-        except (RuntimeError, AssertionError) as error:
+        except (RuntimeError, AssertionError, AttributeError) as error:  # the last from a build without CUDA
             raise DeviceError(f"cannot use {device}: {error}", hint="see `virnucpro devices`") from error
     return device

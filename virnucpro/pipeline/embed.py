@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import fcntl
+import glob
 import logging
 import os
 import platform
@@ -22,14 +23,14 @@ from virnucpro.core.config import STDIN, EmbedConfig
 from virnucpro.core.device import Device, available_threads, select_devices, select_dtype
 from virnucpro.core.manifest import Manifest, differences, fingerprint
 from virnucpro.core.paths import RunPaths
-from virnucpro.errors import InputError, OutputError, UsageError
+from virnucpro.errors import InputError, ModelError, OutputError, UsageError
 from virnucpro.io.fasta import read_records
 from virnucpro.io.store import (
     FORMAT_VERSION,
     OUTPUT_SUFFIXES,
     Shard,
     atomic_path,
-    read_attributes,
+    ids_path,
     read_shard,
     write_merged,
 )
@@ -95,6 +96,8 @@ class EmbedRun:
             raise UsageError(f"-o {output}: the suffix decides the format", hint="use .h5, .npy or .pt")
         if output.resolve() in {path.resolve() for path in config.inputs}:
             raise UsageError(f"-o {output} is also an input", hint="choose another output")
+        if output.is_dir():
+            raise OutputError(f"-o {output} is a folder", hint="name a file in it")
         if not output.parent.is_dir():
             raise OutputError(f"the folder {output.parent} does not exist", hint=f"mkdir -p {output.parent}")
         if not os.access(output.parent, os.W_OK):
@@ -114,10 +117,6 @@ class EmbedRun:
         """Model, devices, and the one dtype and token budget of the run."""
         config = self.config
         self.model: LocalModel = resolve(config.model, config.models_dir)
-        if not self.model.trained:
-            logger.warning(
-                "%s is UNTRAINED: its embeddings show that the tool works, and mean nothing", self.model.name
-            )
         self.devices: list[Device] = select_devices(config.device)
         self.dtype = select_dtype(config.dtype, self.devices)
         best = min(device.optimal_tokens(self.dtype) for device in self.devices)
@@ -140,16 +139,24 @@ class EmbedRun:
                 raise OutputError(
                     f"another run is writing {self.config.output}", hint="wait for it, or choose another output"
                 ) from error
-            yield
+            try:
+                yield
+            finally:
+                self._tidy()
 
     @contextlib.contextmanager
     def _logging(self) -> Iterator[None]:
-        handler = log.add_file(self.paths.log)
+        try:
+            handler = log.add_file(self.paths.log)
+        except OSError as error:
+            raise OutputError(f"cannot write {self.paths.log}: {error.strerror}", hint="try another -o") from error
         try:
             yield
+        except BaseException as error:
+            logger.debug("ended by %s: %s", type(error).__name__, error)  # the caller says it to the user
+            raise
         finally:
-            handler.close()
-            logging.getLogger("virnucpro").removeHandler(handler)
+            log.remove(handler)
 
     def _identify(self) -> None:
         """Everything that decides the bytes of the result; equal identities mean equal results."""
@@ -162,8 +169,8 @@ class EmbedRun:
         self.identity: dict[str, Any] = {
             "inputs": [entry["sha256"] for entry in self.described],
             "model_weights": self.model.sha256,
-            "model_config": sha256_of(self.model.config),
-            "tokenizer": sha256_of(self.model.tokenizer),
+            "model_config": _sha256(self.model.config),
+            "tokenizer": _sha256(self.model.tokenizer),
             "dtype": self.dtype,
             "token_budget": self.budget,
             "max_tokens": self.config.max_tokens,
@@ -200,7 +207,6 @@ class EmbedRun:
         if manifest.record["failed_work_files"]:
             logger.info("some work files failed last time and are tried again")
             return None
-        self._clean()
         logger.info("%s is complete; nothing to do", output)
         summary = manifest.record["result"]
         failures = [tuple(row) for row in summary["failures"]]
@@ -226,11 +232,15 @@ class EmbedRun:
         if changed := differences(manifest.identity, self.identity):
             logger.warning("not resuming the earlier run: %s changed; starting anew", ", ".join(changed))
             return None
-        missing = [part["name"] for part in manifest.plan["parts"] if not (self.paths.parts / part["name"]).exists()]
-        if missing:
-            logger.warning("not resuming the earlier run: work file %s is gone; starting anew", missing[0])
+        lost = [part.name for part in Plan.from_json(manifest.plan).parts if not self._is_whole(part)]
+        if lost:
+            logger.warning("not resuming the earlier run: work file %s is gone or cut; starting anew", lost[0])
             return None
         return manifest
+
+    def _is_whole(self, part: Part) -> bool:
+        path = self._path(part)
+        return path.exists() and path.stat().st_size == part.size
 
     def _split(self) -> None:
         for folder in (self.paths.parts, self.paths.shards):
@@ -274,6 +284,15 @@ class EmbedRun:
         if done:
             logger.info("resuming: %d of %d work files are done", len(done), len(self.plan.parts))
         workers = tuple(device.name for device in self.devices)
+        if self.model.kind != "dnabert":
+            raise ModelError(
+                f"{self.model.name} embeds proteins, which this version cannot do yet",
+                hint="for DNA, take dnabert-mini, dnabert-s or dnabert-2",
+            )
+        if not self.model.trained:
+            logger.warning(
+                "%s is UNTRAINED: its embeddings show that the tool works, and mean nothing", self.model.name
+            )
         logger.info(
             "%d sequences in %d work files; %s in %s, %d tokens a batch, on %s",
             self.plan.sequences,
@@ -329,13 +348,13 @@ class EmbedRun:
         path = self.paths.shard(self._path(part))
         if not path.exists():
             return False
-        if read_attributes(path).get("fingerprint") != self.fingerprint:
-            logger.warning("%s is of another run; it is made again", path)
-            return False
         try:
             shard = read_shard(path)
         except InputError as error:
             logger.warning("%s", error)
+            return False
+        if shard.attributes.get("fingerprint") != self.fingerprint:
+            logger.warning("%s is of another run; it is made again", path)
             return False
         return len(shard.headers) + len(shard.failed) == part.sequences
 
@@ -352,8 +371,6 @@ class EmbedRun:
         self._write_failed(failures)
         result = EmbedResult(self.config.output, rows, dim, failures, queue.stats)
         self._save_record(result, failed_parts)
-        if not failed_parts:
-            self._clean()
         if not good:
             raise InputError("no work file could be embedded", hint=f"see {self.paths.failed}")
         return result
@@ -380,8 +397,18 @@ class EmbedRun:
     def _failures_of(self, part: Part, reason: str | None) -> list[tuple[int, str, str]]:
         if reason is None:
             return read_shard(self.paths.shard(self._path(part))).failed
-        records = read_records(self._path(part))
-        return [(record.number, record.id, f"its work file failed: {reason}") for record in records]
+        names = self._names(part)
+        return [
+            (number, names.get(number, ""), f"its work file failed: {reason}")
+            for number in range(1, part.sequences + 1)
+        ]
+
+    def _names(self, part: Part) -> dict[int, str]:
+        """The ids in a work file by record number; none if that is what it failed of."""
+        try:
+            return {record.number: record.id for record in read_records(self._path(part))}
+        except InputError:
+            return {}
 
     def _write_failed(self, failures: list[tuple[str, int, str, str]]) -> None:
         """`failed.tsv`: input, record (from 1; 0 is the rest of the file), id, reason. No failures, no file."""
@@ -395,24 +422,38 @@ class EmbedRun:
 
     def _save_record(self, result: EmbedResult, failed_parts: dict[str, str]) -> None:
         """Complete `run.json`."""
-        busy = [stats.busy_seconds for stats in result.devices if stats.busy_seconds]
+        busy = [stats.busy_seconds for stats in result.devices]
         self.manifest.state = "complete"
         self.manifest.record |= {
             "seconds": round(time.time() - self.began, 1),
             "result": {"sequences": result.sequences, "dim": result.dim, "failures": result.failures},
             "failed_work_files": failed_parts,
             "devices": [asdict(stats) | {"busy_share": round(stats.busy_share, 4)} for stats in result.devices],
-            "busy_spread": round(max(busy) * len(busy) / sum(busy), 4) if busy else None,
+            "busy_spread": round(max(busy) * len(busy) / sum(busy), 4) if sum(busy) else None,
         }
         self.manifest.save()
 
+    def _tidy(self) -> None:
+        """At a run's end, whatever it is: keep the work files only if the run can be continued."""
+        manifest = Manifest.load(self.paths.manifest)
+        open_end = manifest is not None and (manifest.state != "complete" or manifest.record.get("failed_work_files"))
+        if not open_end or not any(self.paths.parts.glob("*")):
+            self._clean()
+
     def _clean(self) -> None:
         """Remove what was needed only while the run was on; a folder that holds anything else stays."""
+        for path in (self.config.output, ids_path(self.config.output), self.paths.manifest, self.paths.failed):
+            for unfinished in path.parent.glob(f".{glob.escape(path.name)}.[0-9]*.tmp"):  # of a run that was killed
+                unfinished.unlink(missing_ok=True)
         for folder in (self.paths.parts, self.paths.shards, self.paths.streams):
             shutil.rmtree(folder, ignore_errors=True)
         self.paths.lock.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.paths.work.rmdir()
+
+
+def _sha256(path: Path | None) -> str | None:
+    return None if path is None else sha256_of(path)
 
 
 def _run_paths(config: EmbedConfig) -> RunPaths:

@@ -34,11 +34,16 @@ MOST_BASES = 20_000_000
 
 @dataclass
 class Part:
-    """A work file. origins: runs of (input index, first record number there, records) that it was cut from."""
+    """A work file.
+
+    size: bytes, once it is written; origins: runs of (input index, first record number there, records) that it was
+    cut from.
+    """
 
     name: str
     sequences: int = 0
     bases: int = 0
+    size: int = 0
     origins: list[list[int]] = field(default_factory=list)
 
     def add(self, input_index: int, record: Record) -> None:
@@ -102,6 +107,8 @@ def spool_streams(inputs: Sequence[Path], paths: RunPaths) -> list[Path]:
 def _spooled(path: Path, copy: Path) -> Path:
     if path != STDIN and path.is_file():
         return path
+    if path == STDIN and sys.stdin is None:
+        raise InputError("standard input is closed", hint="pipe sequences in, or name a file")
     with contextlib.ExitStack() as stack:
         source = sys.stdin.buffer if path == STDIN else stack.enter_context(open(path, "rb"))
         shutil.copyfileobj(source, stack.enter_context(open(copy, "wb")), 1 << 20)
@@ -130,6 +137,8 @@ class Splitter:
         self.plan = Plan()
         self._part: Part | None = None
         self._file: BinaryIO | None = None
+        #: The path of the input being read, which may be a copy, and the name that the user knows it by.
+        self._shown = ("", "")
         self._limit = 0
         self._total = 0
         #: Hashes of ids: a set of the ids themselves would be several times larger.
@@ -140,11 +149,12 @@ class Splitter:
         """Write the work files. Raises InputError when no input holds a usable sequence; bad records go to the plan."""
         self.paths.parts.mkdir(parents=True, exist_ok=True)
         for index, path in enumerate(inputs):
+            self._shown = str(path), str(names[index])
             try:
                 for record in read_records(path):
                     self._take(index, record)
             except InputError as error:
-                self._reject(index, BadRecord("", 0, str(error).replace(str(path), str(names[index]))))
+                self._reject(index, BadRecord("", 0, str(error)))
         self._close()
         return self.plan
 
@@ -164,7 +174,8 @@ class Splitter:
             self._close()
 
     def _reject(self, index: int, record: BadRecord) -> None:
-        self.plan.rejected.append(Rejected(index, record.number, record.id, record.reason))
+        reason = record.reason.replace(*self._shown)
+        self.plan.rejected.append(Rejected(index, record.number, record.id, reason))
 
     def _open(self) -> None:
         share = int(self._total * SHARE_OF_A_DEVICE / self.devices)
@@ -175,6 +186,7 @@ class Splitter:
 
     def _close(self) -> None:
         if self._part is not None and self._file is not None:
+            self._part.size = self._file.tell()
             self._file.close()
             self.plan.parts.append(self._part)
         self._part = self._file = None

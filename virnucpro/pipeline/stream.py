@@ -127,8 +127,8 @@ class Stream:
         stages = [(self._read, (files,)), (self._write, ()), *[(self._forward, ())] * lanes]
         threads = [threading.Thread(target=self._stage, args=stage, daemon=True) for stage in stages]
         threads_before = torch.get_num_threads()
+        self._emit(Ready())
         try:
-            self._emit(Ready())
             for thread in threads:
                 thread.start()
             while self.error is None and any(thread.is_alive() for thread in threads):
@@ -195,6 +195,8 @@ class Stream:
 
     def _good_records(self, job: _FileJob) -> Iterator[Record]:
         for record in read_records(job.path):
+            if isinstance(record, BadRecord) and record.number == 0:
+                raise InputError(record.reason)
             if isinstance(record, BadRecord):
                 job.failed.append((record.number, record.id, record.reason))
             else:

@@ -21,6 +21,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,7 +36,7 @@ logger = logging.getLogger("virnucpro.queue")
 #: Parent → worker: there is nothing more, return.
 STOP = "stop"
 
-#: A file in the hands of this many dying workers is given up; as often may a worker die before it is ready.
+#: A file in the hands of this many dying workers is given up; as often may a device's workers die with none in hand.
 MOST_DEATHS = 2
 
 #: Seconds that a worker gets to end by itself before it is killed.
@@ -104,7 +105,7 @@ class _Slot:
     connection: Connection | None = None
     in_flight: list[Path] = field(default_factory=list)
     ready_since: float | None = None
-    deaths_at_start: int = 0
+    deaths_without_file: int = 0
     waiting: bool = False
     flushed: bool = False
     stopped: bool = False
@@ -175,7 +176,8 @@ class WorkQueue:
         slot.connection, theirs = context.Pipe()
         arguments = (theirs, self.worker, slot.stats.device, self.batch_size, self.output_dir, self.kwargs)
         slot.process = context.Process(target=_worker_process, args=arguments, daemon=True)
-        slot.process.start()
+        with _interrupts_blocked():
+            slot.process.start()
         theirs.close()  # theirs alone, so that their death closes it
         slot.waiting = slot.flushed = slot.stopped = False
 
@@ -259,18 +261,19 @@ class WorkQueue:
         assert slot.process is not None
         assert slot.connection is not None
         slot.process.join(GRACE_SECONDS)
+        slot.process.kill()  # if it hangs as it ends
         slot.connection.close()
         slot.connection = None
         if slot.stopped:
             return
         cause = _cause(slot.process.exitcode)
         logger.warning("the worker on %s died (%s); its files go to another", slot.stats.device, cause)
-        if slot.ready_since is None:
-            slot.deaths_at_start += 1
+        if not slot.in_flight:
+            slot.deaths_without_file += 1
         for path in slot.in_flight:
             self._suspect(path, slot, cause)
         slot.in_flight = []
-        if not self._nothing_left() and slot.deaths_at_start < MOST_DEATHS:
+        if not self._nothing_left() and slot.deaths_without_file < MOST_DEATHS:
             self._start(slot)
 
     def _suspect(self, path: Path, slot: _Slot, cause: str) -> None:
@@ -297,11 +300,22 @@ class WorkQueue:
             if slot.process and slot.process.is_alive() and not slot.stopped:
                 slot.process.terminate()
         for slot in self.slots:
-            if slot.process:
+            if slot.process and slot.process.pid:  # else a signal came while it was being started
                 slot.process.join(GRACE_SECONDS)
                 slot.process.kill()
             if slot.connection:
                 slot.connection.close()
+
+
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """A process started here stays deaf to Ctrl-C, which reaches the whole group: the parent decides."""
+    resource_tracker.ensure_running()  # it would unblock the signal as it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _cause(exit_code: int | None) -> str:
@@ -332,7 +346,6 @@ def _worker_process(
     kwargs: Mapping[str, Any],
 ) -> None:
     """What runs in a spawned process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     os.environ.setdefault("RAYON_NUM_THREADS", str(kwargs.get("threads") or 1))  # threads of the tokenizer
     sink = _InlineSink(connection.send)
     try:
