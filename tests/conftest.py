@@ -1,0 +1,90 @@
+"""What several test files use: random DNA, the command line in a process of its own or in this one, results.
+
+Take the functions by `from conftest import …`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from virnucpro.io.store import read_result
+
+#: Header and sequence of each record.
+Records = list[tuple[str, str]]
+Completed = subprocess.CompletedProcess[str]
+Cli = Callable[..., Completed]
+
+#: Seconds after which a command counts as hanging.
+HANGS = 120
+
+
+def random_records(count: int, seed: int = 1, shortest: int = 20, longest: int = 300) -> Records:
+    """Sequences of mixed lengths, some with N; the same for the same seed."""
+    rng = random.Random(seed)
+    lengths = [rng.randint(shortest, longest) for _ in range(count)]
+    return [(f"s{i} of {count}", "".join(rng.choices("ACGTN", (9, 9, 9, 9, 1), k=n))) for i, n in enumerate(lengths)]
+
+
+def to_fasta(path: Path, records: Sequence[tuple[str, str]]) -> Path:
+    """Write `records` to `path`, and return it."""
+    path.write_text("".join(f">{header}\n{sequence}\n" for header, sequence in records), encoding="utf-8")
+    return path
+
+
+def vectors_by_id(path: Path) -> dict[str, bytes]:
+    """Each id of an HDF5 result with the bytes of its embedding; ids must differ."""
+    ids, vectors = read_result(path)
+    assert len(set(ids)) == len(ids)
+    return {name: vector.tobytes() for name, vector in zip(ids, vectors, strict=True)}
+
+
+def command_line(*arguments: object) -> list[str]:
+    """The words that start the command line in a process of its own."""
+    return [sys.executable, "-m", "virnucpro", *map(str, arguments)]
+
+
+def run_cli(*arguments: object, input: str | bytes | None = None, env: dict[str, str] | None = None) -> Completed:
+    """The command line in a process of its own; `env` adds to the environment."""
+    fed = input.encode() if isinstance(input, str) else input
+    done = subprocess.run(
+        command_line(*arguments), input=fed, env=os.environ | (env or {}), capture_output=True, timeout=HANGS
+    )
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+@pytest.fixture
+def _own_signals_and_logging() -> Iterator[None]:
+    """The command line takes both over; give them back."""
+    root = logging.getLogger("virnucpro")
+    handlers, level, propagate, on_term = root.handlers[:], root.level, root.propagate, signal.getsignal(signal.SIGTERM)
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    root.propagate = propagate
+    signal.signal(signal.SIGTERM, on_term)
+
+
+@pytest.fixture
+def cli(_own_signals_and_logging: None, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """`cli(*arguments)`: the same as `run_cli`, in this process, which saves the seconds that importing torch takes."""
+    from virnucpro.cli import main
+
+    def run(*arguments: object) -> Completed:
+        monkeypatch.setattr(sys, "argv", ["virnucpro", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capfd.readouterr()
+        assert isinstance(end.value.code, int)
+        return subprocess.CompletedProcess(sys.argv, end.value.code, out, err)
+
+    return run

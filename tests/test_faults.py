@@ -1,0 +1,451 @@
+"""Real faults: workers and parents that are killed, signals, a full disk, poison, no memory.
+
+Nothing is lost, the result is that of an undisturbed run, and nothing waits for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import logging
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from conftest import HANGS, Cli, command_line, random_records, to_fasta
+from numpy.typing import NDArray
+
+from virnucpro.cli import main
+from virnucpro.core.config import EmbedConfig
+from virnucpro.core.paths import RunPaths
+from virnucpro.errors import DeviceError
+from virnucpro.io.fasta import read_records
+from virnucpro.io.store import Shard, read_result, read_shard, write_merged
+from virnucpro.models.attention import PackedLayout, segment_mean
+from virnucpro.pipeline.base_worker import BaseEmbeddingWorker
+from virnucpro.pipeline.embed import run_embed
+from virnucpro.pipeline.events import FileDone, Ready
+from virnucpro.pipeline.parallel_dnabert import process_dnabert_files_worker
+from virnucpro.pipeline.stream import FLUSH
+from virnucpro.pipeline.work_queue import WorkQueue
+
+SEQUENCES, A_FILE = 960, 12
+PARTS = SEQUENCES // A_FILE
+OPTIONS = ("--dtype", "fp32", "--sequences-per-file", A_FILE)
+
+
+@pytest.fixture(scope="module")
+def fasta(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return to_fasta(tmp_path_factory.mktemp("input") / "in.fa", random_records(SEQUENCES))
+
+
+@pytest.fixture(scope="module")
+def expected(fasta: Path) -> bytes:
+    """The result of an undisturbed run with one worker."""
+    return run_embed(EmbedConfig((fasta,), fasta.with_suffix(".h5"), device="cpu", dtype="fp32")).output.read_bytes()
+
+
+def config(fasta: Path, output: Path, device: str = "cpu") -> EmbedConfig:
+    return EmbedConfig((fasta,), output, device=device, dtype="fp32", sequences_per_file=A_FILE)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = HANGS) -> None:
+    """Poll until `condition` holds; fail when it does not for a very long time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)
+
+
+def finished(output: Path) -> int:
+    """How many work files of a run are done."""
+    return len(list(RunPaths(output).shards.glob("0*.h5")))
+
+
+def workers_of(pid: int) -> list[psutil.Process]:
+    """The spawned workers of a process."""
+    found = []
+    for child in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "spawn_main" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
+class Run:
+    """The command line in a process group of its own, as a shell starts it."""
+
+    def __init__(self, fasta: Path | str, output: Path, device: str, *options: object, **settings: Any) -> None:
+        words = command_line("embed", fasta, "-o", output, "-d", device, *OPTIONS, *options)
+        self.output = output
+        self.process = subprocess.Popen(
+            words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, **settings
+        )
+
+    def wait_until(self, condition: Callable[[], object]) -> None:
+        def reached() -> object:
+            assert self.process.poll() is None, f"it ended: {self.process.communicate()}"
+            return condition()
+
+        wait_for(reached)
+
+    def end(self) -> tuple[int, str]:
+        """Exit code and standard error."""
+        _, said = self.process.communicate(timeout=HANGS)
+        return self.process.returncode, said
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.communicate()
+
+
+# Kill -9.
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_kill_of_a_worker_at_any_moment(
+    seed: int, fasta: Path, tmp_path: Path, expected: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    rng, output = random.Random(seed), tmp_path / "o.h5"
+    moment = 0 if seed == 1 else rng.randrange(1, PARTS // 2)  # 0: while it starts
+
+    def kill_one() -> None:
+        wait_for(lambda: len(workers_of(os.getpid())) == 2 and finished(output) >= moment)
+        rng.choice(workers_of(os.getpid())).kill()
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    with caplog.at_level(logging.INFO, "virnucpro"):
+        result = run_embed(config(fasta, output, "cpu,cpu"))
+    killer.join()
+    assert caplog.text.count("died (SIGKILL; was memory short?)") == 1
+    assert (result.sequences, result.failures) == (SEQUENCES, [])
+    assert output.read_bytes() == expected
+    assert workers_of(os.getpid()) == []
+
+
+def test_kill_of_the_parent(fasta: Path, tmp_path: Path, expected: bytes, cli: Cli) -> None:
+    output = tmp_path / "o.h5"
+    with Run(fasta, output, "cpu,cpu") as run:
+        run.wait_until(lambda: finished(output) >= 5)
+        orphans = workers_of(run.process.pid)
+        assert len(orphans) == 2
+        run.process.kill()
+        assert psutil.wait_procs(orphans, timeout=30)[1] == []
+        assert "Traceback" not in run.end()[1]
+    assert 5 <= finished(output) < PARTS
+    assert not output.exists()
+    done = cli("embed", fasta, "-o", output, "-d", "cpu", *OPTIONS)
+    assert done.returncode == 0
+    assert "resuming: " in done.stderr
+    assert output.read_bytes() == expected
+
+
+# Signals.
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals(number: signal.Signals, code: int, fasta: Path, tmp_path: Path, expected: bytes) -> None:
+    output = tmp_path / "o.h5"
+    with Run(fasta, output, "cpu,cpu") as run:
+        run.wait_until(lambda: finished(output) >= 3)
+        workers = workers_of(run.process.pid)
+        # A terminal sends Ctrl-C to all the group; a batch system may send SIGTERM to the parent alone.
+        (os.killpg if number == signal.SIGINT else os.kill)(run.process.pid, number)
+        returncode, said = run.end()
+    assert returncode == code
+    assert "stopped by a signal; finished work files are kept" in said
+    assert "the same command continues" in said
+    assert "Traceback" not in said
+    assert not any(worker.is_running() for worker in workers)
+    assert 3 <= finished(output) < PARTS
+    run_embed(config(fasta, output))
+    assert output.read_bytes() == expected
+
+
+def test_interrupt_while_the_workers_start(fasta: Path, tmp_path: Path) -> None:
+    """They are deaf to Ctrl-C from their first moment on, so they die without a word when the parent ends them."""
+    with Run(fasta, tmp_path / "o.h5", "cpu,cpu") as run:
+        run.wait_until(lambda: len(workers_of(run.process.pid)) == 2)
+        time.sleep(random.Random(4).uniform(0, 1))
+        os.killpg(run.process.pid, signal.SIGINT)
+        returncode, said = run.end()
+    assert returncode == 130
+    assert "Traceback" not in said
+
+
+def test_signal_while_input_is_read_is_no_damage(tmp_path: Path) -> None:
+    """The signal breaks into a decompressor that waits for a pipe, whose errors mean a damaged file."""
+    pipe, going = tmp_path / "pipe", threading.Event()
+    os.mkfifo(pipe)
+
+    def half() -> None:
+        with open(pipe, "wb") as file:
+            file.write(gzip.compress(b">a\nACGT\n" * 50_000)[:500])
+            file.flush()
+            going.wait(HANGS)
+
+    writer = threading.Thread(target=half)
+    writer.start()
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM)}
+    with pytest.raises(SystemExit):
+        main()  # installs its handler, and finds no command
+    signal.signal(signal.SIGALRM, signal.getsignal(signal.SIGTERM))
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with pytest.raises(BaseException) as caught:  # noqa: PT011
+            list(read_records(pipe))
+    finally:
+        going.set()
+        writer.join()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert not isinstance(caught.value, Exception)
+
+
+# One run at a time.
+
+
+def test_second_run_on_the_same_output(fasta: Path, tmp_path: Path, expected: bytes, cli: Cli) -> None:
+    output = tmp_path / "o.h5"
+    with Run("-", output, "cpu", stdin=subprocess.PIPE) as run:
+        run.wait_until(RunPaths(output).streams.exists)
+        done = cli("embed", fasta, "-o", output, "-d", "cpu", *OPTIONS)
+        assert done.returncode == 3
+        assert f"another run is writing {output}" in done.stderr
+        assert "→ wait for it, or choose another output" in done.stderr
+        _, said = run.process.communicate(fasta.read_text(), timeout=HANGS)
+        assert run.process.returncode == 0, said
+    assert output.read_bytes() == expected
+
+
+# A full disk.
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MB, which may be grown."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder]).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def set_size(disk: Path, kilobytes: int) -> None:
+    subprocess.run(["mount", "-o", f"remount,size={kilobytes}k", disk], check=True)
+
+
+@pytest.mark.parametrize(("kilobytes", "what"), [(150, "parts"), (900, "shards/"), (1800, "o.h5: ")])
+def test_full_disk(kilobytes: int, what: str, small_disk: Path, fasta: Path, expected: bytes) -> None:
+    """Full when the input is split, when a work file is done, when the result is put together."""
+    set_size(small_disk, kilobytes)
+    output = small_disk / "o.h5"
+    with Run(fasta, output, "cpu") as run:
+        returncode, said = run.end()
+    assert returncode == 3, said
+    assert "Traceback" not in said
+    assert what in said
+    assert "No space left on device" in said
+    assert "→ free space" in said
+    assert not output.exists()
+    set_size(small_disk, 20_000)
+    result = run_embed(config(fasta, output))
+    assert result.failures == []
+    assert output.read_bytes() == expected
+    assert not list(small_disk.rglob(".*"))
+
+
+def test_full_disk_of_the_workers(fasta: Path, tmp_path: Path, expected: bytes) -> None:
+    """A limit on the size of files: met by workers that wait for files, which the parent must still hear of."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+
+    output = tmp_path / "o.h5"
+    with Run(fasta, output, "cpu,cpu", "--sequences-per-file", 100, preexec_fn=limit) as run:
+        returncode, said = run.end()
+    assert returncode == 3, said
+    assert "Traceback" not in said
+    assert "shards/" in said
+    assert "File too large" in said
+    run_embed(config(fasta, output))
+    assert output.read_bytes() == expected
+
+
+# Workers that fail by themselves. They must be importable by a spawned process, so they stand here.
+
+POISON = "000003.fa"
+
+
+def poisoned(file_subset: Iterable[Path | None], *arguments: Any, **options: Any) -> object:
+    """The real worker, killed when it meets a certain file."""
+
+    def met() -> Iterator[Path | None]:
+        for path in file_subset:
+            yield path
+            if path is not FLUSH and path.name == POISON:
+                time.sleep(0.2)  # others are under way beside it
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return process_dnabert_files_worker(met(), *arguments, **options)  # type: ignore[arg-type]
+
+
+def test_poison_takes_two_workers_down_and_nothing_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    records, files = random_records(160), []
+    for number in range(8):
+        files.append(to_fasta(tmp_path / f"{number:06d}.fa", records[20 * number : 20 * number + 20]))
+    options = {"dtype": "fp32", "threads": 1}
+    queue = WorkQueue(poisoned, ["cpu", "cpu"], 512, tmp_path / "out", dict.fromkeys(files, 20), options)
+    result = queue.run()
+    assert list(result.failed) == [tmp_path / POISON]
+    assert result.failed[tmp_path / POISON] == "2 workers died on it, the last on cpu (SIGKILL; was memory short?)"
+    assert result.done.keys() == set(files) - {tmp_path / POISON}
+    assert caplog.text.count("the worker on cpu died") == 2
+    process_dnabert_files_worker(files, "cpu", 512, tmp_path / "alone", **options)
+    for output in result.done.values():
+        alone = read_shard(tmp_path / "alone" / output.name)
+        assert np.array_equal(read_shard(output).embeddings, alone.embeddings)
+
+
+def stillborn(_files: object, _device: str, _batch_size: int, output_dir: Path, **_options: object) -> None:
+    """Dies before it is ready, each time."""
+    note(output_dir, "start")
+    os._exit(7)
+
+
+def dies_idle(file_subset: Iterable[Path | None], _device: str, _size: int, output_dir: Path, **options: Any) -> None:
+    """Does a file, and dies when it has none in hand; each later one is stillborn."""
+    note(output_dir, "start")
+    if (output_dir / "done").exists():
+        os._exit(7)
+    options["progress_queue"].put(Ready())
+    path = next(path for path in file_subset if path is not FLUSH)
+    options["progress_queue"].put(FileDone(path, path, 1))
+    (output_dir / "done").touch()
+    os._exit(7)
+
+
+def note(folder: Path, word: str) -> None:
+    with open(folder / "notes", "a") as file:
+        print(word, file=file)
+
+
+@pytest.mark.parametrize("worker", [stillborn, dies_idle])
+@pytest.mark.timeout(90)
+def test_devices_on_which_no_worker_lives(worker: Any, tmp_path: Path) -> None:
+    counts = {Path(f"{number}.fa"): 1 for number in range(9)}
+    queue = WorkQueue(worker, ["one", "other"], 0, tmp_path, counts)
+    with pytest.raises(DeviceError, match="no worker on one, other stays alive"):
+        queue.run()
+    assert len((tmp_path / "notes").read_text().split()) == 4  # two starts a device
+    assert workers_of(os.getpid()) == []
+
+
+class Light(BaseEmbeddingWorker):
+    """A token a letter, and each embedding the mean of its tokens; no memory for a G."""
+
+    dim, pad_id = 1, 0
+
+    def process_files_worker(self, *_arguments: object, **_options: object) -> Any:
+        raise NotImplementedError
+
+    def get_optimal_batch_size(self, device: torch.device) -> int:
+        return 256
+
+    def load(self, device: torch.device, dtype: torch.dtype, budget: int) -> None:
+        return
+
+    def tokenize(self, sequences: Sequence[str]) -> list[NDArray[np.int64]]:
+        return [np.frombuffer(sequence.encode(), np.uint8).astype(np.int64) for sequence in sequences]
+
+    def embed(self, tokens: torch.Tensor, layout: PackedLayout, used: int) -> torch.Tensor:
+        if (tokens == ord("G")).any():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return segment_mean(tokens[:, None].float(), layout.lengths, used)
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_out_of_memory_fails_the_files_of_one_batch(lanes: int, tmp_path: Path) -> None:
+    """Each file but the last two fills batches of its own; those share one."""
+    sequences = {"a": "A" * 256, "g": "G" * 256, "c": "C" * 256, "t": "T" * 100, "tg": "TG" * 78}
+    files = [to_fasta(tmp_path / f"{name}.fa", [(name, sequence)]) for name, sequence in sequences.items()]
+    processed, failed = Light().run_files(files, torch.device("cpu"), 256, tmp_path, threads=lanes)
+    assert sorted(path.name for path in processed) == ["a.fa.h5", "c.fa.h5"]
+    assert [float(read_shard(tmp_path / f"{name}.fa.h5").embeddings[0, 0]) for name in "ac"] == [ord("A"), ord("C")]
+    assert sorted(path.name for path, _ in failed) == ["g.fa", "t.fa", "tg.fa"]
+    for _, reason in failed:
+        assert "out of memory on cpu with a batch of 256 tokens" in reason
+        assert "lower --batch-size" in reason
+
+
+# What is written.
+
+
+def test_interrupts_while_the_result_is_written(tmp_path: Path) -> None:
+    """HDF5 crashes the process if it is broken into; an interrupt leaves neither a result nor half of one."""
+    rows, block = 20_000, 4000
+    vectors = np.random.default_rng(5).random((block, 16), dtype=np.float32)
+    shards = [Shard([f"s{first + i} of many" for i in range(block)], vectors) for first in range(0, rows, block)]
+    output, rng, interrupted = tmp_path / "o.h5", random.Random(5), 0
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        for _ in range(40):
+            output.unlink(missing_ok=True)
+            try:
+                signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.001, 0.03))
+                write_merged(output, shards, rows, 16, {})
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                interrupted += 1
+            assert not list(tmp_path.glob(".*"))
+            assert not output.exists() or len(read_result(output)[0]) == rows
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert interrupted > 5
+
+
+@pytest.mark.parametrize("share", [0.001, 0.3, 0.6, 0.9, 0.999])
+def test_full_disk_at_any_place_of_the_result(share: float, tmp_path: Path) -> None:
+    """In a process of its own, since HDF5 crashed it. The headers make the file large where HDF5 reads back."""
+    code = """if True:
+        import resource, sys
+        import numpy as np
+        from virnucpro.errors import OutputError
+        from virnucpro.io.store import Shard, write_merged
+        from pathlib import Path
+        path, share = Path(sys.argv[1]), float(sys.argv[2])
+        shards = [Shard([f"s{i} " + "x" * 200 for i in range(30_000)], np.ones((30_000, 4), np.float32))]
+        write_merged(path, shards, 30_000, 4, {})
+        size = path.stat().st_size
+        path.unlink()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(share * size), resource.RLIM_INFINITY))
+        try:
+            write_merged(path, shards, 30_000, 4, {})
+        except OutputError as error:
+            print(error)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "o.h5"), str(share)], capture_output=True, text=True, timeout=HANGS
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "o.h5: File too large (free space" in done.stdout
+    assert list(tmp_path.iterdir()) == []

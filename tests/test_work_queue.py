@@ -1,0 +1,399 @@
+"""How files are counted, assigned, handed out and stolen; what a worker tells; the channel between its threads."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import multiprocessing
+import pickle
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from conftest import random_records, to_fasta
+from hypothesis import given
+from hypothesis import strategies as st
+
+from virnucpro.errors import DeviceError, InputError, Interrupted, ModelError, OutputError, UsageError, VirnucproError
+from virnucpro.io.store import read_shard
+from virnucpro.models.registry import resolve
+from virnucpro.pipeline.base_worker import _EventHandler
+from virnucpro.pipeline.channel import Aborted, Channel
+from virnucpro.pipeline.events import FileDone, FileFailed, Progress, Ready
+from virnucpro.pipeline.parallel_dnabert import (
+    WorkerOptions,
+    assign_files_by_sequences,
+    count_sequences,
+    process_dnabert_files_worker,
+)
+from virnucpro.pipeline.stream import FLUSH
+from virnucpro.pipeline.work_queue import STOP, Fatal, Finished, QueueResult, Request, WorkQueue
+
+# Counting and assigning.
+
+COUNTS = st.lists(st.integers(0, 50), max_size=40)
+WORKERS = st.integers(1, 9)
+
+
+def named(sizes: list[int]) -> dict[Path, int]:
+    return {Path(f"{index}.fa"): size for index, size in enumerate(sizes)}
+
+
+def slow_reference(counts: dict[Path, int], workers: int) -> list[list[Path]]:
+    """Largest first, each to the worker with least: written so that it can be seen to be right."""
+    left, lists = list(counts), [[] for _ in range(workers)]
+    while left:
+        largest = next(path for path in left if counts[path] == max(counts[other] for other in left))
+        left.remove(largest)
+        loads = [sum(counts[path] for path in paths) for paths in lists]
+        lists[min(range(workers), key=lambda worker: (loads[worker], worker))].append(largest)
+    return lists
+
+
+@given(COUNTS, WORKERS)
+def test_assignment(sizes: list[int], workers: int) -> None:
+    counts = named(sizes)
+    lists = assign_files_by_sequences(counts, workers, counts)
+    assert lists == slow_reference(counts, workers)
+    assert sorted(path for paths in lists for path in paths) == sorted(counts)
+    loads = [sum(counts[path] for path in paths) for paths in lists]
+    assert max(loads) - min(loads) <= max(sizes, default=0)
+
+
+@given(st.integers(1, 30), WORKERS)
+def test_files_of_one_size_keep_their_order(files: int, workers: int) -> None:
+    counts = named([7] * files)
+    lists = assign_files_by_sequences(counts, workers, counts)
+    assert lists == [list(counts)[worker::workers] for worker in range(workers)]
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_assignment_to_no_workers(workers: int) -> None:
+    with pytest.raises(ValueError, match="num_workers"):
+        assign_files_by_sequences([], workers)
+
+
+def test_assignment_counts_the_files_itself(tmp_path: Path) -> None:
+    sizes = {"a.fa": 3, "b.fa": 9, "c.fa": 5, "d.fa": 1}
+    files = [to_fasta(tmp_path / name, random_records(size)) for name, size in sizes.items()]
+    assert [count_sequences(path) for path in files] == list(sizes.values())
+    lists = assign_files_by_sequences(iter(files), 2)
+    assert [[path.name for path in paths] for paths in lists] == [["b.fa"], ["c.fa", "a.fa", "d.fa"]]
+    assert assign_files_by_sequences([], 3) == [[], [], []]
+    (tmp_path / "e.fa").write_text("no sequences")
+    with pytest.raises(InputError, match=r"e\.fa"):
+        assign_files_by_sequences([*files, tmp_path / "e.fa"], 2)
+
+
+# Handing out, with workers that only sleep.
+
+#: Seconds a sequence.
+SPEEDS = {"fast": 0.001, "also fast": 0.001, "slow": 0.02}
+
+
+def sleeper(
+    file_subset: Iterator[Path | None], device_id: str, batch_size: int, output_dir: Path, **kwargs: Any
+) -> None:
+    """A worker that sleeps instead of computing, and notes what it was handed."""
+    events, counts = kwargs["progress_queue"], kwargs["counts"]
+    events.put(Ready())
+    _wait_for_the_others(output_dir, device_id)
+    with open(output_dir / f"{device_id}.txt", "a") as notes:
+        for path in file_subset:
+            if path is FLUSH:
+                continue
+            print(path.name, file=notes, flush=True)
+            time.sleep(counts[path] * SPEEDS[device_id])
+            events.put(Progress(counts[path], 10 * counts[path], counts[path] * SPEEDS[device_id]))
+            events.put(FileDone(path, output_dir / path.name, counts[path]))
+
+
+def _wait_for_the_others(folder: Path, device_id: str) -> None:
+    (folder / f"{device_id}.ready").touch()
+    while len(list(folder.glob("*.ready"))) < len(SPEEDS):
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[Path, int], QueueResult, dict[str, list[str]]]:
+    """60 files over two fast workers and a slow one: their sizes, the result, and what each worker was handed."""
+    folder = tmp_path_factory.mktemp("shared")
+    counts = named([1 + index % 7 for index in range(60)])
+    queue = WorkQueue(sleeper, list(SPEEDS), 0, folder, counts, {"counts": counts})
+    planned = [len(files) for files in queue.lists]
+    assert max(planned) - min(planned) <= 3  # an even plan, so that what is uneven afterwards was stolen
+    result = queue.run()
+    return counts, result, {name: (folder / f"{name}.txt").read_text().split() for name in SPEEDS}
+
+
+Shared = tuple[dict[Path, int], QueueResult, dict[str, list[str]]]
+
+
+def test_every_file_is_handed_out_once(shared: Shared) -> None:
+    counts, result, handed = shared
+    assert sorted(name for names in handed.values() for name in names) == sorted(path.name for path in counts)
+    assert result.done.keys() == counts.keys()
+    assert result.failed == {}
+
+
+def test_idle_workers_take_from_the_slow_one(shared: Shared) -> None:
+    counts, result, handed = shared
+    assert len(handed["slow"]) < len(handed["fast"])
+    assert len(handed["slow"]) < len(handed["also fast"])
+    assert len(handed["slow"]) < len(counts) / 4  # a third was planned
+    assert [stats.device for stats in result.stats] == list(SPEEDS)
+
+
+def test_each_device_is_accounted_for(shared: Shared) -> None:
+    counts, result, handed = shared
+    for stats in result.stats:
+        sequences = sum(counts[Path(name)] for name in handed[stats.device])
+        assert (stats.files, stats.sequences) == (len(handed[stats.device]), sequences)
+        assert stats.tokens == 10 * sequences
+        assert stats.busy_seconds == pytest.approx(sequences * SPEEDS[stats.device])
+        assert 0 < stats.busy_share <= 1
+
+
+def test_nothing_to_do_starts_no_worker(tmp_path: Path) -> None:
+    result = WorkQueue(sleeper, list(SPEEDS), 0, tmp_path, {}, {}).run()
+    assert (result.done, result.failed) == ({}, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def failing(*_arguments: object, **_kwargs: object) -> None:
+    """A worker that finds out that no worker can do this run."""
+    raise ModelError("no such weights", hint="get them")
+
+
+def test_an_error_of_all_workers_ends_the_run(tmp_path: Path) -> None:
+    counts = named([1] * 9)
+    with pytest.raises(ModelError, match="no such weights") as caught:
+        WorkQueue(failing, ["one", "other"], 0, tmp_path, counts).run()
+    assert caught.value.hint == "get them"
+    assert multiprocessing.active_children() == []
+
+
+# What crosses between processes.
+
+
+def test_all_that_crosses_can_be_pickled() -> None:
+    model = resolve("dnabert-mini")
+    assert len(model.sha256) == 64  # computed once, and kept in the object
+    path = Path("a.fa")
+    for item in (
+        Ready(), Progress(1, 2, 0.5), FileDone(path, path, 3), FileFailed(path, "why"), Request(), Finished(),
+        FLUSH, STOP, WorkerOptions(model=model, attributes={"a": 1}), process_dnabert_files_worker,
+    ):  # fmt: skip
+        assert pickle.loads(pickle.dumps(item)) == item
+    assert issubclass(Interrupted, VirnucproError)
+    for kind in (VirnucproError, UsageError, InputError, OutputError, ModelError, DeviceError):
+        error = pickle.loads(pickle.dumps(Fatal(kind("what", hint="cure")))).error
+        assert (type(error), error.message, error.hint) == (kind, "what", "cure")
+    assert pickle.loads(pickle.dumps(Interrupted(15))).exit_code == 143
+
+
+class Events(list[object]):
+    """Takes events in this process, each by way of a pickle."""
+
+    def put(self, item: object, /) -> None:
+        self.append(pickle.loads(pickle.dumps(item)))
+
+
+def test_log_records_cross_whatever_their_arguments() -> None:
+    events = Events()
+    logger = logging.getLogger("elsewhere")
+    logger.addHandler(handler := _EventHandler(events))
+    try:
+        1 / 0  # noqa: B018
+    except ZeroDivisionError:
+        logger.exception("%s is no argument that can be pickled", threading.Lock())
+    logger.removeHandler(handler)
+    (record,) = events
+    assert isinstance(record, logging.LogRecord)
+    assert "no argument" in record.getMessage()
+    assert "ZeroDivisionError" in record.getMessage()
+
+
+def test_progress_through_a_real_queue_from_a_spawned_process(tmp_path: Path) -> None:
+    files = [to_fasta(tmp_path / f"{name}.fa", random_records(20, seed)) for seed, name in enumerate("abc")]
+    context = multiprocessing.get_context("spawn")
+    queue: Any = context.Queue()
+    options = {"dtype": "fp32", "threads": 1, "progress_queue": queue, "forward_logs": True}
+    process = context.Process(
+        target=process_dnabert_files_worker, args=(files, "cpu", 512, tmp_path / "out"), kwargs=options
+    )
+    process.start()
+    events = until_done(queue, files=3)
+    process.join(60)
+    assert process.exitcode == 0
+    kinds = [type(event) for event in events]
+    assert kinds.count(Ready) == 1
+    assert [event.path for event in events if isinstance(event, FileDone)] == files
+    assert sum(event.sequences for event in events if isinstance(event, Progress)) == 60
+    assert all(event.tokens and event.busy_seconds > 0 for event in events if isinstance(event, Progress))
+    said = [event.getMessage() for event in events if isinstance(event, logging.LogRecord)]
+    assert said
+    assert all(message.startswith("[cpu] ") for message in said)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.fa.h5", "b.fa.h5", "c.fa.h5"}
+
+
+def until_done(queue: Any, files: int) -> list[object]:
+    """The events up to the end of the last file."""
+    events: list[object] = []
+    while sum(isinstance(event, FileDone) for event in events) < files:
+        events.append(queue.get(timeout=60))
+    return events
+
+
+# The worker called as it is.
+
+
+def test_direct_call_with_a_generator_and_a_corrupt_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    good = [to_fasta(tmp_path / f"good{i}.fa", random_records(30, seed=i)) for i in range(4)]
+    corrupt = tmp_path / "corrupt.fa"
+    corrupt.write_bytes(b"\x1f\x8b\x08 this is no gzip")
+    files = [good[0], corrupt, *good[1:]]
+    events = Events()
+    with caplog.at_level(logging.INFO, "virnucpro"):
+        processed, failed = process_dnabert_files_worker(
+            (path for path in files), "cpu", 0, tmp_path / "out", dtype="fp32", progress_queue=events
+        )
+    assert sorted(processed) == [tmp_path / "out" / f"{path.name}.h5" for path in good]
+    ((path, reason),) = failed
+    assert path == corrupt
+    assert "corrupt.fa" in reason
+    assert f"cpu: {corrupt} failed: " in caplog.text
+    assert "cpu (CPU), BF16" in caplog.text
+    assert [event.path for event in events if isinstance(event, FileFailed)] == [corrupt]
+    for file, output in zip(good, sorted(processed), strict=True):
+        assert read_shard(output).ids == [f"s{i}" for i in range(30)]
+        with h5py.File(output) as opened:  # by any reader of HDF5, too
+            assert opened["embeddings"].shape == (30, 128)
+        alone, _ = process_dnabert_files_worker([file], "cpu", 0, tmp_path / "alone", dtype="fp32")
+        assert np.array_equal(read_shard(alone[0]).embeddings, read_shard(output).embeddings)
+
+
+def test_direct_call_fails_a_file_as_a_whole(tmp_path: Path) -> None:
+    """A file that is cut off has no result, though some of its records could be read."""
+    cut, whole = tmp_path / "cut.fa.gz", to_fasta(tmp_path / "whole.fa", random_records(600))
+    cut.write_bytes(gzip.compress(whole.read_bytes())[:20_000])
+    processed, failed = process_dnabert_files_worker([cut, whole], "cpu", 256, tmp_path / "out", dtype="fp32")
+    assert processed == [tmp_path / "out" / "whole.fa.h5"]
+    assert [path for path, _ in failed] == [cut]
+    assert "reading ended after" in failed[0][1]
+    assert len(list((tmp_path / "out").iterdir())) == 1
+
+
+def test_direct_call_keeps_bad_records_with_the_result(tmp_path: Path) -> None:
+    path = tmp_path / "mixed.fa"
+    path.write_text(">a\nACGT\n>b\nMKVLE\n>c\nTTTT\n>d\n" + "ACGT" * 200 + "\n")
+    (output,), failed = process_dnabert_files_worker([path], "cpu", 0, tmp_path, dtype="fp32", max_tokens=64)
+    assert failed == []
+    shard = read_shard(output)
+    assert shard.ids == ["a", "c"]
+    assert [(number, name) for number, name, _ in shard.failed] == [(2, "b"), (4, "d")]
+
+
+def test_files_of_one_name_are_not_confused(tmp_path: Path) -> None:
+    files = []
+    for seed, folder in enumerate("xy"):
+        (tmp_path / folder).mkdir()
+        files.append(to_fasta(tmp_path / folder / "same.fa", random_records(5 + seed, seed)))
+    processed, failed = process_dnabert_files_worker(files, "cpu", 0, tmp_path / "out", dtype="fp32")
+    assert len(processed) == len(failed) == 1
+    assert "rename" in failed[0][1]
+
+
+def test_unknown_options(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="colour, size"):
+        process_dnabert_files_worker([], "cpu", 0, tmp_path, colour="red", size=3)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="cannot use cuda:3"):
+        process_dnabert_files_worker([], 3, 0, tmp_path)
+
+
+# The channel.
+
+
+def in_thread(work: Callable[[], object]) -> tuple[threading.Thread, list[object]]:
+    """Start `work`; its result or error comes into the list."""
+    ends: list[object] = []
+
+    def run() -> None:
+        try:
+            ends.append(work())
+        except Exception as error:
+            ends.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread, ends
+
+
+def ended(thread: threading.Thread, ends: list[object]) -> object:
+    thread.join(10)
+    assert not thread.is_alive(), "it waits without a way out"
+    return ends[0]
+
+
+def test_channel_keeps_order_and_its_bound() -> None:
+    channel: Channel[int] = Channel(3)
+    put: list[int] = []
+
+    def produce() -> None:
+        for number in range(200):
+            channel.put(number)
+            put.append(number)
+        channel.close()
+
+    producer = in_thread(produce)
+    taken = []
+    for number in channel:
+        taken.append(number)
+        assert len(put) <= len(taken) + 3
+    assert taken == list(range(200))
+    assert ended(*producer) is None
+
+
+def test_channel_ends_when_the_last_producer_closes_it() -> None:
+    channel: Channel[int] = Channel(100, producers=3)
+
+    def produce(start: int) -> None:
+        for number in range(start, start + 10):
+            channel.put(number)
+        channel.close()
+
+    consumers = [in_thread(lambda: list(channel)) for _ in range(4)]
+    producers = [in_thread(lambda start=start: produce(start)) for start in (0, 10)]
+    for producer in producers:
+        ended(*producer)
+    time.sleep(0.05)
+    assert all(thread.is_alive() for thread, _ in consumers)  # the third has not closed yet
+    produce(20)
+    taken = [ended(*consumer) for consumer in consumers]
+    assert sorted(number for numbers in taken for number in numbers) == list(range(30))  # type: ignore[attr-defined]
+
+
+def test_channel_abort_wakes_all() -> None:
+    full: Channel[int] = Channel(1)
+    full.put(1)
+    empty: Channel[int] = Channel(1)
+    waiting = [in_thread(lambda: full.put(2)), in_thread(lambda: full.put(3)), in_thread(lambda: list(empty))]
+    time.sleep(0.05)
+    assert all(thread.is_alive() for thread, _ in waiting)
+    full.abort()
+    empty.abort()
+    assert [type(ended(*one)) for one in waiting] == [Aborted] * 3
+    with pytest.raises(Aborted):
+        full.put(4)
+    with pytest.raises(Aborted):
+        next(iter(full))
