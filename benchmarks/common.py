@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import shutil
 import statistics
@@ -37,6 +38,9 @@ from virnucpro.pipeline.work_queue import DeviceStats, Worker, WorkQueue
 FULL = DNABERTConfig()
 SMALL = DNABERTConfig(hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=256)
 
+#: The tokenizer of every random network.
+TOKENIZER_FILE = EMBEDDED / "dnabert-mini" / TOKENIZER
+
 #: Bases of a sequence unless a benchmark says otherwise: about 105 tokens.
 BASES = 500
 
@@ -51,7 +55,7 @@ def write_model(folder: Path, config: DNABERTConfig, seed: int) -> Path:
     """A model folder with random weights; returns it."""
     folder.mkdir(parents=True)
     (folder / CONFIG).write_text(json.dumps(asdict(config)), encoding="utf-8")
-    shutil.copy(EMBEDDED / "dnabert-mini" / TOKENIZER, folder / TOKENIZER)
+    shutil.copy(TOKENIZER_FILE, folder / TOKENIZER)
     generator = torch.Generator().manual_seed(seed)
     weights = {name: _random_tensor(name, shape, generator) for name, shape in _shapes(config)}
     save_file(weights, folder / WEIGHTS[0])
@@ -191,6 +195,26 @@ def run_engine(
     return EngineRun(clock.end - clock.ready, clock.ready - clock.began, result.stats, result.done)
 
 
+class Others:
+    """How many cores the rest of the machine has kept busy since this was made; Linux only, else 0."""
+
+    def __init__(self) -> None:
+        self.began, self.busy = time.perf_counter(), self._busy()
+
+    def cores(self) -> float:
+        """Mean number of cores, by now."""
+        return max(0.0, (self._busy() - self.busy) / (time.perf_counter() - self.began))
+
+    def _busy(self) -> float:
+        """Seconds of all cores less those of this process and of its children that have ended."""
+        try:
+            user, nice, system = Path("/proc/stat").read_text(encoding="ascii").split()[1:4]
+        except OSError:
+            return 0.0
+        everyone = (int(user) + int(nice) + int(system)) / os.sysconf("SC_CLK_TCK")
+        return everyone - sum(os.times()[:4])
+
+
 def largest_difference(found: Embeddings, wanted: Embeddings) -> float:
     """Largest absolute difference of any number of any embedding in both."""
     return max(float(np.abs(found[key] - wanted[key]).max()) for key in found.keys() & wanted.keys())
@@ -224,12 +248,13 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def environment(device: torch.device | None = None) -> dict[str, object]:
-    """Hardware and versions."""
+    """Hardware, how busy it is already, and versions."""
     cpu = find_cpu()
     found: dict[str, object] = {
         "cpu": cpu.model,
         "cores": available_threads(),
         "memory_gib": cpu.memory_gib,
+        "load": round(os.getloadavg()[0], 2),
         "cpu_bf16": cpu.bf16,
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -256,13 +281,10 @@ class Report:
             print(f"{key}: " + ", ".join(f"{k} {v}" for k, v in self.content[key].items()))
 
     def table(self, key: str, title: str, rows: Sequence[Row]) -> None:
-        """Print rows of one kind and keep them under `results[key]`."""
-        self.content["results"][key] = list(rows)
+        """Print rows of one kind and keep them under `results[key]`, at once: a later part may fail."""
         print(f"\n{title}")
         print(format_table(rows), flush=True)
-
-    def write(self) -> None:
-        """Write the JSON file, if one was asked for."""
+        self.content["results"][key] = list(rows)
         if self.path is not None:
             self.path.write_text(json.dumps(self.content, indent=2) + "\n", encoding="utf-8")
 

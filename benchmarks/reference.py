@@ -28,9 +28,7 @@ class Reference:
     def __init__(self, folder: Path, device: torch.device) -> None:
         self.config = DNABERTConfig.read(folder / CONFIG)
         # Parameters that ask for gradients, as a module's do by default: autocast keeps only their BF16 copies.
-        self.weights = {
-            key: value.to(device).requires_grad_() for key, value in load_file(folder / WEIGHTS[0]).items()
-        }
+        self.weights = {key: value.to(device).requires_grad_() for key, value in load_file(folder / WEIGHTS[0]).items()}
         self.device = device
         self.alibi = torch.zeros(0)
 

@@ -1,0 +1,198 @@
+"""Whether embeddings keep their bits in other company, which operation is to blame if not, and how far BF16 is off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu
+
+from benchmarks.bench import Bench
+from benchmarks.common import (
+    Embeddings,
+    Row,
+    largest_difference,
+    random_dna,
+    random_sequences,
+    smallest_cosine,
+)
+from benchmarks.reference import Reference
+from virnucpro.models.attention import PackedLayout, packed_attention, segment_mean
+from virnucpro.models.dnabert_s import Attention, GatedMLP
+from virnucpro.pipeline.packing import round_budget
+from virnucpro.pipeline.parallel_dnabert import TORCH_DTYPES, DNABERTWorker
+
+#: (rows, width) → (rows, any width), each row by itself.
+Operation = Callable[[Tensor], Tensor]
+
+
+def mixed_sequences(bench: Bench) -> dict[str, str]:
+    """Lengths from about 5 tokens to about 3000, evenly by their logarithm."""
+    rng = np.random.default_rng(bench.seed + 1)
+    lengths = np.geomspace(15, bench.scale.longest_bases, bench.scale.mixed).astype(int)
+    return {f"m{i:06d}": random_dna(rng, int(bases)) for i, bases in enumerate(lengths)}
+
+
+def shuffled(sequences: dict[str, str], seed: int, share: float = 1.0) -> dict[str, str]:
+    """Some or all sequences in another order."""
+    items = list(sequences.items())
+    order = np.random.default_rng(seed).permutation(len(items))
+    return dict(items[i] for i in order[: int(len(items) * share)])
+
+
+def bit_rows(bench: Bench, dtype: str, budget: int, workers: int) -> tuple[list[Row], Embeddings]:
+    """One row a kind of change: how many embeddings it changed. Also returns the embeddings before any change."""
+    plain, mixed = random_sequences(bench.scale.bits, bench.seed), mixed_sequences(bench)
+
+    def embed(sequences: dict[str, str], files: int = 3, workers: int = 1) -> Embeddings:
+        return bench.embed(sequences, files, dtype, budget, workers).embeddings()
+
+    wanted = embed(plain) | embed(mixed)
+    changes: dict[str, Callable[[], Embeddings]] = {
+        "nothing: run again": lambda: embed(plain),
+        "(a) shuffled": lambda: embed(shuffled(plain, 1)),
+        "(b) a third of them": lambda: embed(shuffled(plain, 2, 1 / 3)),
+        "(c) other files": lambda: embed(plain, files=11),
+        "(e) mixed, shuffled": lambda: embed(shuffled(mixed, 3)),
+        "(e) mixed, a third": lambda: embed(shuffled(mixed, 4, 1 / 3)),
+        "(e) mixed among others": lambda: embed(shuffled(plain | mixed, 5)),
+    }
+    if workers > 1:
+        changes[f"(d) {workers} workers"] = lambda: embed(plain | mixed, files=9, workers=workers)
+    return [_bit_row(dtype, budget, change, run(), wanted) for change, run in changes.items()], wanted
+
+
+def _bit_row(dtype: str, budget: int, change: str, found: Embeddings, wanted: Embeddings) -> Row:
+    differing = sum(vector.tobytes() != wanted[key].tobytes() for key, vector in found.items())
+    return {
+        "dtype": dtype,
+        "budget": budget or "default",
+        "change": change,
+        "embeddings": len(found),
+        "differing": differing,
+        "largest difference": largest_difference(found, wanted),
+    }
+
+
+def bit_tables(bench: Bench, always_probe: bool) -> None:
+    """The test of bits, the probe if it found something, and the accuracy of BF16."""
+    rows: list[Row] = []
+    embeddings: dict[str, Embeddings] = {}
+    for dtype in bench.scale.sizes:
+        for budget in bench.scale.bit_budgets:
+            last = budget == bench.scale.bit_budgets[-1]  # starting processes takes long: once a dtype
+            more, embeddings[dtype] = bit_rows(bench, dtype, budget, workers=2 if last else 1)
+            rows += more
+    bench.report.table("bits", "embeddings that a change of company changed (wanted: 0)", rows)
+    if always_probe or any(row["differing"] for row in rows):
+        probes = [
+            probe
+            for dtype in bench.scale.sizes
+            for budget in bench.scale.bit_budgets
+            for probe in probe_rows(bench, dtype, budget)
+        ]
+        bench.report.table("probe", "rows that an operation computes otherwise when rows are permuted", probes)
+    accuracy_table(bench, embeddings)
+
+
+def probe_rows(bench: Bench, dtype: str, budget: int) -> list[Row]:
+    """Each operation of a layer by itself, with its rows in another order."""
+    budget = round_budget(budget or bench.default_budget(dtype))
+    worker = bench.worker(dtype, budget)
+    found = [*_probe_rowwise(bench, worker, budget), *_probe_by_sequence(bench, worker, budget)]
+    return [
+        {"dtype": dtype, "budget": budget, "operation": name, "rows": len(same), "differing": int((~same).sum())}
+        for name, same in found
+    ]
+
+
+def row_operations(bench: Bench, worker: DNABERTWorker) -> list[tuple[str, Operation, int]]:
+    """(name, operation, width of its input) of what one layer does to each row by itself."""
+    config = bench.scale.config
+    dim, wide = config.hidden_size, config.intermediate_size
+    attention, mlp = worker.network.attention[0], worker.network.mlp[0]
+    assert isinstance(attention, Attention)
+    assert isinstance(mlp, GatedMLP)
+    return [
+        (f"Wqkv {dim} → {3 * dim}", attention.qkv, dim),
+        (f"dense {dim} → {dim}", attention.dense, dim),
+        (f"gated {dim} → {2 * wide}", mlp.gated_layers, dim),
+        (f"wo {wide} → {dim}", mlp.wo, wide),
+        ("LayerNorm", mlp.norm, dim),
+        ("GELU and gate", _gate, 2 * wide),
+    ]
+
+
+def _gate(x: Tensor) -> Tensor:
+    gate, value = x.chunk(2, -1)
+    return gelu(gate).mul_(value)
+
+
+def _probe_rowwise(bench: Bench, worker: DNABERTWorker, rows: int) -> Iterator[tuple[str, Tensor]]:
+    """(operation, (rows,) whether each row came out the same)."""
+    order = torch.randperm(rows).to(bench.device)
+    for name, operation, width in row_operations(bench, worker):
+        x = random_rows(bench, worker, rows, width)
+        yield name, (operation(x)[order] == operation(x[order])).all(1)
+
+
+def _probe_by_sequence(bench: Bench, worker: DNABERTWorker, size: int) -> Iterator[tuple[str, Tensor]]:
+    """Attention and pooling of sequences in another order, and of half of them."""
+    config, heads = bench.scale.config, bench.scale.config.num_attention_heads
+    q, k, v = (random_rows(bench, worker, size, config.hidden_size).view(size, heads, -1) for _ in range(3))
+    for length in (20, 105, 250, 500, 1500):
+        lengths = torch.tensor([length] * (size // length))
+        if not len(lengths):
+            continue
+        wanted = _by_sequence(bench, worker, q, k, v, lengths)
+        order = torch.randperm(len(lengths))
+        for kind, some in (("permuted", order), ("half", order[: (len(order) + 1) // 2])):
+            rows = (some[:, None] * length + torch.arange(length)).ravel().to(bench.device)
+            moved_q, moved_k, moved_v = (torch.cat([x[rows], x[len(rows) :]]) for x in (q, k, v))
+            found = _by_sequence(bench, worker, moved_q, moved_k, moved_v, lengths[some])
+            yield f"attention, {length} tokens, {kind}", (found[0] == wanted[0][rows]).all(1)
+            yield f"mean, {length} tokens, {kind}", (found[1] == wanted[1][some.to(bench.device)]).all(1)
+
+
+def _by_sequence(
+    bench: Bench, worker: DNABERTWorker, q: Tensor, k: Tensor, v: Tensor, lengths: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Attention's rows of sequences that lie back to back, and the means of the values."""
+    layout = PackedLayout.build(lengths.tolist(), len(q), bench.device.type)
+    used = layout.used
+    layout = layout.to(bench.device)
+    slopes = worker.network.slopes
+    context = packed_attention(q, k, v, layout, float(q.shape[-1]) ** -0.5, slopes)
+    return context[:used], segment_mean(v.reshape(len(v), -1), layout.lengths, used)
+
+
+def random_rows(bench: Bench, worker: DNABERTWorker, rows: int, width: int) -> Tensor:
+    """(rows, width) random numbers in the worker's dtype."""
+    return torch.randn(rows, width, device=bench.device, dtype=TORCH_DTYPES[worker.dtype])
+
+
+def accuracy_table(bench: Bench, embeddings: dict[str, Embeddings]) -> None:
+    """The engine's FP32 against the independent reference, its BF16 against its FP32."""
+    sequences = list(random_sequences(bench.scale.bits, bench.seed).items())[:100]
+    reference = Reference(bench.model.weights.parent, bench.device)
+    ids = bench.tokenizer.encode([sequence for _, sequence in sequences])
+    wanted = {key: reference.embed([item])[0] for (key, _), item in zip(sequences, ids, strict=True)}
+    bench.report.table(
+        "accuracy",
+        "accuracy",
+        [
+            _accuracy_row("engine fp32 against the reference in fp32", embeddings["fp32"], wanted),
+            _accuracy_row("engine bf16 against engine fp32", embeddings["bf16"], embeddings["fp32"]),
+        ],
+    )
+
+
+def _accuracy_row(what: str, found: Embeddings, wanted: Embeddings) -> Row:
+    return {
+        "what": what,
+        "embeddings": len(found.keys() & wanted.keys()),
+        "smallest cosine": f"{smallest_cosine(found, wanted):.7f}",
+        "largest difference": largest_difference(found, wanted),
+    }
