@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from virnucpro import __version__
+from virnucpro._version import __version__
 from virnucpro.core.device import available_threads, find_cpu, supports_bf16
 from virnucpro.errors import VirnucproError
 from virnucpro.io.fasta import write_fasta

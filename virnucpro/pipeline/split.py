@@ -27,7 +27,7 @@ logger = logging.getLogger("virnucpro.split")
 #: A work file holds at least this many sequences (but for the last), if so many are allowed at all …
 FEWEST_SEQUENCES = 8
 #: … and at most this share, for each device, of the sequences before it …
-SHARE_OF_A_DEVICE = 1 / 4
+SHARE_OF_A_DEVICE = 1 / 8
 #: … nor more bases than this, so that long sequences are spread too.
 MOST_BASES = 20_000_000
 

@@ -35,8 +35,8 @@ logger = logging.getLogger("virnucpro.worker")
 #: In a stream of files: no file follows just now, so finish what is held.
 FLUSH = None
 
-#: Batches that wait between two stages; two would do, four ride out uneven reading.
-QUEUED_BATCHES = 4
+#: Batches that wait between two stages. More would let a slow device hoard work that others could do.
+QUEUED_BATCHES = 2
 
 #: Sequences tokenized in one call, and the most letters in one: bounds memory when sequences are long.
 TOKENIZED_AT_ONCE, LETTERS_AT_ONCE = 512, 1 << 20
