@@ -1,9 +1,9 @@
 """A linear layer that a CPU runs through oneDNN with its weight laid out beforehand.
 
-Measured by `benchmarks/kernels.py` (768 to 6144 wide, fp32): the default path of PyTorch on a CPU is a general product
-that packs the weight anew at every call and, on some CPUs, does not use AVX-512. The prepacked oneDNN product is what
-PyTorch's own compiler emits for a frozen model; it is called here directly. Rows come out the same wherever they lie
-in the buffer (tests/test_identity.py).
+PyTorch's default product on a CPU packs the weight anew at every call and, in fp32 on some CPUs, makes no use of
+AVX-512 (`benchmarks/embed.py` shows the difference). The prepacked oneDNN product is what PyTorch's own compiler emits
+for a frozen model; it is called here directly. Rows come out the same wherever they lie in the buffer
+(tests/test_identity.py).
 """
 
 from __future__ import annotations
