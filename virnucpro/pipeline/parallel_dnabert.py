@@ -167,8 +167,9 @@ class DNABERTWorker(BaseEmbeddingWorker):
     def _try_out(self, device: torch.device, budget: int) -> None:
         """One pass over inert tokens: warms the GPU up, and finds out before the run whether a batch fits."""
         tokens = torch.full((budget,), self.pad_id, device=device)
+        lengths = [128] * (budget // 128)  # ordinary ones: a single long sequence takes another path
         try:
-            self.embed(tokens, PackedLayout.build([budget], budget, "cuda").to(device), budget)
+            self.embed(tokens, PackedLayout.build(lengths, budget, "cuda").to(device), sum(lengths))
             torch.cuda.synchronize(device)
         except torch.OutOfMemoryError as error:
             raise DeviceError(
