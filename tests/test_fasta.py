@@ -502,7 +502,8 @@ def test_file_without_permission(save: Save, monkeypatch: pytest.MonkeyPatch) ->
 
 # Writing
 
-headers = st.text().filter(lambda text: "\n" not in text and not text.endswith("\r")) | st.sampled_from(HEADERS)
+one_line = st.text().filter(lambda text: not {"\n", "\0"} & set(text) and not text.endswith("\r"))
+headers = one_line | st.sampled_from(HEADERS)
 sequences = st.text(alphabet=ALLOWED.replace("U", ""), min_size=1)
 
 

@@ -110,8 +110,8 @@ def count_records(path: Path) -> int:
 
 def write_fasta(handle: BinaryIO, header: str, sequence: str) -> None:
     """Write one record on two lines, such that `read_records` gives back the same header and sequence."""
-    if "\n" in header or header.endswith("\r"):
-        raise InputError(f"the header {header!r} holds a line break", hint="write each header on one line")
+    if "\n" in header or "\0" in header or header.endswith("\r"):
+        raise InputError(f"the header {header!r} holds a line break or a NUL", hint="write each header on one line")
     handle.write(f">{header}\n{sequence}\n".encode())
 
 
