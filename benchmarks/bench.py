@@ -25,7 +25,8 @@ from virnucpro.core.device import memory_gib, optimal_tokens
 from virnucpro.models.dnabert_s import DNABERTConfig
 from virnucpro.models.registry import resolve
 from virnucpro.models.tokenizer import DNATokenizer
-from virnucpro.pipeline.parallel_dnabert import TORCH_DTYPES, DNABERTWorker, process_dnabert_files_worker
+from virnucpro.pipeline.base_worker import TORCH_DTYPES
+from virnucpro.pipeline.parallel_dnabert import DNABERTWorker, process_dnabert_files_worker
 
 #: Forward passes between two looks at the clock, so that a GPU never runs dry in between.
 PASSES = 4

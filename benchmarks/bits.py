@@ -21,8 +21,9 @@ from benchmarks.common import (
 from benchmarks.reference import Reference
 from virnucpro.models.attention import PackedLayout, packed_attention, segment_mean
 from virnucpro.models.dnabert_s import Attention, GatedMLP
+from virnucpro.pipeline.base_worker import TORCH_DTYPES
 from virnucpro.pipeline.packing import round_budget
-from virnucpro.pipeline.parallel_dnabert import TORCH_DTYPES, DNABERTWorker
+from virnucpro.pipeline.parallel_dnabert import DNABERTWorker
 
 #: (rows, width) → (rows, any width), each row by itself.
 Operation = Callable[[Tensor], Tensor]

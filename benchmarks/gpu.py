@@ -30,8 +30,9 @@ from virnucpro.errors import DeviceError
 from virnucpro.io.fasta import Record, read_records
 from virnucpro.io.store import Shard, write_shard
 from virnucpro.models.attention import PackedLayout, packed_attention, segment_mean
+from virnucpro.pipeline.base_worker import TORCH_DTYPES
 from virnucpro.pipeline.packing import PackedBatch, Packer, round_budget
-from virnucpro.pipeline.parallel_dnabert import TORCH_DTYPES, DNABERTWorker
+from virnucpro.pipeline.parallel_dnabert import DNABERTWorker
 
 #: The plan's budget of a padded batch under autocast.
 PLAN_TOKENS = 3072

@@ -9,6 +9,7 @@ from pathlib import Path
 STDIN = Path("-")
 
 DEFAULT_MODEL = "dnabert-mini"
+DEFAULT_PROTEIN_MODEL = "esm2-mini"
 DEFAULT_MAX_TOKENS = 8192
 DEFAULT_SEQUENCES_PER_FILE = 10_000
 

@@ -1,4 +1,4 @@
-"""Read and check DNA sequences: FASTA, FASTQ and unaligned BAM, plain or compressed, from files and pipes.
+"""Read and check DNA or protein: FASTA, FASTQ and unaligned BAM, plain or compressed, from files and pipes.
 
 xopen takes care of the compression and dnaio of BAM. FASTA and FASTQ lines are read here, because dnaio
 refuses letters beyond ASCII in headers and blank lines in FASTQ, strips blanks from the ends of FASTA
@@ -10,7 +10,7 @@ from __future__ import annotations
 import codecs
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +21,50 @@ from xopen import xopen
 
 from virnucpro.errors import InputError
 
-_MEANING = {**{code: code for code in "ACGTRYSWKMBDHVN"}, "U": "T"}
 _FOREIGN = "?"
-#: Every byte as the letter it stands for, in upper case, or `_FOREIGN`.
-_LETTERS = "".join(_MEANING.get(chr(byte).upper(), _FOREIGN) for byte in range(256)).encode("ascii")
 _FOREIGN_BYTE = _FOREIGN.encode("ascii")
 _LAYOUT = b" \t\r\n\v\f"
-_FOREIGN_CHARACTER = re.compile(rf"[^{''.join(_MEANING)}\s]", re.ASCII | re.IGNORECASE)
 _PROTEIN_ONLY = frozenset("EFILPQJOZ*")
 _GAPS = frozenset("-.")
+
+
+class Alphabet:
+    """The letters that sequences are written in; `meaning` maps each to the one it is read as, in upper case."""
+
+    def __init__(self, name: str, meaning: Mapping[str, str], last: bytes, cure: str) -> None:
+        self.name = name
+        #: Every byte as the letter it stands for, or `_FOREIGN`.
+        self.letters = "".join(meaning.get(chr(byte).upper(), _FOREIGN) for byte in range(256)).encode("ascii")
+        #: What may stand behind the last letter, and is left out.
+        self.last = last
+        #: What to do about a character that is no letter.
+        self.cure = cure
+        self._foreign = re.compile(rf"[^{''.join(meaning)}\s]", re.ASCII | re.IGNORECASE)
+
+    def read(self, lines: list[bytes]) -> bytes:
+        """The letters of a sequence, in upper case; `?` for each character that is none."""
+        text = b"".join(lines)
+        if self.last:
+            text = text.rstrip(_LAYOUT).removesuffix(self.last)
+        return text.translate(self.letters, _LAYOUT)
+
+    def first_foreign(self, text: str) -> re.Match[str]:
+        """The first character of `text` that is no letter; it must hold one."""
+        return next(self._foreign.finditer(text))
+
+
+DNA = Alphabet(
+    "DNA",
+    {**{code: code for code in "ACGTRYSWKMBDHVN"}, "U": "T"},
+    b"",
+    "put N for an unknown base (allowed are A C G T U and the IUPAC codes)",
+)
+PROTEIN = Alphabet(
+    "protein",
+    {code: code for code in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"},
+    b"*",
+    "put X for an unknown amino acid (allowed are the letters A to Z, and one * at the end)",
+)
 
 # Some decompressors lose what they had ready of a request when they come to damage: ask for little at once.
 _BUFFER_BYTES = 1 << 14
@@ -43,7 +78,7 @@ class Record:
 
     #: All that stands after '>' or '@', as it stands there.
     header: str
-    #: Upper case; A C G T and the IUPAC codes for more than one of them.
+    #: Upper case; DNA: A C G T and the IUPAC codes for more than one of them; protein: A to Z.
     sequence: str
     #: Position in the file, from 1.
     number: int
@@ -79,7 +114,7 @@ class _Damaged(Exception):
     """Reading cannot go on; the message holds the reason and the cure."""
 
 
-def read_records(path: Path) -> Iterator[Record | BadRecord]:
+def read_records(path: Path, alphabet: Alphabet = DNA) -> Iterator[Record | BadRecord]:
     """Yield the records of a file in their order; a bad one does not end the reading.
 
     If the file is damaged or ends too early, the records before that place come first, then one `BadRecord`
@@ -91,7 +126,7 @@ def read_records(path: Path) -> Iterator[Record | BadRecord]:
     number = 0
     try:
         for number, raw in enumerate(_raw_records(path), 1):
-            yield _checked(raw, number)
+            yield _checked(raw, number, alphabet)
     except _Damaged as damage:
         yield BadRecord("", 0, f"{path}: reading ended after {number} records: {damage}")
 
@@ -225,9 +260,9 @@ def _bam(stream: io.BufferedReader) -> Iterator[_Raw]:
         raise _Damaged(f"{error}: {_FETCH_AGAIN}") from error
 
 
-def _checked(raw: _Raw, number: int) -> Record | BadRecord:
+def _checked(raw: _Raw, number: int, alphabet: Alphabet) -> Record | BadRecord:
     header = _text(raw.header).rstrip("\r\n")
-    sequence = b"".join(raw.lines).translate(_LETTERS, _LAYOUT)
+    sequence = alphabet.read(raw.lines)
     if "\0" in header:
         name = first_word(header.partition("\0")[0])
         return BadRecord(name, number, f"line {raw.line}: a NUL byte in the header: {_FETCH_AGAIN}")
@@ -236,25 +271,27 @@ def _checked(raw: _Raw, number: int) -> Record | BadRecord:
         reason = f"{place}no sequence follows this header: complete the record or take it out"
         return BadRecord(first_word(header), number, reason)
     if _FOREIGN_BYTE in sequence:
-        return BadRecord(first_word(header), number, _foreign_reason(raw))
+        return BadRecord(first_word(header), number, _foreign_reason(raw, alphabet))
     return Record(header, sequence.decode("ascii"), number)
 
 
-def _foreign_reason(raw: _Raw) -> str:
-    """Name the first character that is no DNA letter; `raw` must hold one."""
+def _foreign_reason(raw: _Raw, alphabet: Alphabet) -> str:
+    """Name the first character that is no letter of `alphabet`; `raw` must hold one."""
     text = _text(b"".join(raw.lines))
-    found = next(_FOREIGN_CHARACTER.finditer(text))
+    found = alphabet.first_foreign(text)
     line = raw.line + 1 + text.count("\n", 0, found.start())
     place = f"line {line}" if raw.line else f"position {found.start() + 1} of the sequence"
-    return f"{place}: {found.group()!r} is no DNA letter: {_letter_cure(found.group())}"
+    return f"{place}: {found.group()!r} is no {alphabet.name} letter: {_letter_cure(found.group(), alphabet)}"
 
 
-def _letter_cure(character: str) -> str:
-    if character.upper() in _PROTEIN_ONLY:
+def _letter_cure(character: str, alphabet: Alphabet) -> str:
+    if alphabet is DNA and character.upper() in _PROTEIN_ONLY:
         return "this looks like protein; give the DNA that codes for it"
+    if character == "*":
+        return "this looks like a stop codon; cut the protein there"
     if character in _GAPS:
         return "this looks like a gap of an alignment; take the gaps out"
-    return "put N for an unknown base (allowed are A C G T U and the IUPAC codes)"
+    return alphabet.cure
 
 
 def _text(line: bytes) -> str:

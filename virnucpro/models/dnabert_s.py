@@ -95,21 +95,32 @@ class DNABERT(nn.Module):
         self.norm = Norm(config.hidden_size, config.layer_norm_eps)
         self.attention = nn.ModuleList(Attention(config) for _ in range(config.num_hidden_layers))
         self.mlp = nn.ModuleList(GatedMLP(config) for _ in range(config.num_hidden_layers))
-        self.slopes: Tensor
-        self.register_buffer("slopes", alibi_slopes(config.num_attention_heads), persistent=False)
+        # Held as bits: `.to(torch.bfloat16)` would round a float buffer, and half of the slopes are no powers of two.
+        self.slope_bits: Tensor
+        self.register_buffer("slope_bits", _slope_bits(config), persistent=False)
 
     @property
     def dim(self) -> int:
         """Width of an embedding."""
         return self.config.hidden_size
 
+    @property
+    def slopes(self) -> Tensor:
+        """(heads,) fp32 slopes of ALiBi."""
+        return self.slope_bits.view(torch.float32)
+
     @torch.no_grad()
     def forward(self, tokens: Tensor, layout: PackedLayout) -> Tensor:
         """tokens (layout.size,) int64 → (layout.size, dim) hidden states."""
         x = self.norm(self.word[tokens] + self.kind[0])
+        slopes = self.slopes
         for attention, mlp in zip(self.attention, self.mlp, strict=True):
-            x = mlp(attention(x, layout, self.slopes))
+            x = mlp(attention(x, layout, slopes))
         return x  # type: ignore[no-any-return]
+
+
+def _slope_bits(config: DNABERTConfig) -> Tensor:
+    return alibi_slopes(config.num_attention_heads).view(torch.int32)
 
 
 def _published_key(name: str) -> str:
@@ -144,5 +155,5 @@ def load_dnabert(weights: Path, config: Path | None) -> DNABERT:
         model.load_state_dict(state, assign=True)
     except RuntimeError as error:
         raise ModelError(f"{weights} does not fit {config}: {error}") from error
-    model.slopes = alibi_slopes(model.config.num_attention_heads)
+    model.slope_bits = _slope_bits(model.config)
     return model.requires_grad_(False).eval()

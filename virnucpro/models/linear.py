@@ -12,10 +12,13 @@ import torch
 from torch import Tensor, nn
 
 
-def prepacking_available() -> bool:
-    """Whether this build of PyTorch offers the prepacked oneDNN product."""
+def prepacking_available(dtype: torch.dtype = torch.float32) -> bool:
+    """Whether this build of PyTorch, on this CPU, offers the prepacked oneDNN product of numbers of `dtype`."""
     built_in = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return bool(built_in) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    if not built_in or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    # In BF16 oneDNN wants AVX-512 or better; without it, it does not fall back but fails.
+    return dtype is not torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class Linear(nn.Module):
@@ -40,10 +43,10 @@ class Linear(nn.Module):
 
 
 def prepack(model: nn.Module, rows: int) -> bool:
-    """Prepack every `Linear` of a CPU model for `rows` rows; False where this PyTorch cannot."""
-    if not prepacking_available():
+    """Prepack every `Linear` of a CPU model for `rows` rows; False where this PyTorch or this CPU cannot."""
+    layers = [module for module in model.modules() if isinstance(module, Linear)]
+    if not all(prepacking_available(layer.weight.dtype) for layer in layers):
         return False
-    for module in model.modules():
-        if isinstance(module, Linear):
-            module.prepack(rows)
+    for layer in layers:
+        layer.prepack(rows)
     return True

@@ -1,27 +1,41 @@
-"""What every embedding worker shares: counting and assigning files, logging, and the run of files on one device."""
+"""What every embedding worker shares: counting and assigning files, options, logging, and the run on one device.
+
+A worker loads its model once, computes in BF16 where the device has it, packs tokens into batches sized to the device,
+and streams files through. What it embeds, and how, its subclass says.
+"""
 
 from __future__ import annotations
 
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from virnucpro.core.config import DEFAULT_MAX_TOKENS
-from virnucpro.core.device import available_threads, supports_bf16
-from virnucpro.errors import DeviceError
-from virnucpro.io.fasta import count_records
+from virnucpro.core.config import DEFAULT_MAX_TOKENS, DEFAULT_MODEL
+from virnucpro.core.device import available_threads, memory_gib, optimal_tokens, supports_bf16
+from virnucpro.errors import DeviceError, UsageError
+from virnucpro.io.fasta import DNA, Alphabet, count_records
 from virnucpro.models.attention import PackedLayout
+from virnucpro.models.linear import prepack
+from virnucpro.models.registry import LocalModel, resolve
 from virnucpro.pipeline.events import EventSink
 from virnucpro.pipeline.packing import round_budget
 from virnucpro.pipeline.stream import Stream
 
 logger = logging.getLogger("virnucpro.worker")
+
+TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+#: Tokens of each sequence in the batch that is tried out before a run: an ordinary length, since a single long
+#: sequence takes another path.
+TRIAL_LENGTH = 128
 
 
 def count_sequences(file_path: Path) -> int:
@@ -74,16 +88,71 @@ class _EventHandler(logging.Handler):
         self.sink.put(record)
 
 
+@dataclass(frozen=True)
+class WorkerOptions:
+    """The keyword arguments of `process_dnabert_files_worker` and `process_esm_files_worker`.
+
+    model: a registered name, a folder or weights file, or what `resolve` returned.
+    models_dir: where named models are sought first.
+    dtype: auto, fp32, bf16 or fp16; auto is BF16 where the device multiplies it natively, else fp32.
+    max_tokens: longer sequences fail with a message.
+    threads: CPU threads of this worker; None takes all there are.
+    attributes: written into each result, so that it can be told what made it.
+    progress_queue: takes events of `pipeline.events` and log records; a `multiprocessing` queue does.
+    forward_logs: in a process of its own, send log records to `progress_queue` rather than to this process's handlers.
+    """
+
+    model: str | LocalModel = DEFAULT_MODEL
+    models_dir: Path | None = None
+    dtype: str = "auto"
+    max_tokens: int = DEFAULT_MAX_TOKENS
+    threads: int | None = None
+    attributes: Mapping[str, object] | None = None
+    progress_queue: EventSink | None = None
+    forward_logs: bool = False
+
+    @classmethod
+    def from_kwargs(cls, kwargs: Mapping[str, Any]) -> WorkerOptions:
+        """Take keyword arguments; UsageError names one that is not known."""
+        unknown = set(kwargs) - {field.name for field in fields(cls)}
+        if unknown:
+            raise UsageError(f"unknown worker options: {', '.join(sorted(unknown))}")
+        return cls(**kwargs)
+
+    @property
+    def local_model(self) -> LocalModel:
+        """The model's files. Raises ModelError."""
+        return resolve(self.model, self.models_dir) if isinstance(self.model, str) else self.model
+
+
+class Tokenizer(Protocol):
+    """Sequences → token ids; `pad_id` is the inert token that fills a buffer."""
+
+    pad_id: int
+
+    def encode(self, sequences: Sequence[str]) -> list[NDArray[np.int64]]:
+        """Ids of each sequence, special tokens included."""
+
+
 class BaseEmbeddingWorker(ABC):
     """A worker that embeds the sequences of files on one device.
 
-    A subclass says how to load its model, to tokenize, and to embed a packed buffer; this class streams files
-    through it. `process_files_worker` is the entry point that a process calls.
+    A subclass says how to read its model and how to pool what the network makes of a packed buffer; this class
+    chooses the dtype, puts the network on the device, and streams files through it.
     """
 
-    #: Set by `load`.
+    #: What the sequences are written in.
+    alphabet: ClassVar[Alphabet] = DNA
+
+    #: Set by `load`: width of an embedding, id of the inert token, and the two that make embeddings.
     dim: int
     pad_id: int
+    tokenizer: Tokenizer
+    network: torch.nn.Module
+
+    def __init__(self, model: LocalModel, dtype: str = "auto") -> None:
+        self.model = model
+        self.dtype = dtype
 
     @abstractmethod
     def process_files_worker(
@@ -101,21 +170,91 @@ class BaseEmbeddingWorker(ABC):
         """Tokens of a batch that suit `device`."""
 
     @abstractmethod
-    def load(self, device: torch.device, dtype: torch.dtype, budget: int) -> None:
-        """Put the model on `device`; sets `dim` and `pad_id`. Raises ModelError."""
+    def read_model(self, dtype: torch.dtype) -> tuple[Tokenizer, torch.nn.Module, int]:
+        """Tokenizer, network on the CPU, and the width of its embeddings. Raises ModelError."""
 
     @abstractmethod
-    def tokenize(self, sequences: Sequence[str]) -> list[NDArray[np.int64]]:
-        """Token ids of each sequence, special tokens included."""
-
-    @abstractmethod
-    def embed(self, tokens: torch.Tensor, layout: PackedLayout, used: int) -> torch.Tensor:
-        """(size,) ids and their layout, both on the device → (n, dim) fp32 embeddings there."""
+    def pool(self, hidden: torch.Tensor, lengths: torch.Tensor, used: int) -> torch.Tensor:
+        """(tokens, dim) hidden states and (n,) lengths, `used` their sum → (n, dim) fp32 embeddings."""
 
     @staticmethod
     def supports_bf16(device: torch.device) -> bool:
         """Whether `device` multiplies BF16 natively: GPUs by `torch.cuda.get_device_capability` (8 or more)."""
         return supports_bf16(device)
+
+    def resolve_dtype(self, device: torch.device) -> str:
+        """The dtype of the run on `device`: what was asked for, or by `auto` BF16 where it is native."""
+        if self.dtype != "auto":
+            return self.dtype
+        return "bf16" if self.supports_bf16(device) else "fp32"
+
+    def tokens_for(self, device: torch.device) -> int:
+        """2048 tokens a batch, 3072 in BF16, and more on a GPU with the memory for it."""
+        return optimal_tokens(device.type, self.resolve_dtype(device), memory_gib(device))
+
+    def tokenize(self, sequences: Sequence[str]) -> list[NDArray[np.int64]]:
+        """Token ids of each sequence, special tokens included."""
+        return self.tokenizer.encode(sequences)
+
+    @torch.no_grad()
+    def embed(self, tokens: torch.Tensor, layout: PackedLayout, used: int) -> torch.Tensor:
+        """(size,) ids and their layout, both on the device → (n, dim) fp32 embeddings there."""
+        return self.pool(self.network(tokens, layout), layout.lengths, used)
+
+    def load(self, device: torch.device, dtype: torch.dtype, budget: int) -> None:
+        """Read tokenizer and weights and put the network on `device` in `dtype`. Raises ModelError, DeviceError."""
+        began = time.perf_counter()
+        self.tokenizer, network, self.dim = self.read_model(dtype)
+        self.pad_id = self.tokenizer.pad_id
+        self.network = network.to(device=device, dtype=dtype)
+        self._describe(device, dtype, budget)
+        if device.type == "cpu" and not prepack(self.network, budget):
+            logger.warning(
+                "no prepacked oneDNN products in this dtype here; using PyTorch's plain ones, which are slower"
+            )
+        if device.type == "cuda":
+            self._try_out(device, budget)
+        logger.info("%s ready in %.1f s", self.model.name, time.perf_counter() - began)
+
+    def _describe(self, device: torch.device, dtype: torch.dtype, budget: int) -> None:
+        what = "CPU"
+        if device.type == "cuda":
+            major, minor = torch.cuda.get_device_capability(device)
+            what = f"{torch.cuda.get_device_name(device)}, compute capability {major}.{minor}"
+        native = "native" if self.supports_bf16(device) else "not native"
+        name = next(name for name, value in TORCH_DTYPES.items() if value is dtype)
+        logger.info("%s (%s), BF16 %s; computing in %s, %d tokens a batch", device, what, native, name, budget)
+
+    def _try_out(self, device: torch.device, budget: int) -> None:
+        """One pass over inert tokens: warms the GPU up, and finds out before the run whether a batch fits."""
+        tokens = torch.full((budget,), self.pad_id, device=device)
+        lengths = [TRIAL_LENGTH] * (budget // TRIAL_LENGTH)
+        try:
+            self.embed(tokens, PackedLayout.build(lengths, budget, "cuda").to(device), sum(lengths))
+            torch.cuda.synchronize(device)
+        except torch.OutOfMemoryError as error:
+            raise DeviceError(
+                f"a batch of {budget} tokens does not fit the memory of {device}", hint="lower --batch-size"
+            ) from error
+
+    def run_subset(
+        self, files: Iterable[Path], device_id: int | str, batch_size: int, output_dir: Path, options: WorkerOptions
+    ) -> tuple[list[Path], list[tuple[Path, str]]]:
+        """What `process_files_worker` does in every subclass: load the model, then stream the files through it."""
+        device = torch_device(device_id)
+        budget = batch_size or self.get_optimal_batch_size(device)
+        self.load(device, TORCH_DTYPES[self.resolve_dtype(device)], budget)
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        return self.run_files(
+            files,
+            device,
+            budget,
+            Path(output_dir),
+            max_tokens=options.max_tokens,
+            threads=options.threads,
+            attributes=options.attributes,
+            events=options.progress_queue,
+        )
 
     def run_files(
         self,
@@ -138,6 +277,22 @@ class BaseEmbeddingWorker(ABC):
         run = Stream(self, device, round_budget(budget), output_dir, max_tokens, attributes or {}, events)
         lanes = (threads or available_threads()) if device.type == "cpu" else 1
         return run.go(files, lanes)
+
+
+def run_worker(
+    worker: type[BaseEmbeddingWorker],
+    file_subset: Iterable[Path],
+    device_id: int | str,
+    batch_size: int,
+    output_dir: Path,
+    kwargs: Mapping[str, Any],
+) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """The body of every `process_*_files_worker`: logging as the process asks for it, then one `worker`."""
+    options = WorkerOptions.from_kwargs(kwargs)
+    if options.forward_logs:
+        set_up_worker_logging(options.progress_queue, torch.device(str(device_id)))
+    embedder = worker(options.local_model, options.dtype)
+    return embedder.process_files_worker(file_subset, device_id, batch_size, output_dir, **kwargs)
 
 
 def torch_device(device_id: int | str) -> torch.device:

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from virnucpro.errors import DeviceError, InputError, VirnucproError
-from virnucpro.io.fasta import BadRecord, Record, read_records
+from virnucpro.io.fasta import Alphabet, BadRecord, Record, read_records
 from virnucpro.io.store import Shard, write_shard
 from virnucpro.models.attention import PackedLayout
 from virnucpro.pipeline.channel import Aborted, Channel
@@ -49,6 +49,10 @@ class Embedder(Protocol):
     dim: int
     #: Id of the inert token that fills a buffer.
     pad_id: int
+
+    @property
+    def alphabet(self) -> Alphabet:
+        """What the sequences are written in."""
 
     def tokenize(self, sequences: Sequence[str]) -> list[NDArray[np.int64]]:
         """Token ids of each sequence, special tokens included."""
@@ -194,7 +198,7 @@ class Stream:
                 self._send(packer.add((job, len(job.headers) - 1), ids))
 
     def _good_records(self, job: _FileJob) -> Iterator[Record]:
-        for record in read_records(job.path):
+        for record in read_records(job.path, self.worker.alphabet):
             if isinstance(record, BadRecord) and record.number == 0:
                 raise InputError(record.reason)
             if isinstance(record, BadRecord):
