@@ -19,8 +19,8 @@ from virnucpro.core.config import EmbedConfig
 from virnucpro.core.paths import RunPaths
 from virnucpro.io.store import read_result
 from virnucpro.models.registry import EMBEDDED
-from virnucpro.pipeline.embed import EmbedResult, Phase, run_embed
-from virnucpro.pipeline.events import FileDone
+from virnucpro.pipeline.embed import EmbedResult, run_embed
+from virnucpro.pipeline.events import FileDone, Phase
 
 RECORDS = random_records(120)
 #: Work files of the runs below, of 8 sequences each.
@@ -143,7 +143,7 @@ def test_the_record_of_a_run(config: EmbedConfig) -> None:
     assert contents["state"] == "complete"
     assert contents["result"] == {"sequences": 120, "dim": 128, "failures": []}
     assert contents["inputs"][0]["sha256"] == hashlib.sha256(config.inputs[0].read_bytes()).hexdigest()
-    assert contents["model"]["name"] == "dnabert-mini"
+    assert contents["models"]["model"]["name"] == "dnabert-mini"
     assert contents["failed_work_files"] == {}
     (device,) = contents["devices"]
     assert (device["files"], device["sequences"]) == (PARTS, 120)
@@ -181,7 +181,7 @@ CHANGES: dict[str, Callable[[EmbedConfig], EmbedConfig]] = {
     "token budget": lambda config: replace(config, batch_size=1024),
     "max tokens": lambda config: replace(config, max_tokens=30),
     "model weights": change_tensor,
-    "tokenizer": change_tokenizer,
+    "model tokenizer": change_tokenizer,
 }
 
 

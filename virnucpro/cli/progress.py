@@ -57,9 +57,7 @@ class Reporter:
             self._phase(event)
 
     def _phase(self, event: object) -> None:
-        from virnucpro.pipeline.embed import Phase
-
-        assert isinstance(event, Phase)
+        assert isinstance(event, events.Phase)
         logger.debug("%s", event.name)
         if not event.total:
             return

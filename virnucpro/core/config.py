@@ -10,24 +10,53 @@ STDIN = Path("-")
 
 DEFAULT_MODEL = "dnabert-mini"
 DEFAULT_PROTEIN_MODEL = "esm2-mini"
+DEFAULT_MODEL_SET = "mini"
 DEFAULT_MAX_TOKENS = 8192
 DEFAULT_SEQUENCES_PER_FILE = 10_000
 
 
 @dataclass(frozen=True)
-class EmbedConfig:
-    """What `virnucpro embed` was asked for; the options of the command explain each."""
+class RunConfig:
+    """What every command that embeds can be told; the options of the commands explain each."""
 
     inputs: tuple[Path, ...]
+    #: What the results are named after.
     output: Path
-    model: str = DEFAULT_MODEL
     models_dir: Path | None = None
     device: str = "auto"
     batch_size: int | None = None
     dtype: str = "auto"
     sequences_per_file: int = DEFAULT_SEQUENCES_PER_FILE
-    max_tokens: int = DEFAULT_MAX_TOKENS
     work_dir: Path | None = None
     resume: bool = True
     force: bool = False
     threads: int | None = None
+
+
+@dataclass(frozen=True)
+class EmbedConfig(RunConfig):
+    """What `virnucpro embed` was asked for: `output` is the file of embeddings."""
+
+    model: str = DEFAULT_MODEL
+    max_tokens: int = DEFAULT_MAX_TOKENS
+
+
+@dataclass(frozen=True)
+class PredictConfig(RunConfig):
+    """What `virnucpro predict` was asked for: `output` is the folder of the results.
+
+    prefix: how the results' names begin; None takes the first input's name. window: bases; None takes what the
+    classifier was trained on. min_score: from which a window, or a sequence, counts as viral; None takes what the
+    classifier's card says. min_length: shorter sequences are listed and not scored. exact: frames without the extra
+    base of the published rule.
+    """
+
+    prefix: str | None = None
+    model: str = DEFAULT_MODEL_SET
+    window: int | None = None
+    min_score: float | None = None
+    min_length: int = 0
+    exact: bool = False
+    vanilla_output: bool = False
+    keep_embeddings: bool = False
+    report: bool = False

@@ -66,6 +66,9 @@ PROTEIN = Alphabet(
     "put X for an unknown amino acid (allowed are the letters A to Z, and one * at the end)",
 )
 
+#: Letters by which DNA in place of protein is found out, and the fewest that allow a judgement.
+SEEN_LETTERS, FEWEST_LETTERS = 10_000, 40
+
 # Some decompressors lose what they had ready of a request when they come to damage: ask for little at once.
 _BUFFER_BYTES = 1 << 14
 _FORMATS = "give FASTA, FASTQ or unaligned BAM, plain or compressed by gzip, bzip2, xz or zstd"
@@ -129,6 +132,23 @@ def read_records(path: Path, alphabet: Alphabet = DNA) -> Iterator[Record | BadR
             yield _checked(raw, number, alphabet)
     except _Damaged as damage:
         yield BadRecord("", 0, f"{path}: reading ended after {number} records: {damage}")
+
+
+def looks_like_dna(path: Path) -> bool:
+    """Whether the first sequences of a file of proteins are written in A C G T U and N alone.
+
+    `SEEN_LETTERS` letters are looked at: single proteins of such letters exist, files of them do not. False for a file
+    that cannot be read, for whoever reads it to report.
+    """
+    seen = ""
+    try:
+        for record in read_records(path, PROTEIN):
+            seen += record.sequence if isinstance(record, Record) else ""
+            if len(seen) >= SEEN_LETTERS:
+                break
+    except InputError:
+        return False
+    return len(seen) >= FEWEST_LETTERS and not seen.strip("ACGTUN")
 
 
 def count_records(path: Path) -> int:

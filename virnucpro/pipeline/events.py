@@ -1,7 +1,8 @@
-"""What a worker tells its parent while it runs. Small, picklable, nothing of torch."""
+"""What a worker tells its parent while it runs, and a run its listener. Small, picklable, nothing of torch."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -43,3 +44,17 @@ class EventSink(Protocol):
 
     def put(self, item: object, /) -> None:
         """Take one event."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stage of a run begins; `total` sequences are ahead of it, `done` of them from an earlier run."""
+
+    name: str
+    total: int = 0
+    done: int = 0
+    workers: tuple[str, ...] = ()
+
+
+#: A listener for progress: the index of a worker and one of its events, or -1 and a `Phase`.
+Listener = Callable[[int, object], None]

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 from virnucpro.core.config import STDIN
 from virnucpro.core.paths import RunPaths
 from virnucpro.errors import InputError
-from virnucpro.io.fasta import BadRecord, Record, read_records, write_fasta
+from virnucpro.io.fasta import DNA, PROTEIN, Alphabet, BadRecord, Record, looks_like_dna, read_records, write_fasta
 
 logger = logging.getLogger("virnucpro.split")
 
@@ -132,8 +132,8 @@ def describe_input(path: Path, name: Path) -> dict[str, object]:
 class Splitter:
     """Cuts inputs into work files of at most `most` sequences, sized for `devices` devices."""
 
-    def __init__(self, paths: RunPaths, most: int, devices: int) -> None:
-        self.paths, self.most, self.devices = paths, most, devices
+    def __init__(self, paths: RunPaths, most: int, devices: int, alphabet: Alphabet = DNA) -> None:
+        self.paths, self.most, self.devices, self.alphabet = paths, most, devices, alphabet
         self.plan = Plan()
         self._part: Part | None = None
         self._file: BinaryIO | None = None
@@ -147,11 +147,15 @@ class Splitter:
 
     def split(self, inputs: Iterable[Path], names: Sequence[Path]) -> Plan:
         """Write the work files. Raises InputError when no input holds a usable sequence; bad records go to the plan."""
-        self.paths.parts.mkdir(parents=True, exist_ok=True)
         for index, path in enumerate(inputs):
             self._shown = str(path), str(names[index])
             try:
-                for record in read_records(path):
+                if self.alphabet is PROTEIN and looks_like_dna(path):
+                    raise InputError(
+                        f"{path} looks like DNA, and the model embeds proteins",
+                        hint="translate it (`virnucpro orfs` finds open frames), or choose a DNA model",
+                    )
+                for record in read_records(path, self.alphabet):
                     self._take(index, record)
             except InputError as error:
                 self._reject(index, BadRecord("", 0, str(error)))
