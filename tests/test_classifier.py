@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from virnucpro.errors import ModelError, OutputError
 from virnucpro.models.card import CARD, ClassifierCard, EncoderPin, check_encoders
+from virnucpro.models.card import KEYS as CARD_KEYS
 from virnucpro.models.classifier import BLOCK, KEYS, WEIGHTS, Classifier, save
 from virnucpro.models.published import read_published
 from virnucpro.models.registry import resolve
@@ -106,6 +107,20 @@ def test_bits_do_not_depend_on_threads_and_their_number_stays(classifier: Classi
     assert np.array_equal(scores[0], scores[2])
 
 
+def test_every_product_has_one_shape_and_one_thread(classifier: Classifier) -> None:
+    """Few CPUs show what happens else."""
+    seen = set()
+    classifier._network.register_forward_pre_hook(lambda _, x: seen.add((x[0].shape, torch.get_num_threads())))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for rows in (1, BLOCK, BLOCK + 1):
+            classifier.score(random_features(rows, classifier.card.dim))
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {((BLOCK, classifier.card.dim), 1)}
+
+
 def test_layout_and_alignment_of_the_features_do_not_matter(classifier: Classifier) -> None:
     features = random_features(20, classifier.card.dim)
     scores = classifier.score(features)
@@ -157,7 +172,9 @@ def test_what_is_saved_is_loaded_and_the_same_again(folder: Path, tmp_path: Path
 
 
 def test_card_on_disk(folder: Path) -> None:
-    assert json.loads((folder / CARD).read_text()) == {
+    values = json.loads((folder / CARD).read_text())
+    assert list(values) == list(CARD_KEYS)
+    assert values == {
         "format": 1,
         "name": "test",
         "trained": True,
@@ -367,13 +384,15 @@ OTHER = {
 }
 
 
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def publish(folder: Path, *changes: str) -> dict[str, Path]:
     """Files made as the published ones were, in a process whose `__main__` has the class; by what was changed."""
-    folder = tmp_path_factory.mktemp("published")
-    changes = [SCORES, CYCLE, *MALICIOUS, *OTHER]
     subprocess.run([sys.executable, "-c", PROGRAM + WRITE, json.dumps(changes)], cwd=folder, check=True)
     return {change: folder / f"{number}.pth" for number, change in enumerate(changes)}
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return publish(tmp_path_factory.mktemp("published"), SCORES, CYCLE, *MALICIOUS, *OTHER)
 
 
 def test_published_file_gives_the_scores_of_the_network_in_it(published: dict[str, Path]) -> None:

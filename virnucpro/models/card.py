@@ -16,6 +16,11 @@ CARD = "model.json"
 FORMAT = 1
 #: What the two scores of a row mean, in their order.
 LABELS = ("others", "virus")
+#: The fields of a card, in their order on disk.
+KEYS = (
+    *("format", "name", "trained", "window", "encoders", "labels"),
+    *("min_score", "metrics", "citation", "licence", "source"),
+)
 
 
 @dataclass(frozen=True)
@@ -77,9 +82,9 @@ class ClassifierCard:
 
     def to_json(self) -> str:
         """The content of `model.json`."""
-        values = asdict(self)
-        encoders = {"dna": values.pop("dna"), "protein": values.pop("protein")}
-        return json.dumps({"format": FORMAT, **values, "encoders": encoders, "labels": LABELS}, indent=2) + "\n"
+        values = {"format": FORMAT, "labels": LABELS, **asdict(self)}
+        values["encoders"] = {"dna": values.pop("dna"), "protein": values.pop("protein")}
+        return json.dumps({key: values[key] for key in KEYS}, indent=2) + "\n"
 
 
 def check_encoders(card: ClassifierCard, dna: LocalModel, protein: LocalModel) -> None:
