@@ -6,6 +6,7 @@ which it is given a stand-in that can do nothing but hold what the file says.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,11 @@ from zipfile import is_zipfile
 import torch
 from torch import Tensor
 
-from virnucpro.errors import ModelError
-from virnucpro.models.classifier import EPS, NORM, check_state
+from virnucpro.errors import ModelError, OutputError, UsageError
+from virnucpro.models.card import CARD, ClassifierCard, EncoderPin
+from virnucpro.models.classifier import EPS, NORM, check_state, save
+from virnucpro.models.registry import MODELS, VARIABLE, sha256_of
+from virnucpro.models.sets import SETS, SetSpec
 
 NETWORK = "__main__.MLPClassifier"
 LINEAR = "torch.nn.modules.linear.Linear"
@@ -26,14 +30,21 @@ CLASSES = (
     LINEAR,
     BATCH_NORM,
     "torch.nn.modules.activation.ReLU",
-    "torch.nn.modules.activation.Softmax",
     "torch.nn.modules.dropout.Dropout",
     "torch.nn.modules.container.Sequential",
 )
+#: Width of the hidden layer of the published classifiers.
+HIDDEN = 512
+CITATION = (
+    "Li J, Mi J, Lin W, Tian F, Wan J, Gao J, Tong Y. VirNucPro: an identifier for the identification of viral short "
+    "sequences using six-frame translation and large language models. Briefings in Bioinformatics 2025, "
+    "doi:10.1093/bib/bbaf224"
+)
+SOURCE = "https://github.com/Li-Jing-1997/VirNucPro"
 
 
 class _Inert:
-    """An object of a published file. With one slot and no method, whatever a file does to it only fills the slot."""
+    """An object of a published file: whatever the file does to it only fills its one slot."""
 
     __slots__ = ("state",)
 
@@ -42,7 +53,7 @@ class _Inert:
 
 
 def _stand_in(path: str) -> type[_Inert]:
-    # The reader seeks a class by these two names; PyTorch before 2.7 knows no other way to give it one.
+    # The reader seeks a class by these two names; not every version of it can be given other ones.
     module, _, name = path.rpartition(".")
     return type(name, (_Inert,), {"__module__": module, "__slots__": ()})
 
@@ -74,10 +85,10 @@ def _load(path: Path) -> object:
     with path.open("rb") as file:
         if not is_zipfile(file):
             raise _refusal(path, "PyTorch 1.6 or newer has not written it")
+    foreign = set(torch.serialization.get_unsafe_globals_in_checkpoint(path)) - set(CLASSES)
+    if foreign:
+        raise _refusal(path, f"it names {', '.join(sorted(foreign))}, and nothing of it was run")
     with torch.serialization.safe_globals(list(_STAND_INS.values())):
-        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        if foreign:
-            raise _refusal(path, f"it names {', '.join(sorted(foreign))}, and nothing of it was run")
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
@@ -122,4 +133,60 @@ def _refusal(path: Path, why: str) -> ModelError:
     return ModelError(
         f"{path} is no published classifier: {why}",
         hint="download 300_model.pth or 500_model.pth again from where VirNucPro is published",
+    )
+
+
+def import_published(
+    path: Path, window: int | None = None, models_dir: Path | None = None, force: bool = False
+) -> Path:
+    """Write the published classifier in `path` where the set of its window is sought, and return that folder.
+
+    `window` is needed where the file's name is not the published one. The folder lies in `models_dir`, else in
+    `$VIRNUCPRO_MODELS`. Raises UsageError (which window, where to), OutputError (the folder holds a classifier already,
+    and not `force`), ModelError (no published classifier).
+    """
+    spec = _set_of(path, window)
+    folder = next(spec.folders(models_dir), None)
+    if folder is None:
+        raise UsageError(
+            f"where shall {spec.classifier} go?", hint=f"give a folder of models: --models-dir DIR, or {VARIABLE}=DIR"
+        )
+    if os.path.exists(folder / CARD) and not force:
+        raise OutputError(f"{folder} holds a classifier", hint="choose another place, or overwrite with --force")
+    state = read_published(path)
+    _refuse_other_sizes(path, state, spec)
+    save(folder, state, _card(path, spec))
+    return folder
+
+
+def _set_of(path: Path, window: int | None) -> SetSpec:
+    """The set that a published file is for, by its name or the window given."""
+    published = {spec.published: spec for spec in SETS.values() if spec.published}
+    by_name, given = published.get(path.name), SETS.get(str(window))
+    if window is None and by_name:
+        return by_name
+    if window is None:
+        raise UsageError(f"for which windows is {path}?", hint="give --window 500 or --window 300")
+    if given is None or not given.published or by_name not in (None, given):
+        raise UsageError(f"{path} is no classifier for windows of {window}", hint="give the window it is published for")
+    return given
+
+
+def _refuse_other_sizes(path: Path, state: Mapping[str, Tensor], spec: SetSpec) -> None:
+    found, expected = tuple(state["hidden.weight"].shape), (HIDDEN, spec.dim)
+    if found != expected:
+        raise _refusal(path, f"its hidden layer has shape {found}, expected {expected}")
+
+
+def _card(path: Path, spec: SetSpec) -> ClassifierCard:
+    dna, protein = MODELS[spec.dna], MODELS[spec.protein]
+    return ClassifierCard(
+        name=spec.classifier,
+        trained=True,
+        window=(int(spec.name),),
+        dna=EncoderPin(dna.name, dna.dim, dna.weights_sha256),
+        protein=EncoderPin(protein.name, protein.dim, protein.weights_sha256),
+        citation=CITATION,
+        licence="not stated",
+        source=f"{spec.published} of {SOURCE}, sha256 {sha256_of(path)}",
     )
