@@ -187,6 +187,7 @@ def test_other_encoders_are_refused(folder: Path) -> None:
     weights.write_bytes(data)
     with pytest.raises(ModelError, match=r"was not trained on .*esm2-mini.*needs \.\./esm2-mini with sha256") as caught:
         resolve_set(str(folder))
+    assert caught.value.hint == "take a classifier that was trained on these weights"
     for checksum in (resolve("esm2-mini").sha256, hashlib.sha256(data).hexdigest()):
         assert checksum in caught.value.message
 

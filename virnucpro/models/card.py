@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from virnucpro.errors import ModelError
-from virnucpro.models.registry import LocalModel
+from virnucpro.models.registry import MODELS, LocalModel
 
 CARD = "model.json"
 FORMAT = 1
@@ -97,9 +97,18 @@ def check_encoders(card: ClassifierCard, dna: LocalModel, protein: LocalModel) -
             raise ModelError(
                 f"classifier {card.name} was not trained on {model.weights}: it needs {pin.name} with sha256 "
                 f"{' or '.join(pin.sha256)}, found {model.sha256}",
-                hint=f"`virnucpro models verify {pin.name}` shows whether the file is damaged and `virnucpro models "
-                f"download {pin.name}` gets the published one; or take a classifier trained on these weights",
+                hint=_cure(pin),
             )
+
+
+def _cure(pin: EncoderPin) -> str:
+    """What to do about other weights than a classifier needs."""
+    cure = "take a classifier that was trained on these weights"
+    if pin.name in MODELS and MODELS[pin.name].hub_id:
+        return (
+            f"run `virnucpro models download {pin.name}` with the same --models-dir for the published file, or {cure}"
+        )
+    return cure
 
 
 def _read_object(path: Path) -> Mapping[str, Any]:
