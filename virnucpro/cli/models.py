@@ -98,13 +98,16 @@ def path(name: str, models_dir: Path | None) -> None:
     type=click.Choice(["300", "500"]),
     help="Length of its windows; needed if FILE is not called 300_model.pth or 500_model.pth.",
 )
-@models_dir_option
+@click.option(
+    "--models-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help=f"Folder of models in which to write it; default: ${registry.VARIABLE}.",
+)
 @click.option("--force", is_flag=True, help="Overwrite a classifier imported before.")
 def import_model(file: Path, window: str | None, models_dir: Path | None, force: bool) -> None:
     """Import the published classifier FILE for the model set 300 or 500, and print its folder.
 
-    FILE is 300_model.pth or 500_model.pth as VirNucPro publishes it; no code in it is run. The folder goes to
-    --models-dir, else $VIRNUCPRO_MODELS.
+    FILE is 300_model.pth or 500_model.pth as VirNucPro publishes it; no code in it is run.
     """
     from virnucpro.models.published import CITATION, import_published
 
