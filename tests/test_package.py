@@ -22,10 +22,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(out.glob("*.whl"))
 
 
-def test_wheel_holds_the_embedded_model_and_no_tests(wheel: Path) -> None:
+def test_wheel_holds_the_embedded_models_and_no_tests(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
         assert f"virnucpro/models/embedded/dnabert-mini/{name}" in names
+    for name in ("model.json", "model.safetensors"):
+        assert f"virnucpro/models/embedded/mini/{name}" in names
     assert "virnucpro/py.typed" in names
     assert not [name for name in names if name.startswith(("tests", "benchmarks", "training"))]
 

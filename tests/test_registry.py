@@ -23,6 +23,7 @@ from virnucpro.cli.models import models
 from virnucpro.errors import ModelError
 from virnucpro.models import registry
 from virnucpro.models.registry import EMBEDDED, MODELS, FilePin, ModelSpec, resolve, verify
+from virnucpro.models.sets import resolve_set
 
 DNABERT_S = MODELS["dnabert-s"]
 ESM_WIDTHS = {"esm2-8m": 320, "esm2-35m": 480, "esm2-150m": 640, "esm2-650m": 1280, "esm2-3b": 2560}
@@ -173,6 +174,15 @@ def test_truncated_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"1000 bytes, expected 468320053") as caught:
         resolve("dnabert-s", tmp_path)
     assert "virnucpro models download dnabert-s" in (caught.value.hint or "")
+
+
+def test_checksums_of_published_weights(tmp_path: Path, tiny: ModelSpec) -> None:
+    assert tiny.weights_sha256 == (resolve(str(write(tmp_path / "copy"))).sha256,)
+    assert MODELS["dnabert-mini"].weights_sha256 == ()
+    esm = MODELS["esm2-3b"]
+    first, second = (pin.sha256 or "" for pin in esm.pins.values())
+    fair = esm.other_pins["esm2_t36_3B_UR50D.pt"].sha256
+    assert esm.weights_sha256 == (hashlib.sha256(f"{first}\n{second}".encode()).hexdigest(), fair)
 
 
 # Folders and files as names
@@ -479,14 +489,18 @@ def test_cli_list(tmp_path: Path) -> None:
     result = run("list", "--models-dir", tmp_path)
     mini = MODELS["dnabert-mini"]
     trained = "trained" if mini.trained else "UNTRAINED"
+    set_trained = "trained" if resolve_set("mini").trained else "UNTRAINED"
     esm_trained = "trained" if MODELS["esm2-mini"].trained else "UNTRAINED"
     assert rows(result) == [
-        ["name", "status", "trained", "dim", "licence", "location"],
-        ["dnabert-mini", "embedded", trained, str(mini.dim), "MIT", str(EMBEDDED / "dnabert-mini")],
-        ["dnabert-s", "damaged", "trained", "768", "Apache-2.0", "-"],
-        ["dnabert-2", "downloaded", "trained", "768", "Apache-2.0", str(tmp_path / "dnabert-2")],
-        ["esm2-mini", "embedded", esm_trained, "128", "MIT", str(EMBEDDED / "esm2-mini")],
-        *([name, "not downloaded", "trained", str(dim), "MIT", "-"] for name, dim in ESM_WIDTHS.items()),
+        ["name", "status", "trained", "dim", "licence", "location", "kind"],
+        ["dnabert-mini", "embedded", trained, str(mini.dim), "MIT", str(EMBEDDED / "dnabert-mini"), "dnabert"],
+        ["dnabert-s", "damaged", "trained", "768", "Apache-2.0", "-", "dnabert"],
+        ["dnabert-2", "downloaded", "trained", "768", "Apache-2.0", str(tmp_path / "dnabert-2"), "dnabert"],
+        ["esm2-mini", "embedded", esm_trained, "128", "MIT", str(EMBEDDED / "esm2-mini"), "esm2"],
+        *([name, "not downloaded", "trained", str(dim), "MIT", "-", "esm2"] for name, dim in ESM_WIDTHS.items()),
+        ["mini", "ready", set_trained, "256", "MIT", str(EMBEDDED / "mini"), "set"],
+        ["500", "needs dnabert-s, esm2-3b, virnucpro-500", "trained", "3328", "-", "-", "set"],
+        ["300", "needs dnabert-s, esm2-3b, virnucpro-300", "trained", "3328", "-", "-", "set"],
     ]
     assert "1000 bytes" in result.stderr
     assert rows(run("list"))[2][1] == "not downloaded"

@@ -1,10 +1,14 @@
-"""Write the network of `dnabert-mini` or `esm2-mini` with seeded random weights: a starting point for training.
+"""Write the network of `dnabert-mini`, `esm2-mini` or the set `mini` with seeded random weights: a start for training.
 
 The layouts are DNABERT-S's (same keys, without the unused pooler) and ESM-2's (Hugging Face's keys, without the
 heads), smaller: 4 layers, 128 wide, 4 heads, and 6 layers, 128 wide, 8 heads.
 Weights are drawn from normal(0, 0.02), biases are 0, LayerNorms the identity; stored as float16.
 `config.json` and the header of the weights say that nothing has been trained. The same seed gives the same
 bytes.
+
+`mini` is the classifier over the vectors of both, in the published layout: weights from normal(0, 1 / sqrt(inputs)),
+biases 0, the norm the identity; float32. Its `model.json` names the embedded encoders by checksum, so it is written
+after them.
 """
 
 from __future__ import annotations
@@ -16,6 +20,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 from torch import Tensor
+
+from virnucpro.models import classifier
+from virnucpro.models.card import ClassifierCard, EncoderPin
+from virnucpro.models.registry import resolve
+from virnucpro.models.sets import SETS
 
 VOCABULARY = 4096
 TYPES = 2
@@ -46,6 +55,8 @@ CONFIG = {
 ESM_LAYERS = 6
 ESM_HEADS = 8
 ESM_VOCABULARY = 33
+
+CLASSIFIER_HIDDEN = 512
 
 ESM_CONFIG = {
     "architectures": ["EsmModel"],
@@ -160,11 +171,46 @@ def weights(model: str, seed: int) -> bytes:
     return sort_header(save(tensors, {"format": "pt", "trained": "false", "seed": str(seed)}))
 
 
+def classifier_state(features: int, seed: int) -> dict[str, Tensor]:
+    """Tensors of the classifier initialised from `seed`."""
+    generator = torch.Generator().manual_seed(seed)
+    state: dict[str, Tensor] = {}
+    for layer, rows, columns in (("hidden", CLASSIFIER_HIDDEN, features), ("output", 2, CLASSIFIER_HIDDEN)):
+        weight = torch.empty(rows, columns, dtype=torch.float64).normal_(0, columns**-0.5, generator=generator)
+        state |= {f"{layer}.weight": weight.float(), f"{layer}.bias": torch.zeros(rows)}
+    for name, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
+        state[f"norm.{name}"] = torch.full((CLASSIFIER_HIDDEN,), value)
+    return state
+
+
+def encoder_pin(name: str) -> EncoderPin:
+    """The embedded encoder as it is now."""
+    return EncoderPin(name, HIDDEN, (resolve(name).sha256,))
+
+
+def write_classifier(out: Path, seed: int) -> None:
+    """Write the classifier of the set `mini`."""
+    spec = SETS["mini"]
+    card = ClassifierCard(
+        name=spec.classifier,
+        trained=False,
+        window=(500, 300),
+        dna=encoder_pin(spec.dna),
+        protein=encoder_pin(spec.protein),
+        citation="virnucpro; architecture: Li J et al. VirNucPro. Briefings in Bioinformatics 2025",
+        licence="MIT",
+        source=f"training/init_mini.py, seed {seed}",
+    )
+    classifier.save(out, classifier_state(card.dim, seed), card)
+
+
 def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Write a small network with random weights.")
-    parser.add_argument("--model", choices=MODELS, default="dnabert-mini", help="which network (%(default)s)")
-    parser.add_argument("--out", type=Path, required=True, help="folder for config.json and model.safetensors")
+    parser.add_argument(
+        "--model", choices=[*MODELS, "mini"], default="dnabert-mini", help="which network (%(default)s)"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for the files")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights (%(default)s)")
     return parser.parse_args()
 
@@ -172,6 +218,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Write both files."""
     args = parse_args()
+    if args.model == "mini":
+        write_classifier(args.out, args.seed)
+        return
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "config.json").write_text(json.dumps(MODELS[args.model][0], indent=2) + "\n", encoding="utf-8")
     (args.out / "model.safetensors").write_bytes(weights(args.model, args.seed))

@@ -1,4 +1,4 @@
-"""`virnucpro models`: list, download, verify and find the networks."""
+"""`virnucpro models`: list, download, import, verify and find the networks."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import rich_click as click
 from virnucpro.errors import ModelError
 from virnucpro.models import registry
 from virnucpro.models.registry import MODELS, Availability, FileCheck
+from virnucpro.models.sets import SetStatus, available_sets
 
-LIST_COLUMNS = ("name", "status", "trained", "dim", "licence", "location")
+LIST_COLUMNS = ("name", "status", "trained", "dim", "licence", "location", "kind")
 VERIFY_COLUMNS = ("name", "file", "status", "expected", "found", "path")
 NO_PIN = "no checksum pinned for this file"
 
@@ -25,7 +26,7 @@ models_dir_option = click.option(
 )
 
 
-@click.group(help=f"List, download and check the models.\n\nRegistered: {NAMES}.")
+@click.group(help=f"List, download, import and check the models.\n\nRegistered: {NAMES}.")
 def models() -> None:
     """Hold the subcommands."""
 
@@ -33,12 +34,17 @@ def models() -> None:
 @models.command("list")
 @models_dir_option
 def list_models(models_dir: Path | None) -> None:
-    """Show every registered model and where it is; tab-separated unless on a terminal."""
-    found = registry.available(models_dir)
-    _show(LIST_COLUMNS, [_list_row(item) for item in found])
-    for item in found:
-        if item.problem is not None:
-            _say(f"{item.spec.name}: {item.problem}")
+    """Show every registered model and model set and where it is; tab-separated unless on a terminal.
+
+    A model of the kind `set` is two encoders and a classifier: its status says whether all are here, its location is
+    the classifier's.
+    """
+    found, found_sets = registry.available(models_dir), available_sets(models_dir)
+    problems = {item.spec.name: item.problem for item in found} | {item.spec.name: item.problem for item in found_sets}
+    _show(LIST_COLUMNS, [*map(_list_row, found), *map(_set_row, found_sets)])
+    for name, problem in problems.items():
+        if problem is not None:
+            _say(f"{name}: {problem}")
 
 
 @models.command()
@@ -85,11 +91,46 @@ def path(name: str, models_dir: Path | None) -> None:
     click.echo(model.weights.parent)
 
 
+@models.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--window",
+    type=click.Choice(["300", "500"]),
+    help="Length of its windows; needed if FILE is not called 300_model.pth or 500_model.pth.",
+)
+@click.option(
+    "--models-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help=f"Folder of models in which to write it; default: ${registry.VARIABLE}.",
+)
+@click.option("--force", is_flag=True, help="Overwrite a classifier imported before.")
+def import_model(file: Path, window: str | None, models_dir: Path | None, force: bool) -> None:
+    """Import the published classifier FILE for the model set 300 or 500, and print its folder.
+
+    FILE is 300_model.pth or 500_model.pth as VirNucPro publishes it; no code in it is run.
+    """
+    from virnucpro.models.published import CITATION, import_published
+
+    folder = import_published(file, int(window) if window else None, models_dir, force)
+    _say(f"please cite {CITATION}")
+    click.echo(folder)
+
+
 def _list_row(item: Availability) -> list[str]:
     spec = item.spec
     place = "-" if item.model is None else str(item.model.weights.parent)
-    trained = "trained" if spec.trained else "UNTRAINED"
-    return [spec.name, item.status, trained, str(spec.dim), spec.licence, place]
+    return [spec.name, item.status, _trained(spec.trained), str(spec.dim), spec.licence, place, spec.kind]
+
+
+def _set_row(item: SetStatus) -> list[str]:
+    spec = item.spec
+    licence = "-" if item.card is None else item.card.licence
+    place = "-" if item.folder is None else str(item.folder)
+    return [spec.name, item.status, _trained(item.trained), str(spec.dim), licence, place, "set"]
+
+
+def _trained(trained: bool) -> str:
+    return "trained" if trained else "UNTRAINED"
 
 
 def _verify_row(name: str, check: FileCheck) -> list[str]:

@@ -77,6 +77,15 @@ class ModelSpec:
         return self.pins.get(file) or self.other_pins.get(file) or FilePin()
 
     @property
+    def weights_sha256(self) -> tuple[str, ...]:
+        """Every value that `LocalModel.sha256` has for published weights of this model."""
+        pins = {**self.pins, **self.other_pins}
+        sums = {name: pin.sha256 for name, pin in pins.items() if pin.sha256 and name not in (CONFIG, TOKENIZER)}
+        wholes = [[part.name for part in weight_files(Path(name))] for name in sums]
+        later_parts = {name for whole in wholes for name in whole[1:]}
+        return tuple(_combined([sums[name] for name in whole]) for whole in wholes if whole[0] not in later_parts)
+
+    @property
     def label(self) -> str:
         """The name, with a warning where the weights are random."""
         return self.name if self.trained else f"{self.name} (UNTRAINED: random weights)"
@@ -112,8 +121,7 @@ class LocalModel:
     @cached_property
     def sha256(self) -> str:
         """Checksum of the weights, of several files that of their checksums; a ModelError if one cannot be read."""
-        found = [sha256_of(path) for path in weight_files(self.weights)]
-        return found[0] if len(found) == 1 else hashlib.sha256("\n".join(found).encode()).hexdigest()
+        return _combined([sha256_of(path) for path in weight_files(self.weights)])
 
 
 @dataclass(frozen=True)
@@ -343,7 +351,7 @@ def download(name: str, models_dir: Path | None = None) -> LocalModel:
     if spec.hub_id is not None:
         from huggingface_hub import hf_hub_download
 
-        folder = next(_folders(name, models_dir), None)
+        folder = next(folders(name, models_dir), None)
         fetch = partial(hf_hub_download, spec.hub_id, revision=spec.revision, local_dir=folder)
         for file, pin in spec.pins.items():
             _fetch(fetch, file, pin, spec, models_dir)
@@ -374,6 +382,11 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _combined(sums: list[str]) -> str:
+    """The checksum of weights in one file or several."""
+    return sums[0] if len(sums) == 1 else hashlib.sha256("\n".join(sums).encode()).hexdigest()
+
+
 def _registered(name: str) -> ModelSpec:
     if name not in MODELS:
         raise _unknown(name)
@@ -394,14 +407,14 @@ def _find(spec: ModelSpec, models_dir: Path | None) -> LocalModel | None:
     """The first copy of a registered model; None if there is none, a ModelError if it lacks a file."""
     if spec.hub_id is None:
         return _in_folder(spec, EMBEDDED / spec.name, "install virnucpro again")
-    for folder in _folders(spec.name, models_dir):
+    for folder in folders(spec.name, models_dir):
         if os.path.isdir(folder):
             return _in_folder(spec, folder, _cure(spec, models_dir))
     return _in_hub_cache(spec, spec.hub_id)
 
 
-def _folders(name: str, models_dir: Path | None) -> Iterator[Path]:
-    """Folders in which a registered model may lie, besides the Hub cache."""
+def folders(name: str, models_dir: Path | None) -> Iterator[Path]:
+    """Folders in which the model or classifier of that name may lie, besides the Hub cache of a model."""
     for parent in (models_dir, os.environ.get(VARIABLE)):
         if parent:
             yield Path(parent).expanduser() / name
@@ -559,7 +572,7 @@ def _cure(spec: ModelSpec, models_dir: Path | None) -> str:
 
 def _by_hand(spec: ModelSpec, models_dir: Path | None) -> str:
     """How to get a registered model where this machine has no network."""
-    folder = next(_folders(spec.name, models_dir), None)
+    folder = next(folders(spec.name, models_dir), None)
     place = f"{folder}/" if folder else f"DIR/{spec.name}/ and pass --models-dir DIR or set {VARIABLE}=DIR"
     return f"without a network, copy {', '.join(spec.pins)} from {spec.url} to {place}"
 
@@ -568,7 +581,7 @@ def _absent(spec: ModelSpec, models_dir: Path | None) -> ModelError:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     files = ", ".join((*spec.files, " or ".join(spec.weights)))
-    places = [*map(str, _folders(spec.name, models_dir)), f"the Hub cache {HF_HUB_CACHE}"]
+    places = [*map(str, folders(spec.name, models_dir)), f"the Hub cache {HF_HUB_CACHE}"]
     return ModelError(
         f"model {spec.name} is not on this machine; {files} sought in: {'; '.join(places)}",
         hint=_cure(spec, models_dir),

@@ -1,0 +1,173 @@
+"""What a classifier says of itself: `model.json`, beside its weights. Nothing heavy is imported."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from virnucpro.errors import ModelError
+from virnucpro.models.registry import MODELS, LocalModel
+
+CARD = "model.json"
+FORMAT = 1
+#: What the two scores of a row mean, in their order.
+LABELS = ("others", "virus")
+#: The fields of a card, in their order on disk.
+KEYS = (
+    *("format", "name", "trained", "window", "encoders", "labels"),
+    *("min_score", "metrics", "citation", "licence", "source"),
+)
+
+
+@dataclass(frozen=True)
+class EncoderPin:
+    """An encoder that a classifier was trained on.
+
+    `name` is a registered model, or a path relative to the classifier's folder; `dim` the width of its vectors;
+    `sha256` every accepted value of `LocalModel.sha256`.
+    """
+
+    name: str
+    dim: int
+    sha256: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ClassifierCard:
+    """A classifier: which encoders it needs, which windows it serves, where it comes from.
+
+    `window` lists lengths of windows, the default first. A sequence is called viral from `min_score` on.
+    """
+
+    name: str
+    trained: bool
+    window: tuple[int, ...]
+    dna: EncoderPin
+    protein: EncoderPin
+    citation: str
+    licence: str
+    source: str
+    min_score: float = 0.5
+    metrics: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def dim(self) -> int:
+        """Width of the features: the DNA vector, then the protein vector."""
+        return self.dna.dim + self.protein.dim
+
+    @classmethod
+    def read(cls, folder: Path) -> ClassifierCard:
+        """The card of the classifier in `folder`; a ModelError names the file and what is wrong with it."""
+        path = folder / CARD
+        fields = _Fields(path, _read_object(path))
+        fields.want(fields.get("format", int) == FORMAT, "format", str(FORMAT))
+        fields.want(fields.get("labels", list) == list(LABELS), "labels", json.dumps(LABELS))
+        encoders = fields.inside("encoders")
+        return cls(
+            name=fields.get("name", str),
+            trained=fields.get("trained", bool),
+            window=fields.windows(),
+            dna=encoders.inside("dna").encoder(),
+            protein=encoders.inside("protein").encoder(),
+            citation=fields.get("citation", str),
+            licence=fields.get("licence", str),
+            source=fields.get("source", str),
+            min_score=fields.score(),
+            metrics=fields.get("metrics", dict),
+        )
+
+    def to_json(self) -> str:
+        """The content of `model.json`."""
+        values = {"format": FORMAT, "labels": LABELS, **asdict(self)}
+        values["encoders"] = {"dna": values.pop("dna"), "protein": values.pop("protein")}
+        return json.dumps({key: values[key] for key in KEYS}, indent=2) + "\n"
+
+
+def check_encoders(card: ClassifierCard, dna: LocalModel, protein: LocalModel) -> None:
+    """Raise a ModelError if an encoder is another one than the classifier was trained on.
+
+    The checksums decide, not the names. Computing them reads the weights, once for each LocalModel.
+    """
+    for pin, model in ((card.dna, dna), (card.protein, protein)):
+        if model.sha256 not in pin.sha256:
+            raise ModelError(
+                f"classifier {card.name} was not trained on {model.weights}: it needs {pin.name} with sha256 "
+                f"{' or '.join(pin.sha256)}, found {model.sha256}",
+                hint=_cure(pin),
+            )
+
+
+def _cure(pin: EncoderPin) -> str:
+    """What to do about other weights than a classifier needs."""
+    cure = "take a classifier that was trained on these weights"
+    if pin.name in MODELS and MODELS[pin.name].hub_id:
+        return (
+            f"run `virnucpro models download {pin.name}` with the same --models-dir for the published file, or {cure}"
+        )
+    return cure
+
+
+def _read_object(path: Path) -> Mapping[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}", hint="it describes the classifier") from error
+    except ValueError as error:
+        raise ModelError(f"cannot read {path}: {error}", hint="it must be a JSON object") from error
+    if not isinstance(values, dict):
+        raise ModelError(f"cannot read {path}: it is no JSON object")
+    return values
+
+
+@dataclass(frozen=True)
+class _Fields:
+    """The fields of a JSON object in `path`; `at` is where in it the object stands."""
+
+    path: Path
+    values: Mapping[str, Any]
+    at: str = ""
+
+    def want(self, good: bool, key: str, what: str) -> None:
+        """Raise a ModelError unless `good`: the field `key` must be `what`."""
+        if not good:
+            raise ModelError(
+                f"{self.path}: {self.at}{key} must be {what}, found {json.dumps(self.values.get(key))}",
+                hint="the classifier is damaged, or made by another version: import or train it again",
+            )
+
+    def get(self, key: str, kind: type[Any]) -> Any:
+        """The field `key`, which must be there and of the type `kind`."""
+        value = self.values.get(key)
+        # A bool is an int to Python, but not to a reader of the file.
+        self.want(isinstance(value, kind) and isinstance(value, bool) is (kind is bool), key, _WORDS[kind])
+        return value
+
+    def inside(self, key: str) -> _Fields:
+        """The object that the field `key` holds."""
+        return _Fields(self.path, self.get(key, dict), f"{self.at}{key}.")
+
+    def windows(self) -> tuple[int, ...]:
+        found = self.get("window", list)
+        good = bool(found) and all(type(length) is int and length > 0 for length in found)
+        self.want(good, "window", "a list of window lengths")
+        return tuple(found)
+
+    def score(self) -> float:
+        found: Any = self.values.get("min_score")
+        self.want(type(found) in (int, float) and 0 <= found <= 1, "min_score", "a number from 0 to 1")
+        return float(found)
+
+    def encoder(self) -> EncoderPin:
+        sums = self.get("sha256", list)
+        good = bool(sums) and all(isinstance(each, str) and re.fullmatch("[0-9a-f]{64}", each) for each in sums)
+        self.want(good, "sha256", "a list of SHA-256 checksums in hexadecimal")
+        dim = self.get("dim", int)
+        self.want(dim > 0, "dim", "positive")
+        return EncoderPin(self.get("name", str), dim, tuple(sums))
+
+
+_WORDS = {str: "a text", int: "a whole number", bool: "true or false", list: "a list", dict: "an object"}

@@ -1,0 +1,134 @@
+"""The classifier over the vectors of both encoders, and its folder: `model.safetensors` and `model.json`.
+
+Source: Li et al. 2025, "VirNucPro" (doi:10.1093/bib/bbaf224). Written from the published numbers: a hidden layer,
+batch norm, ReLU, an output layer of two, softmax.
+
+A row's scores have the same bits whatever its neighbours are. Each product has one shape, since rows are computed in
+blocks of BLOCK, in one buffer, with one thread: the number of threads decides how a sum is split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+
+from virnucpro.errors import ModelError
+from virnucpro.io.store import atomic_path
+from virnucpro.models.card import CARD, LABELS, ClassifierCard
+from virnucpro.models.linear import Linear, prepack
+from virnucpro.models.weights import check_keys, read_weights
+
+WEIGHTS = "model.safetensors"
+EPS = 1e-5
+#: Rows of every product.
+BLOCK = 1024
+
+NORM = ("weight", "bias", "running_mean", "running_var")
+KEYS = ("hidden.weight", "hidden.bias", *(f"norm.{name}" for name in NORM), "output.weight", "output.bias")
+
+
+class Classifier:
+    """Features of open frames → scores of `LABELS`, on the CPU in fp32; of tensors that `check_state` has passed."""
+
+    def __init__(self, card: ClassifierCard, state: Mapping[str, Tensor]) -> None:
+        self.card = card
+        with _one_thread():
+            self._network = nn.Sequential(
+                _hidden(state), nn.ReLU(), _linear(state["output.weight"], state["output.bias"])
+            )
+            prepack(self._network, BLOCK)
+
+    @classmethod
+    def load(cls, folder: Path) -> Classifier:
+        """The classifier in `folder`. A ModelError names a file that is absent, damaged, or does not fit the other."""
+        card, path = ClassifierCard.read(folder), folder / WEIGHTS
+        state = read_weights(path)
+        check_state(path, state)
+        found = state["hidden.weight"].shape[1]
+        if found != card.dim:
+            raise ModelError(f"{path} takes {found} features, but by {folder / CARD} the encoders give {card.dim}")
+        return cls(card, state)
+
+    @torch.inference_mode()
+    def score(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Softmax scores (n, 2), others and virus, of features (n, in) float32: DNA vector, then protein vector.
+
+        Raises a ModelError if the features have another width.
+        """
+        if features.ndim != 2 or features.shape[1] != self.card.dim:
+            raise ModelError(f"classifier {self.card.name} takes (n, {self.card.dim}) features, not {features.shape}")
+        scores = np.empty((len(features), len(LABELS)), np.float32)
+        # Always through one buffer: a product may depend on how its input is aligned in memory.
+        buffer = torch.empty(BLOCK, self.card.dim)
+        with _one_thread():
+            for start in range(0, len(features), BLOCK):
+                rows = features[start : start + BLOCK]
+                buffer.numpy()[: len(rows)] = rows
+                buffer[len(rows) :] = 0
+                scores[start : start + BLOCK] = self._network(buffer).softmax(1).numpy()[: len(rows)]
+        return scores
+
+
+def save(folder: Path, state: Mapping[str, Tensor], card: ClassifierCard) -> None:
+    """Write a classifier; a folder with a card is whole. Raises ModelError for an unfit `state`, OutputError."""
+    check_state(folder / WEIGHTS, state)
+    with atomic_path(folder / WEIGHTS) as temporary:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CARD).unlink(missing_ok=True)
+        temporary.write_bytes(to_safetensors({key: state[key].contiguous() for key in KEYS}))
+    with atomic_path(folder / CARD) as temporary:
+        temporary.write_text(card.to_json(), encoding="utf-8")
+
+
+def check_state(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Raise a ModelError that names `path` unless `state` holds the tensors of a classifier: finite, fp32, KEYS."""
+    check_keys(path, set(KEYS), set(state), "a classifier")
+    weight = state["hidden.weight"]
+    if weight.ndim != 2:
+        raise ModelError(f"{path}: hidden.weight is no matrix")
+    for key, shape in _shapes(*weight.shape).items():
+        tensor = state[key]
+        if tensor.shape != shape or tensor.dtype != torch.float32:
+            found = f"{tuple(tensor.shape)} {tensor.dtype}"
+            raise ModelError(f"{path}: {key} is {found}, expected {shape} torch.float32")
+        if not tensor.isfinite().all() or (key == "norm.running_var" and (tensor < 0).any()):
+            raise ModelError(f"{path}: {key} holds numbers that no training gives", hint="the file is damaged")
+
+
+def _shapes(hidden: int, features: int) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor."""
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(KEYS, (hidden,))
+    outputs = len(LABELS)
+    return shapes | {"hidden.weight": (hidden, features), "output.weight": (outputs, hidden), "output.bias": (outputs,)}
+
+
+def _hidden(state: Mapping[str, Tensor]) -> Linear:
+    """The hidden layer and the norm behind it as one layer: a norm with fixed numbers scales and shifts columns."""
+    weight, bias, mean, variance = (state[f"norm.{name}"].double() for name in NORM)
+    scale = weight / (variance + EPS).sqrt()
+    hidden, shift = state["hidden.weight"].double(), state["hidden.bias"].double()
+    return _linear(hidden * scale[:, None], (shift - mean) * scale + bias)
+
+
+def _linear(weight: Tensor, bias: Tensor) -> Linear:
+    layer = Linear(weight.shape[1], weight.shape[0])
+    layer.load_state_dict({"weight": weight, "bias": bias})
+    return layer
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread for this thread's products, and the number of before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,217 @@
+"""Model sets by name: an encoder of DNA, one of proteins, and a classifier trained on the vectors of these two.
+
+The classifier of a published set is sought where its encoders are (`--models-dir`, then `$VIRNUCPRO_MODELS`), that of
+the embedded set lies in the package. A folder with a classifier is a name too; its card names the encoders.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TypeVar
+
+from virnucpro.errors import ModelError
+from virnucpro.models import registry
+from virnucpro.models.card import CARD, ClassifierCard, EncoderPin, check_encoders
+from virnucpro.models.registry import EMBEDDED, MODELS, VARIABLE, Availability, LocalModel, folders, resolve
+
+_T = TypeVar("_T")
+
+DEFAULT_SET = "mini"
+
+
+@dataclass(frozen=True)
+class SetSpec:
+    """A set with a name: its registered encoders and the name of its classifier's folder.
+
+    `published` is the file from which the classifier is imported, None if it is embedded.
+    """
+
+    name: str
+    dna: str
+    protein: str
+    classifier: str
+    published: str | None = None
+
+    @property
+    def dim(self) -> int:
+        """Width of the features."""
+        return MODELS[self.dna].dim + MODELS[self.protein].dim
+
+    def folders(self, models_dir: Path | None) -> Iterator[Path]:
+        """Where the classifier may lie, the preferred place first."""
+        return folders(self.classifier, models_dir) if self.published else iter((EMBEDDED / self.classifier,))
+
+    def find(self, models_dir: Path | None) -> Path | None:
+        """The folder of the classifier. One without a card is an import that was interrupted, and does not count."""
+        return next((folder for folder in self.folders(models_dir) if os.path.isfile(folder / CARD)), None)
+
+
+SETS: dict[str, SetSpec] = {
+    spec.name: spec
+    for spec in (
+        SetSpec("mini", "dnabert-mini", "esm2-mini", "mini"),
+        SetSpec("500", "dnabert-s", "esm2-3b", "virnucpro-500", "500_model.pth"),
+        SetSpec("300", "dnabert-s", "esm2-3b", "virnucpro-300", "300_model.pth"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class ModelSet:
+    """A set whose parts are on this machine and belong together."""
+
+    name: str
+    classifier_folder: Path
+    card: ClassifierCard
+    dna: LocalModel
+    protein: LocalModel
+
+    @property
+    def trained(self) -> bool:
+        """Whether all three parts are."""
+        return self.card.trained and self.dna.trained and self.protein.trained
+
+
+@dataclass(frozen=True)
+class SetStatus:
+    """A named set, which of its parts are missing or damaged, and what is wrong with its card if something is."""
+
+    spec: SetSpec
+    folder: Path | None
+    card: ClassifierCard | None
+    missing: tuple[str, ...]
+    problem: str | None
+
+    @property
+    def status(self) -> str:
+        """`ready`, or `needs` and the parts."""
+        return f"needs {', '.join(self.missing)}" if self.missing else "ready"
+
+    @property
+    def trained(self) -> bool:
+        """Whether all three parts are, or will be once they are here."""
+        encoders = MODELS[self.spec.dna].trained and MODELS[self.spec.protein].trained
+        return encoders and (self.card is None or self.card.trained)
+
+
+def resolve_set(name: str, models_dir: Path | None = None) -> ModelSet:
+    """The parts of the set `name`, checked against each other; no network is used.
+
+    `name` is a named set or the folder of a classifier; a named set wins over a folder called the same (write
+    `./name` for the folder). The checksums of both encoders are computed, which reads their weights once.
+
+    A ModelError says what is wrong and its cure: parts that are missing and where they were sought, damaged files, or
+    encoders that the classifier was not trained on.
+    """
+    found = _named(SETS[name], models_dir) if name in SETS else _local(name, models_dir)
+    _check(found)
+    return found
+
+
+def available_sets(models_dir: Path | None = None) -> list[SetStatus]:
+    """Every named set and whether its parts are here; no checksums are computed."""
+    models = {item.spec.name: item for item in registry.available(models_dir)}
+    return [_status(spec, models, models_dir) for spec in SETS.values()]
+
+
+def _named(spec: SetSpec, models_dir: Path | None) -> ModelSet:
+    errors: list[ModelError] = []
+    folder = _attempt(lambda: _classifier(spec, models_dir), errors)
+    dna = _attempt(lambda: resolve(spec.dna, models_dir), errors)
+    protein = _attempt(lambda: resolve(spec.protein, models_dir), errors)
+    if folder is None or dna is None or protein is None:
+        raise ModelError(
+            f"model set {spec.name} is not complete: {'; '.join(error.message for error in errors)}",
+            hint="; ".join(error.hint for error in errors if error.hint),
+        )
+    return ModelSet(spec.name, folder, ClassifierCard.read(folder), dna, protein)
+
+
+def _attempt(find: Callable[[], _T], errors: list[ModelError]) -> _T | None:
+    """What `find` finds, or None and its error in `errors`: the user is told of all missing parts at once."""
+    try:
+        return find()
+    except ModelError as error:
+        errors.append(error)
+        return None
+
+
+def _classifier(spec: SetSpec, models_dir: Path | None) -> Path:
+    folder = spec.find(models_dir)
+    if folder is not None:
+        return folder
+    places = (
+        "; ".join(map(str, spec.folders(models_dir))) or f"no folder, as neither --models-dir nor ${VARIABLE} is given"
+    )
+    raise ModelError(
+        f"classifier {spec.classifier} is not on this machine; {CARD} sought in: {places}",
+        hint=_cure(spec, models_dir),
+    )
+
+
+def _cure(spec: SetSpec, models_dir: Path | None) -> str:
+    """How to get the classifier of a set."""
+    if spec.published is None:
+        return "install virnucpro again"
+    place = shlex.quote(str(models_dir)) if models_dir else "DIR"
+    option = f" --models-dir {place}" if models_dir or not any(spec.folders(None)) else ""
+    return f"run `virnucpro models import {spec.published}{option}` with the file that VirNucPro publishes"
+
+
+def _local(name: str, models_dir: Path | None) -> ModelSet:
+    """A set given by the folder of its classifier."""
+    folder = Path(name).expanduser().absolute()
+    if not os.path.isfile(folder / CARD):
+        raise _unknown(name)
+    card = ClassifierCard.read(folder)
+    return ModelSet(
+        card.name, folder, card, _encoder(card.dna, folder, models_dir), _encoder(card.protein, folder, models_dir)
+    )
+
+
+def _encoder(pin: EncoderPin, folder: Path, models_dir: Path | None) -> LocalModel:
+    """The encoder that a card in `folder` names: a registered one, or a path relative to that folder."""
+    return resolve(pin.name if pin.name in MODELS else str(folder / pin.name), models_dir)
+
+
+def _check(found: ModelSet) -> None:
+    """Raise a ModelError unless classifier and encoders fit together."""
+    # Here, because it needs torch, which a list of sets does not.
+    from virnucpro.models.classifier import Classifier
+
+    card = found.card
+    for pin, model, kind in ((card.dna, found.dna, "dnabert"), (card.protein, found.protein, "esm2")):
+        if model.kind != kind:
+            raise _misfit(found, f"{pin.name} is of the family {model.kind}, expected {kind}")
+        if pin.name in MODELS and pin.dim != MODELS[pin.name].dim:
+            raise _misfit(found, f"{pin.name} is {MODELS[pin.name].dim} wide, not {pin.dim}")
+    Classifier.load(found.classifier_folder)
+    check_encoders(card, found.dna, found.protein)
+
+
+def _misfit(found: ModelSet, why: str) -> ModelError:
+    return ModelError(f"{found.classifier_folder / CARD}: {why}", hint="import or train the classifier again")
+
+
+def _status(spec: SetSpec, models: dict[str, Availability], models_dir: Path | None) -> SetStatus:
+    folder, card = spec.find(models_dir), None
+    errors: list[ModelError] = []
+    if folder is not None:
+        card = _attempt(lambda: ClassifierCard.read(folder), errors)
+    missing = [name for name in (spec.dna, spec.protein) if models[name].model is None]
+    if card is None:
+        missing.append(spec.classifier)
+    return SetStatus(spec, folder, card, tuple(missing), errors[0].message if errors else None)
+
+
+def _unknown(name: str) -> ModelError:
+    close = get_close_matches(name.lower(), SETS, n=1)
+    hint = f"did you mean {close[0]}?" if close else "see `virnucpro models list`"
+    if name in MODELS:
+        hint = f"{name} is one encoder; a set has two of them and a classifier"
+    return ModelError(f"no model set {name!r}: neither {', '.join(SETS)}, nor a folder with {CARD}", hint=hint)
