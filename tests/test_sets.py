@@ -13,12 +13,13 @@ import pytest
 from conftest import Cli
 from test_classifier import SCORES, make_card, network, publish, random_features, state_of
 
+from virnucpro.core.config import DEFAULT_MODEL_SET
 from virnucpro.errors import ModelError, OutputError, UsageError
 from virnucpro.models.card import CARD, ClassifierCard, EncoderPin
 from virnucpro.models.classifier import WEIGHTS, Classifier, save
 from virnucpro.models.published import import_published
 from virnucpro.models.registry import EMBEDDED, MODELS, FilePin, resolve
-from virnucpro.models.sets import DEFAULT_SET, SETS, available_sets, resolve_set
+from virnucpro.models.sets import SETS, available_sets, resolve_set
 
 SMALL = "net = MLPClassifier(256, 512)"
 
@@ -82,7 +83,7 @@ def change_card(folder: Path, **changes: EncoderPin) -> None:
 
 def test_names_of_sets_and_models_differ() -> None:
     assert list(SETS) == ["mini", "500", "300"]
-    assert DEFAULT_SET in SETS
+    assert DEFAULT_MODEL_SET in SETS
     classifiers = {spec.classifier for spec in SETS.values()}
     assert not MODELS.keys() & (SETS.keys() | classifiers)
     assert len(classifiers) == len(SETS)

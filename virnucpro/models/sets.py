@@ -21,8 +21,6 @@ from virnucpro.models.registry import EMBEDDED, MODELS, VARIABLE, Availability, 
 
 _T = TypeVar("_T")
 
-DEFAULT_SET = "mini"
-
 
 @dataclass(frozen=True)
 class SetSpec:
