@@ -32,7 +32,7 @@ from virnucpro.core.config import EmbedConfig
 from virnucpro.core.paths import RunPaths
 from virnucpro.errors import DeviceError
 from virnucpro.io.fasta import read_records
-from virnucpro.io.store import Shard, read_result, read_shard, write_merged
+from virnucpro.io.store import Shard, layout_of, read_result, read_shard, write_merged
 from virnucpro.models.attention import PackedLayout, segment_mean
 from virnucpro.pipeline.base_worker import BaseEmbeddingWorker
 from virnucpro.pipeline.embed import run_embed
@@ -412,7 +412,7 @@ def test_interrupts_while_the_result_is_written(tmp_path: Path) -> None:
             output.unlink(missing_ok=True)
             try:
                 signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.001, 0.03))
-                write_merged(output, shards, rows, 16, {})
+                write_merged(output, shards, rows, 16, {}, layout_of(output))
                 signal.setitimer(signal.ITIMER_REAL, 0)
             except KeyboardInterrupt:
                 interrupted += 1
@@ -435,12 +435,12 @@ def test_full_disk_at_any_place_of_the_result(share: float, tmp_path: Path) -> N
         from pathlib import Path
         path, share = Path(sys.argv[1]), float(sys.argv[2])
         shards = [Shard([f"s{i} " + "x" * 200 for i in range(30_000)], np.ones((30_000, 4), np.float32))]
-        write_merged(path, shards, 30_000, 4, {})
+        write_merged(path, shards, 30_000, 4, {}, "hdf5")
         size = path.stat().st_size
         path.unlink()
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(share * size), resource.RLIM_INFINITY))
         try:
-            write_merged(path, shards, 30_000, 4, {})
+            write_merged(path, shards, 30_000, 4, {}, "hdf5")
         except OutputError as error:
             print(error)
     """

@@ -20,6 +20,7 @@ from virnucpro.cli.doctor import doctor
 from virnucpro.cli.embed import embed
 from virnucpro.cli.models import models
 from virnucpro.cli.orfs import orfs
+from virnucpro.cli.predict import predict
 from virnucpro.core import log
 from virnucpro.errors import Interrupted, VirnucproError
 
@@ -34,11 +35,11 @@ Exit codes: 0 done · 2 usage · 3 input or output · 4 model · 5 device · 6 d
 def cli() -> None:
     """Find viral sequences with language models of DNA and protein, on every device at hand.
 
-    Start with: virnucpro embed contigs.fa -o contigs.h5
+    Start with: virnucpro predict contigs.fa -o out
     """
 
 
-for command in (embed, orfs, models, devices, doctor):
+for command in (predict, embed, orfs, models, devices, doctor):
     cli.add_command(command)
 
 

@@ -16,6 +16,7 @@ from virnucpro.pipeline import events
 
 if TYPE_CHECKING:
     from virnucpro.pipeline.embed import EmbedResult
+    from virnucpro.pipeline.predict import PredictResult
 
 logger = logging.getLogger("virnucpro.cli")
 
@@ -64,7 +65,9 @@ class Reporter:
         self.total, self.done, self.done_before = event.total, event.done, event.done
         self.began = self.last_line = time.monotonic()
         if self.bars:
-            self.all = self.bars.add_task("all", total=event.total, completed=event.done)
+            for task in self.bars.task_ids:  # of an earlier phase
+                self.bars.remove_task(task)
+            self.all = self.bars.add_task(event.name, total=event.total, completed=event.done)
             if len(event.workers) > 1:
                 self.each = [self.bars.add_task(f"  {name}", total=None) for name in event.workers]
 
@@ -97,6 +100,21 @@ class Reporter:
         logger.info("%d embeddings of %d numbers in %s", result.sequences, result.dim, result.output)
         if result.failures:
             logger.warning("%d failed; see %s.failed.tsv", len(result.failures), result.output)
+
+    def predict_summary(self, result: PredictResult) -> None:
+        """The end of `virnucpro predict`: how many sequences got which verdict, and where the tables are."""
+        if self.bars:
+            self.bars.stop()
+        if not result.trained:
+            logger.warning(
+                "model set %s is UNTRAINED: its calls show that the tool works, and mean nothing", result.model
+            )
+        verdicts = ", ".join(f"{count} {verdict}" for verdict, count in result.verdicts.items())
+        logger.info("%d sequences: %s", sum(result.verdicts.values()), verdicts)
+        logger.info("%d of %d windows have a score", result.windows_scored, result.windows)
+        logger.info("results: %s.*", result.paths.output)
+        if result.failures:
+            logger.warning("%d failed; see %s", len(result.failures), result.paths.failed)
 
     def _log_balance(self, result: EmbedResult) -> None:
         for stats in result.devices:

@@ -67,3 +67,61 @@ class RunPaths:
 
     def _beside(self, suffix: str) -> Path:
         return self.output.with_name(self.output.name + suffix)
+
+
+@dataclass(frozen=True)
+class PredictPaths(RunPaths):
+    """Files of `virnucpro predict`: `output` is the folder and, in it, what the results' names begin with."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the results stand."""
+        return self.output.parent
+
+    @property
+    def log(self) -> Path:
+        """Everything that was said."""
+        return self.folder / "run.log"
+
+    @property
+    def sequences(self) -> Path:
+        """A row for each sequence."""
+        return self._beside(".sequences.tsv")
+
+    @property
+    def windows(self) -> Path:
+        """A row for each window."""
+        return self._beside(".windows.tsv.gz")
+
+    @property
+    def regions(self) -> Path:
+        """Viral regions."""
+        return self._beside(".regions.bed")
+
+    @property
+    def viruses(self) -> Path:
+        """The viral sequences."""
+        return self._beside(".virus.fna")
+
+    @property
+    def plots(self) -> Path:
+        """Folder of the pictures."""
+        return self._beside(".plots")
+
+    @property
+    def vanilla_scores(self) -> Path:
+        """The published tool's table of frames."""
+        return self.folder / "prediction_results.txt"
+
+    @property
+    def vanilla_calls(self) -> Path:
+        """The published tool's table of windows."""
+        return self.folder / "prediction_results_highestscore.csv"
+
+    def embeddings(self, which: str, suffix: str) -> Path:
+        """Embeddings to keep: `which` is dna or protein (.h5), DNABERT_S, ESM or merged (.pt)."""
+        return self._beside(f".{which}{suffix}" if suffix == ".h5" else f"_{which}{suffix}")
+
+    def part_file(self, name: str, suffix: str) -> Path:
+        """One of the three files of a work file."""
+        return self.parts / f"{name}{suffix}"

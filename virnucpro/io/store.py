@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import h5py
 import numpy as np
@@ -32,6 +33,9 @@ TEXT = h5py.string_dtype("utf-8")
 MERGE_ROWS = 4096
 
 OUTPUT_SUFFIXES = (".h5", ".hdf5", ".npy", ".pt")
+
+#: Layouts of a result: HDF5, NumPy, and the published tool's for DNABERT-S, for ESM-2, and for both joined.
+Layout = Literal["hdf5", "npy", "nucleotide", "proteins", "merged"]
 
 #: Bytes of a shard's user block; the least that HDF5 allows.
 USER_BLOCK = 512
@@ -153,10 +157,24 @@ def read_result(path: Path) -> tuple[list[str], NDArray[np.float32]]:
         return _text(file["ids"]), file["embeddings"][...]
 
 
-def write_merged(path: Path, shards: Iterable[Shard], rows: int, dim: int, attributes: Mapping[str, object]) -> None:
-    """Write the user's result in the format its suffix names, `rows` rows in the order of `shards`."""
-    writer = {".npy": _write_npy, ".pt": _write_pt}.get(path.suffix, _write_hdf5)
-    writer(path, _even_blocks(shards), rows, dim, attributes)
+def layout_of(path: Path, proteins: bool = False) -> Layout:
+    """The layout of a result by its suffix; a `.pt` of proteins is the published tool's for ESM-2."""
+    if path.suffix == ".pt":
+        return "proteins" if proteins else "nucleotide"
+    return "npy" if path.suffix == ".npy" else "hdf5"
+
+
+def write_merged(
+    path: Path, shards: Iterable[Shard], rows: int, dim: int, attributes: Mapping[str, object], layout: Layout
+) -> None:
+    """Write the user's result, `rows` rows in the order of `shards`."""
+    blocks = _even_blocks(shards)
+    if layout == "hdf5":
+        _write_hdf5(path, blocks, rows, dim, attributes)
+    elif layout == "npy":
+        _write_npy(path, blocks, rows, dim)
+    else:
+        _write_pt(path, blocks, layout)
 
 
 def _even_blocks(shards: Iterable[Shard]) -> Iterator[Shard]:
@@ -208,7 +226,7 @@ def ids_path(path: Path) -> Path:
     return path.with_suffix(".ids.txt")
 
 
-def _write_npy(path: Path, blocks: Iterable[Shard], rows: int, dim: int, attributes: Mapping[str, object]) -> None:
+def _write_npy(path: Path, blocks: Iterable[Shard], rows: int, dim: int) -> None:
     with atomic_path(path) as temporary, atomic_path(ids_path(path)) as ids_temporary:
         header = {"descr": "<f4", "fortran_order": False, "shape": (rows, dim)}
         with open(temporary, "wb") as data, open(ids_temporary, "w", encoding="utf-8") as ids:
@@ -218,15 +236,23 @@ def _write_npy(path: Path, blocks: Iterable[Shard], rows: int, dim: int, attribu
                 ids.writelines(f"{name}\n" for name in block.ids)
 
 
-def _write_pt(path: Path, blocks: Iterable[Shard], rows: int, dim: int, attributes: Mapping[str, object]) -> None:
-    """The published tool's dictionary; it is one Python object, so the whole result is held in memory."""
+def _write_pt(path: Path, blocks: Iterable[Shard], layout: Layout) -> None:
+    """The published tool's dictionaries; each is one Python object, so the whole result is held in memory."""
     import torch
 
     ids: list[str] = []
-    data: list[dict[str, object]] = []
+    arrays: list[NDArray[np.float32]] = []
     for block in blocks:
         ids += block.ids
-        for name, vector in zip(block.ids, block.embeddings.tolist(), strict=True):
-            data.append({"label": name, "mean_representation": vector})
+        arrays.append(block.embeddings)
+    vectors = np.concatenate(arrays) if arrays else np.empty((0, 0), np.float32)
+    content: dict[str, object]
+    if layout == "merged":
+        content = {"ids": ids, "data": torch.from_numpy(vectors)}
+    elif layout == "proteins":
+        content = {"proteins": ids, "data": list(torch.from_numpy(vectors))}
+    else:
+        pairs = zip(ids, vectors.tolist(), strict=True)
+        content = {"nucleotide": ids, "data": [{"label": name, "mean_representation": row} for name, row in pairs]}
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        torch.save({"nucleotide": ids, "data": data}, file)
+        torch.save(content, file)

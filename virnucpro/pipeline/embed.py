@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 from virnucpro.core.config import EmbedConfig
 from virnucpro.core.paths import RunPaths
 from virnucpro.errors import InputError, OutputError, UsageError
-from virnucpro.io.fasta import read_records
-from virnucpro.io.store import OUTPUT_SUFFIXES, Shard, ids_path, read_shard, write_merged
+from virnucpro.io.fasta import PROTEIN, read_records
+from virnucpro.io.store import OUTPUT_SUFFIXES, Shard, ids_path, layout_of, read_shard, write_merged
 from virnucpro.models.registry import LocalModel, resolve
 from virnucpro.pipeline.encode import ALPHABETS, Encoding, Placement, WorkFile
 from virnucpro.pipeline.events import Listener
@@ -117,7 +117,9 @@ class EmbedRun(Run[EmbedResult]):
         with self.stage("writing the result"):
             rows, dim = self._shape(good)
             if good:
-                write_merged(self.config.output, self._shards(good), rows, dim, self.attributes(self.model))
+                layout = layout_of(self.config.output, proteins=self.alphabet is PROTEIN)
+                attributes = self.attributes(self.model)
+                write_merged(self.config.output, self._shards(good), rows, dim, attributes, layout)
         self._write_failed(failures)
         result = EmbedResult(self.config.output, rows, dim, failures, queue.stats)
         self.manifest.record |= balance(queue.stats)

@@ -129,6 +129,28 @@ def describe_input(path: Path, name: Path) -> dict[str, object]:
         raise InputError(f"cannot read {name}: {error.strerror}", hint="check the path and its permissions") from error
 
 
+def part_limit(before: int, most: int, devices: int) -> int:
+    """The most sequences of the next work file, when the ones before hold `before` of them."""
+    return min(most, max(FEWEST_SEQUENCES, int(before * SHARE_OF_A_DEVICE / devices)))
+
+
+class DuplicateWatch:
+    """Warns once when an id comes again."""
+
+    def __init__(self) -> None:
+        #: Hashes of ids: a set of the ids themselves would be several times larger.
+        self._seen: set[int] = set()
+        self._warned = False
+
+    def see(self, name: str) -> None:
+        """Take note of one id."""
+        key = hash(name)
+        if key in self._seen and not self._warned:
+            logger.warning("the id %r occurs more than once; all are kept, in input order", name[:80])
+            self._warned = True
+        self._seen.add(key)
+
+
 class Splitter:
     """Cuts inputs into work files of at most `most` sequences, sized for `devices` devices."""
 
@@ -137,18 +159,13 @@ class Splitter:
         self.plan = Plan()
         self._part: Part | None = None
         self._file: BinaryIO | None = None
-        #: The path of the input being read, which may be a copy, and the name that the user knows it by.
-        self._shown = ("", "")
         self._limit = 0
         self._total = 0
-        #: Hashes of ids: a set of the ids themselves would be several times larger.
-        self._seen: set[int] = set()
-        self._warned = False
+        self._duplicates = DuplicateWatch()
 
     def split(self, inputs: Iterable[Path], names: Sequence[Path]) -> Plan:
         """Write the work files. Raises InputError when no input holds a usable sequence; bad records go to the plan."""
         for index, path in enumerate(inputs):
-            self._shown = str(path), str(names[index])
             try:
                 if self.alphabet is PROTEIN and looks_like_dna(path):
                     raise InputError(
@@ -156,17 +173,17 @@ class Splitter:
                         hint="translate it (`virnucpro orfs` finds open frames), or choose a DNA model",
                     )
                 for record in read_records(path, self.alphabet):
-                    self._take(index, record)
+                    if isinstance(record, BadRecord):
+                        self._reject(index, record.renamed(path, names[index]))
+                    else:
+                        self._take(index, record)
             except InputError as error:
-                self._reject(index, BadRecord("", 0, str(error)))
+                self._reject(index, BadRecord("", 0, str(error)).renamed(path, names[index]))
         self._close()
         return self.plan
 
-    def _take(self, index: int, record: Record | BadRecord) -> None:
-        if isinstance(record, BadRecord):
-            self._reject(index, record)
-            return
-        self._watch_for_duplicates(record.id)
+    def _take(self, index: int, record: Record) -> None:
+        self._duplicates.see(record.id)
         if self._part is None:
             self._open()
         assert self._part is not None
@@ -178,12 +195,10 @@ class Splitter:
             self._close()
 
     def _reject(self, index: int, record: BadRecord) -> None:
-        reason = record.reason.replace(*self._shown)
-        self.plan.rejected.append(Rejected(index, record.number, record.id, reason))
+        self.plan.rejected.append(Rejected(index, record.number, record.id, record.reason))
 
     def _open(self) -> None:
-        share = int(self._total * SHARE_OF_A_DEVICE / self.devices)
-        self._limit = min(self.most, max(FEWEST_SEQUENCES, share))
+        self._limit = part_limit(self._total, self.most, self.devices)
         path = self.paths.part(len(self.plan.parts) + 1)
         self._part = Part(path.name)
         self._file = open(path, "wb", buffering=1 << 20)  # noqa: SIM115  # closed by _close
@@ -194,10 +209,3 @@ class Splitter:
             self._file.close()
             self.plan.parts.append(self._part)
         self._part = self._file = None
-
-    def _watch_for_duplicates(self, name: str) -> None:
-        key = hash(name)
-        if key in self._seen and not self._warned:
-            logger.warning("the id %r occurs more than once; all are kept, in input order", name[:80])
-            self._warned = True
-        self._seen.add(key)

@@ -1,0 +1,216 @@
+"""Records → windows → open frames → work files for both encoders, and an index of what was cut from what.
+
+Inside, a frame is known by numbers: `{sequence}_{window}{frame}`, such as `17_3R1`, where the sequence is counted over
+all of the input. So ids that occur twice, or hold anything, cannot be mixed up (DESIGN rule 5). A work file is three
+files of one name: `.fna` and `.faa` hold the frames' nucleotides and proteins, `.index` a JSON list a line for each
+sequence and each window, also those without a frame, in input order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from virnucpro.core.paths import PredictPaths
+from virnucpro.errors import InputError
+from virnucpro.io.fasta import BadRecord, Record, read_records, write_fasta
+from virnucpro.pipeline.split import DuplicateWatch, part_limit
+from virnucpro.sequence.frames import Scan, scan_windows
+from virnucpro.sequence.windows import Window, window_bounds
+
+SUFFIXES = (".fna", ".faa", ".index")
+
+#: Windows in a work file for each frame that it may hold, so that input without frames does not make one large file.
+WINDOWS_A_FRAME = 8
+
+
+class IndexedSequence(NamedTuple):
+    """A record of the input, in the index."""
+
+    #: Place in all of the input, from 0.
+    number: int
+    input_index: int
+    #: Place in its input, from 1; 0 for what could not be read of a file.
+    record: int
+    id: str
+    #: Bases; 0 for a record that cannot be used.
+    length: int
+    #: Why it has no windows; empty if it has.
+    reason: str
+    #: Whether that is a failure, and no matter of settings.
+    failed: bool
+
+
+class IndexedWindow(NamedTuple):
+    """A window, in the index: bases `start` to `end` of its sequence, from 0, `end` excluded."""
+
+    #: `{number of the sequence}_{number of the window, from 1}`.
+    key: str
+    start: int
+    end: int
+    #: Names of the open frames, in their order.
+    frames: tuple[str, ...]
+    #: Why there is none; empty if there is one.
+    reason: str
+
+    @property
+    def number(self) -> int:
+        """Place in the sequence, from 1."""
+        return int(self.key.partition("_")[2])
+
+
+@dataclass
+class FramePart:
+    """A work file; `sizes`: bytes of its three files."""
+
+    name: str
+    windows: int = 0
+    frames: int = 0
+    sizes: list[int] = field(default_factory=list)
+
+
+@dataclass
+class FramePlan:
+    """How an input was cut."""
+
+    parts: list[FramePart] = field(default_factory=list)
+    sequences: int = 0
+    bases: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for the run record."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> FramePlan:
+        """The plan in a run record."""
+        return cls([FramePart(**part) for part in values["parts"]], values["sequences"], values["bases"])
+
+    @property
+    def frames(self) -> int:
+        """Open frames in all work files."""
+        return sum(part.frames for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How sequences are cut: bases of a window, frames without the extra base, the shortest sequence that is scored."""
+
+    window: int
+    exact: bool
+    min_length: int
+
+
+class FrameSplitter:
+    """Cuts inputs into work files of at most about `most` frames, sized for `devices` devices."""
+
+    def __init__(self, paths: PredictPaths, rules: Rules, most: int, devices: int) -> None:
+        self.paths, self.rules, self.most, self.devices = paths, rules, most, devices
+        self.plan = FramePlan()
+        self._limit = 0
+        self._files: list[BinaryIO] = []
+        #: Sequences that were read but are not in the index yet: windows are scanned many at a time.
+        self._ahead: deque[IndexedSequence] = deque()
+        #: The last sequence in the index.
+        self._current: IndexedSequence | None = None
+        self._duplicates = DuplicateWatch()
+
+    def split(self, inputs: Iterable[Path], names: Sequence[Path]) -> FramePlan:
+        """Write the work files; what cannot be used stands in their indices. Raises OSError."""
+        with contextlib.closing(self):
+            windows = self._windows(self._records(inputs, names))
+            for scan in scan_windows(windows, exact=self.rules.exact):
+                self._take(scan)
+            self._index_sequences(self.plan.sequences)
+        return self.plan
+
+    def _records(self, inputs: Iterable[Path], names: Sequence[Path]) -> Iterator[tuple[int, Record | BadRecord]]:
+        for index, path in enumerate(inputs):
+            try:
+                for record in read_records(path):
+                    yield index, record.renamed(path, names[index]) if isinstance(record, BadRecord) else record
+            except InputError as error:
+                yield index, BadRecord("", 0, str(error)).renamed(path, names[index])
+
+    def _windows(self, records: Iterable[tuple[int, Record | BadRecord]]) -> Iterator[Window]:
+        for index, record in records:
+            sequence = self._described(index, record)
+            self._ahead.append(sequence)
+            self.plan.sequences += sequence.record > 0
+            self.plan.bases += sequence.length
+            if isinstance(record, Record) and not sequence.reason:
+                bounds = window_bounds(sequence.length, self.rules.window)
+                for place, (start, end) in enumerate(bounds, 1):
+                    yield Window(f"{sequence.number}_{place}", start, end, record.sequence[start:end])
+
+    def _described(self, index: int, record: Record | BadRecord) -> IndexedSequence:
+        number = self.plan.sequences
+        if isinstance(record, BadRecord):
+            return IndexedSequence(number, index, record.number, record.id, 0, record.reason, True)
+        self._duplicates.see(record.id)
+        length = len(record.sequence)
+        short = length < self.rules.min_length
+        reason = f"shorter than --min-length {self.rules.min_length}" if short else ""
+        return IndexedSequence(number, index, record.number, record.id, length, reason, False)
+
+    def _take(self, scan: Scan) -> None:
+        """Write one window and its frames."""
+        key = scan.window.id
+        self._index_sequences(int(key.partition("_")[0]))
+        names = tuple(frame.name for frame in scan.frames)
+        self._index("window", IndexedWindow(key, scan.window.start, scan.window.end, names, scan.reason))
+        fna, faa, _ = self._files
+        for frame in scan.frames:
+            write_fasta(fna, key + frame.name, frame.nucleotide)
+            write_fasta(faa, key + frame.name, frame.protein)
+        part = self.plan.parts[-1]
+        part.windows += 1
+        part.frames += len(names)
+        if part.frames >= self._limit or part.windows >= WINDOWS_A_FRAME * self._limit:
+            self.close()
+
+    def _index_sequences(self, last: int) -> None:
+        """Write down the sequences up to number `last` that are not in the index yet."""
+        while self._ahead and self._ahead[0].number <= last:
+            self._current = None  # else a new work file would begin with the one before
+            self._index("sequence", sequence := self._ahead.popleft())
+            self._current = sequence
+
+    def _index(self, kind: str, row: IndexedSequence | IndexedWindow) -> None:
+        if not self._files:
+            self._open()
+        self._files[-1].write(json.dumps((kind, *row)).encode() + b"\n")
+
+    def _open(self) -> None:
+        """Begin a work file; a sequence that runs on into it is named again."""
+        self._limit = part_limit(self.plan.frames, self.most, self.devices)
+        name = f"{len(self.plan.parts) + 1:06d}"
+        self.plan.parts.append(FramePart(name))
+        paths = [self.paths.part_file(name, suffix) for suffix in SUFFIXES]
+        self._files = [open(path, "wb", buffering=1 << 20) for path in paths]  # noqa: SIM115  # closed by close
+        if self._current is not None:
+            self._index("sequence", self._current)
+
+    def close(self) -> None:
+        """End the work file that is open, if one is."""
+        for file in self._files:
+            self.plan.parts[-1].sizes.append(file.tell())
+            file.close()
+        self._files = []
+
+
+def read_index(path: Path) -> Iterator[IndexedSequence | IndexedWindow]:
+    """The rows of a work file's index; a sequence that began in an earlier one comes again before its windows."""
+    with open(path, encoding="utf-8") as lines:
+        for line in lines:
+            kind, *row = json.loads(line)
+            if kind == "sequence":
+                yield IndexedSequence(*row)
+            else:
+                key, start, end, frames, reason = row
+                yield IndexedWindow(key, start, end, tuple(frames), reason)

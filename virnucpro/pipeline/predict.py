@@ -1,0 +1,261 @@
+"""One run of `virnucpro predict`: windows and frames, two encoders one after the other, features, calls, tables."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from virnucpro.core.config import STDIN, PredictConfig
+from virnucpro.core.device import available_threads
+from virnucpro.core.paths import PredictPaths
+from virnucpro.errors import InputError, OutputError, UsageError
+from virnucpro.io.store import atomic_path
+from virnucpro.io.tables import gzip_text
+from virnucpro.models.card import CARD
+from virnucpro.models.classifier import WEIGHTS, Classifier
+from virnucpro.models.registry import LocalModel, sha256_of
+from virnucpro.models.sets import ModelSet, resolve_set
+from virnucpro.pipeline.consensus import Verdict
+from virnucpro.pipeline.encode import Encoding, Placement, WorkFile
+from virnucpro.pipeline.events import Listener
+from virnucpro.pipeline.frame_split import SUFFIXES, FramePart, FramePlan, FrameSplitter, Rules
+from virnucpro.pipeline.kept import keep_embeddings, kept_paths
+from virnucpro.pipeline.results import ResultWriter, Summary, VanillaTables, write_viruses
+from virnucpro.pipeline.run import Failure, Run, balance, work_folder, write_failed
+from virnucpro.pipeline.scoring import Scorer
+from virnucpro.pipeline.work_queue import QueueResult
+
+#: What is taken off an input's name to name the results.
+_COMPRESSED = {".gz", ".bz2", ".xz", ".zst"}
+_FORMATS = {".fa", ".fasta", ".fna", ".ffn", ".fas", ".fq", ".fastq", ".bam", ".ubam"}
+
+
+@dataclass
+class PredictResult:
+    """How a run ended: the paths of the results, how many sequences got which verdict, and what failed."""
+
+    paths: PredictPaths
+    model: str
+    trained: bool
+    verdicts: dict[str, int]
+    windows: int
+    windows_scored: int
+    failures: list[Failure] = field(default_factory=list)
+    already_done: bool = False
+
+
+class PredictRun(Run[PredictResult]):
+    """The steps of `virnucpro predict`."""
+
+    command: ClassVar[str] = "predict"
+
+    def __init__(self, config: PredictConfig, listener: Listener | None = None) -> None:
+        self.config = config
+        output = config.output / (config.prefix or default_prefix(config.inputs[0]))
+        self.paths: PredictPaths = PredictPaths(output, work_folder(output, config.work_dir))
+        super().__init__(config, self.paths, listener)
+
+    @property
+    def results(self) -> tuple[Path, ...]:
+        """The tables and the viral sequences; what was asked for besides."""
+        paths = self.paths
+        vanilla = (paths.vanilla_scores, paths.vanilla_calls) if self.config.vanilla_output else ()
+        kept = kept_paths(paths, self.config.vanilla_output) if self.config.keep_embeddings else ()
+        return (paths.sequences, paths.windows, paths.regions, paths.viruses, *vanilla, *kept, paths.failed)
+
+    def check(self) -> None:
+        """Raise what can be known before anything is read."""
+        prefix = self.config.prefix
+        if prefix is not None and (not prefix or Path(prefix).name != prefix):
+            raise UsageError(f"--prefix {prefix!r} is no beginning of a file name", hint="the folder is named by -o")
+        try:
+            self.paths.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"-o {self.paths.folder} is no folder and cannot be made: {error.strerror}", hint="choose another -o"
+            ) from error
+        super().check()
+        inputs = {path.resolve() for path in self.config.inputs}
+        if same := [path for path in self.results if path.resolve() in inputs]:
+            raise UsageError(f"the result {same[0]} is also an input", hint="choose another -o or --prefix")
+        if self.config.report:
+            from virnucpro.report import check_matplotlib
+
+            check_matplotlib()
+
+    def choose(self) -> None:
+        """Model set, rules, devices, and the one dtype and token budget of the run."""
+        self.set: ModelSet = resolve_set(self.config.model, self.config.models_dir)
+        card = self.set.card
+        window = card.window[0] if self.config.window is None else self.config.window
+        if window not in card.window:
+            raise UsageError(
+                f"--window {window}: the classifier of {self.set.name} was trained on windows of "
+                f"{' and '.join(map(str, card.window))} bases",
+                hint="leave --window out, or choose another --model",
+            )
+        self.rules = Rules(window, self.config.exact, self.config.min_length)
+        self.min_score = card.min_score if self.config.min_score is None else self.config.min_score
+        self.placement = Placement.choose(self.config)
+
+    @property
+    def models(self) -> dict[str, LocalModel]:
+        """Both encoders."""
+        return {"DNA model": self.set.dna, "protein model": self.set.protein}
+
+    def own_identity(self) -> dict[str, Any]:
+        """The classifier, and the rules of cutting and calling."""
+        folder = self.set.classifier_folder
+        return {
+            "classifier": [sha256_of(folder / name) for name in (WEIGHTS, CARD)],
+            "window": self.rules.window,
+            "frames": "exact" if self.rules.exact else "published",
+            "min length": self.rules.min_length,
+            "min score": self.min_score,
+            "kept outputs": [path.name for path in self.results],
+        }
+
+    def split(self) -> dict[str, Any]:
+        """Cut the input into work files of frames."""
+        devices = len(self.placement.devices)
+        splitter = FrameSplitter(self.paths, self.rules, self.config.sequences_per_file, devices)
+        return splitter.split(self.inputs, self.config.inputs).to_json()
+
+    def take_plan(self, plan: dict[str, Any]) -> None:
+        """The work files."""
+        self.plan = FramePlan.from_json(plan)
+
+    def lost_part(self) -> str | None:
+        """The first work file that has not the size it was written with."""
+        sizes = [(f"{part.name}{suffix}", size) for part in self.plan.parts for suffix, size in _sizes(part)]
+        return next((name for name, size in sizes if not self._has_size(self.paths.parts / name, size)), None)
+
+    @staticmethod
+    def _has_size(path: Path, size: int) -> bool:
+        return path.exists() and path.stat().st_size == size
+
+    def work(self) -> PredictResult:
+        """Embed, call, write, record."""
+        dna, protein = (
+            Encoding(model, self.placement, self.paths.shards, self.attributes(model)) for model in self.models.values()
+        )
+        with self.stage("embedding DNA"):
+            dna_end = dna.run(self._work_files(".fna"), self.listen)
+        with self.stage("embedding proteins"):
+            protein_end = protein.run(self._work_files(".faa"), self.listen)
+        failed = {path.name: reason for end in (dna_end, protein_end) for path, reason in end.failed.items()}
+        with self.stage("calling"):
+            classifier = Classifier.load(self.set.classifier_folder)
+            scorer = Scorer(self.paths, dna, protein, classifier, failed)
+            result = self._write(scorer)
+        self._save(result, failed, dna_end, protein_end)
+        if self.config.report:
+            self._plot()
+        if not result.windows and result.failures and not self._any_usable(result):
+            raise InputError(
+                f"no usable sequence in the input: {result.failures[0][3]}", hint=f"see {self.paths.failed}"
+            )
+        return result
+
+    @staticmethod
+    def _any_usable(result: PredictResult) -> bool:
+        """Whether any sequence is not in the list of failures: too short ones are usable, though not scored."""
+        return sum(result.verdicts.values()) > sum(1 for _, record, _, _ in result.failures if record)
+
+    def _work_files(self, suffix: str) -> list[WorkFile]:
+        return [
+            WorkFile(self.paths.part_file(part.name, suffix), part.frames) for part in self.plan.parts if part.frames
+        ]
+
+    def _write(self, scorer: Scorer) -> PredictResult:
+        """All results under temporary names, then all at once under their own."""
+        with contextlib.ExitStack() as stack:
+            temporary = {path: stack.enter_context(atomic_path(path)) for path in self.results}
+            summary = self._write_tables(temporary, scorer)
+            with open(temporary[self.paths.viruses], "wb", buffering=1 << 20) as file:
+                write_viruses(file, self.inputs, summary.viral)
+            failures = self.in_input_order(summary.failures)
+            write_failed(temporary[self.paths.failed], failures)
+            if self.config.keep_embeddings:
+                keep_embeddings(scorer, self.plan.parts, temporary, self.config.vanilla_output)
+            self.manifest.state = "publishing"
+            self.manifest.save()
+        verdicts = {verdict.value: summary.verdicts[verdict] for verdict in Verdict}
+        return PredictResult(
+            self.paths, self.set.name, self.set.trained, verdicts, summary.windows, summary.windows_scored, failures
+        )
+
+    def _write_tables(self, temporary: dict[Path, Path], scorer: Scorer) -> Summary:
+        paths = self.paths
+        with contextlib.ExitStack() as stack:
+
+            def text(path: Path) -> Any:
+                return stack.enter_context(open(temporary[path], "w", encoding="utf-8", newline=""))
+
+            windows = stack.enter_context(gzip_text(temporary[paths.windows]))
+            vanilla = None
+            if self.config.vanilla_output:
+                vanilla = VanillaTables(text(paths.vanilla_scores), text(paths.vanilla_calls))
+            writer = ResultWriter(
+                text(paths.sequences), windows, text(paths.regions), self.config.inputs, self.min_score, vanilla
+            )
+            for row in scorer.rows(self.plan.parts, self.config.threads or available_threads()):
+                writer.take(row)
+            writer.finish()
+            if vanilla:
+                vanilla.finish()
+        return writer.summary
+
+    def _save(self, result: PredictResult, failed: dict[str, str], dna: QueueResult, protein: QueueResult) -> None:
+        card = self.set.card
+        self.manifest.record |= {
+            "model set": {"name": self.set.name, "trained": self.set.trained, "classifier": card.name},
+            "encoders": {"DNA": balance(dna.stats), "protein": balance(protein.stats)},
+        }
+        summary = {
+            "verdicts": result.verdicts,
+            "windows": result.windows,
+            "windows_scored": result.windows_scored,
+            "frames": self.plan.frames,
+            "bases": self.plan.bases,
+            "min_score": self.min_score,
+            "window": self.rules.window,
+            "failures": result.failures,
+        }
+        self.save_record(failed, summary)
+
+    def _plot(self) -> None:
+        from virnucpro.report import plot_results
+
+        with self.stage("drawing"):
+            plot_results(self.paths.folder, self.paths.output.name, self.paths.plots)
+
+    def earlier_result(self, record: dict[str, Any]) -> PredictResult:
+        """What a complete run said of its result."""
+        summary = record["result"]
+        failures = [tuple(row) for row in summary["failures"]]
+        counts = summary["verdicts"], summary["windows"], summary["windows_scored"]
+        return PredictResult(self.paths, self.set.name, self.set.trained, *counts, failures, already_done=True)
+
+
+def _sizes(part: FramePart) -> Iterator[tuple[str, int]]:
+    return zip(SUFFIXES, part.sizes, strict=True)
+
+
+def default_prefix(first: Path) -> str:
+    """The name of the first input without the endings of its format; `stdin` for standard input."""
+    if first == STDIN:
+        return "stdin"
+    name = Path(first.name)
+    for endings in (_COMPRESSED, _FORMATS):
+        if name.suffix.lower() in endings:
+            name = name.with_suffix("")
+    return name.name
+
+
+def run_predict(config: PredictConfig, listener: Listener | None = None) -> PredictResult:
+    """Call the sequences of `config.inputs`, results in `config.output`; raises VirnucproError."""
+    return PredictRun(config, listener).run()

@@ -1,0 +1,201 @@
+"""Scored rows → the tables that a user reads, and those of the published tool."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, TextIO
+
+import numpy as np
+
+from virnucpro.io import tables
+from virnucpro.io.fasta import BadRecord, Record, read_records, write_fasta
+from virnucpro.io.tables import Table, number
+from virnucpro.pipeline.consensus import Region, SequenceCall, SequenceCaller, Verdict
+from virnucpro.pipeline.frame_split import IndexedSequence
+from virnucpro.pipeline.scoring import Row, ScoredWindow
+
+
+def published_id(sequence_id: str, window: int, frame: str = "") -> str:
+    """What the published tool calls a window, or one of its frames."""
+    return f"{sequence_id}_chunk_{window}{frame}"
+
+
+@dataclass
+class Summary:
+    """What came out of a run.
+
+    viral: for each sequence that is viral or holds a viral region its regions, None for the whole of it;
+    failures: (index of the input, record or 0, id, reason).
+    """
+
+    verdicts: Counter[Verdict] = field(default_factory=Counter)
+    windows: int = 0
+    windows_scored: int = 0
+    viral: dict[int, list[Region] | None] = field(default_factory=dict)
+    failures: list[tuple[int, int, str, str]] = field(default_factory=list)
+
+
+class ResultWriter:
+    """Takes rows in input order; each sequence is called and written when the next one begins."""
+
+    def __init__(
+        self,
+        sequences: TextIO,
+        windows: TextIO,
+        regions: TextIO,
+        inputs: Sequence[Path],
+        min_score: float,
+        vanilla: VanillaTables | None,
+    ) -> None:
+        self.inputs, self.min_score, self.vanilla = inputs, min_score, vanilla
+        self.sequences = Table(sequences, tables.SEQUENCES)
+        self.windows = Table(windows, tables.WINDOWS)
+        self.regions = Table(regions, tables.REGIONS)
+        self.summary = Summary()
+        self._sequence: IndexedSequence | None = None
+
+    def take(self, row: Row) -> None:
+        """Take the next row."""
+        if isinstance(row, ScoredWindow):
+            self._window(row)
+        elif row.record == 0:
+            self._fail(row, row.reason)
+        elif self._sequence is None or row.number != self._sequence.number:
+            self.finish()
+            self._begin(row)
+
+    def _fail(self, sequence: IndexedSequence, reason: str) -> None:
+        self.summary.failures.append((sequence.input_index, sequence.record, sequence.id, reason))
+
+    def _begin(self, sequence: IndexedSequence) -> None:
+        self._sequence = sequence
+        self._caller = SequenceCaller(self.min_score)
+        self._silent: Counter[str] = Counter()
+        self._lost: Counter[str] = Counter()
+        if sequence.failed:
+            self._fail(sequence, sequence.reason)
+
+    def _window(self, row: ScoredWindow) -> None:
+        assert self._sequence is not None
+        window, score = row.window, row.score
+        viral = self._caller.add(window.start, window.end, score.score if score else None)
+        self._count(row)
+        shown = (score.best_frame, number(score.virus), number(score.other), number(score.score)) if score else [""] * 4
+        call = Verdict.NOT_SCORED if score is None else Verdict.VIRUS if viral else Verdict.OTHER
+        who = (self._sequence.number + 1, self._sequence.id)
+        where = (window.number, window.start + 1, window.end, ",".join(window.frames))
+        self.windows.row(*who, *where, *shown, call.value, row.reason)
+        if self.vanilla and row.frames:
+            self.vanilla.take(published_id(self._sequence.id, window.number), row.frames)
+
+    def _count(self, row: ScoredWindow) -> None:
+        self.summary.windows += 1
+        self.summary.windows_scored += row.score is not None
+        if row.score is None:
+            reasons = self._silent if row.window.reason else self._lost
+            reasons[row.reason] += 1
+
+    def finish(self) -> None:
+        """Call and write the sequence at hand, if there is one."""
+        sequence, self._sequence = self._sequence, None
+        if sequence is None:
+            return
+        if self._lost:
+            self._fail(sequence, _counted(self._lost))
+        call = self._caller.finish()
+        self.summary.verdicts[call.verdict] += 1
+        if call.verdict in (Verdict.VIRUS, Verdict.MIXED):
+            self.summary.viral[sequence.number] = None if call.verdict is Verdict.VIRUS else call.regions
+        self._write(sequence, call)
+
+    def _write(self, sequence: IndexedSequence, call: SequenceCall) -> None:
+        note = sequence.reason or _counted(self._lost) or ("" if call.scored else _counted(self._silent))
+        self.sequences.row(
+            sequence.number + 1,
+            sequence.id,
+            sequence.length,
+            call.verdict.value,
+            number(call.score),
+            call.windows,
+            call.scored,
+            call.viral,
+            number(call.viral_fraction),
+            len(call.regions),
+            self.inputs[sequence.input_index],
+            sequence.record,
+            note,
+        )
+        for region in call.regions:
+            self._region(sequence.id, region)
+
+    def _region(self, name: str, region: Region) -> None:
+        score = region.score
+        place = region_id(name, region)
+        self.regions.row(
+            name, region.start, region.end, place, round(1000 * score), ".", number(score), region.windows, region.viral
+        )
+
+
+def _counted(reasons: Counter[str]) -> str:
+    """Reasons, the most frequent first, each with its number of windows."""
+    return "; ".join(f"{reason} ({count} windows)" if count > 1 else reason for reason, count in reasons.most_common())
+
+
+def region_id(sequence_id: str, region: Region) -> str:
+    """`ID:START-END`, both from 1 and included, as samtools writes a region."""
+    return f"{sequence_id}:{region.start + 1}-{region.end}"
+
+
+class VanillaTables:
+    """The published tool's two results, byte for byte: scores of frames, calls of windows.
+
+    `calls` is written at the end, sorted by id, so the windows' scores are held until then.
+    """
+
+    def __init__(self, scores: TextIO, calls: TextIO) -> None:
+        self._scores, self._calls = scores, calls
+        self._scores.write("Sequence_ID\tPrediction\tscore1\tscore2\n")
+        self._best: dict[str, tuple[float, float]] = {}
+
+    def take(self, window_id: str, frames: Sequence[tuple[str, float, float]]) -> None:
+        """The frames of one window, each with its scores (others, virus)."""
+        other, virus = self._best.get(window_id, (0.0, 0.0))
+        for name, others, viral in frames:
+            label = "virus" if viral > others else "others"
+            self._scores.write(f"{window_id}{name}\t{label}\t{np.float32(others)!s}\t{np.float32(viral)!s}\n")
+            other, virus = max(other, others), max(virus, viral)
+        self._best[window_id] = other, virus
+
+    def finish(self) -> None:
+        """Write the calls."""
+        self._calls.write("Modified_ID\tIs_Virus\n")
+        for name, (other, virus) in sorted(self._best.items()):
+            self._calls.write(f"{name}\t{virus >= other}\n")
+
+
+def write_viruses(file: BinaryIO, inputs: Sequence[Path], viral: dict[int, list[Region] | None]) -> None:
+    """The viral sequences, and the viral regions of mixed ones, in input order; the inputs are read again."""
+    if not viral:
+        return
+    for place, record in enumerate(_records(inputs)):
+        if place not in viral or isinstance(record, BadRecord):
+            continue
+        regions = viral[place]
+        if regions is None:
+            write_fasta(file, record.header, record.sequence)
+        for region in regions or ():
+            write_fasta(file, region_id(record.id, region), record.sequence[region.start : region.end])
+
+
+def _records(inputs: Sequence[Path]) -> Iterator[Record | BadRecord]:
+    """Every record of all inputs, good or bad; what cannot be read was reported when the inputs were split."""
+    from virnucpro.errors import InputError
+
+    for path in inputs:
+        try:
+            yield from (record for record in read_records(path) if record.number)
+        except InputError:
+            continue
