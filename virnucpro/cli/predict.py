@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from inspect import cleandoc
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -146,4 +147,4 @@ def predict(quiet: bool, verbose: bool, log_format: str, frames: str, **settings
     return EXIT_SOME_FAILED if result.failures else 0
 
 
-predict.help = f"{predict.help}\n\n{_columns()}"
+predict.help = f"{cleandoc(predict.help or '')}\n\n{_columns()}"
