@@ -83,7 +83,7 @@ def _by_package(records: Records, size: int) -> Found:
 # The records.
 
 
-def _genes(rng: np.random.Generator, bases: int, between: int = 100) -> str:
+def random_genes(rng: np.random.Generator, bases: int, between: int = 100) -> str:
     """Genes of 900 bases on either strand, `between` random bases apart."""
     parts = []
     for _ in range(-(-bases // (900 + between))):
@@ -112,12 +112,12 @@ def _cut(sequence: str, length: int) -> Records:
 def make_records(seed: int, bases: int) -> dict[str, Records]:
     """Kind → records, about `bases` bases each."""
     rng = np.random.default_rng(seed)
-    genes = _blemished(rng, _genes(rng, bases))
+    genes = _blemished(rng, random_genes(rng, bases))
     return {
         "random": _cut(random_dna(rng, bases), 10_000),
         "genes": _cut(genes, 10_000),
         "reads": _cut(genes, 150),
-        "open": _cut(_genes(rng, bases, between=0), 10_000),
+        "open": _cut(random_genes(rng, bases, between=0), 10_000),
     }
 
 
