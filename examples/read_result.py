@@ -1,14 +1,13 @@
-"""Read embeddings: python read_result.py RESULT.h5"""
+"""Read the calls of a run: python read_result.py OUT/PREFIX.sequences.tsv"""
 
+import csv
 import sys
 
-import h5py
+with open(sys.argv[1], encoding="utf-8", newline="") as file:
+    rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
 
-with h5py.File(sys.argv[1]) as file:
-    ids = file["ids"].asstr()[...]
-    vectors = file["embeddings"][...]  # (sequences, numbers) float32, in input order
-    print(f"{len(ids)} sequences, {vectors.shape[1]} numbers each, by {file.attrs['model']}")
-    if not file.attrs["model_trained"]:
-        print("(an UNTRAINED model: this shows that the tool works; the numbers mean nothing)")
-    for name, vector in zip(ids, vectors, strict=True):
-        print(f"{name[:40]:<40}", *(f"{number:6.2f}" for number in vector[:5]), "…")
+print(f"{'sequence':<46} {'bases':>6}  {'verdict':<10} {'score':>5}  viral/scored/all windows")
+for row in rows:
+    score = f"{float(row['score']):.2f}" if row["score"] else "-"
+    windows = f"{row['windows_viral']}/{row['windows_scored']}/{row['windows']}"
+    print(f"{row['sequence_id'][:46]:<46} {row['length']:>6}  {row['verdict']:<10} {score:>5}  {windows}")

@@ -1,6 +1,7 @@
 """Find viral sequences with language models of DNA and protein, on any number of devices.
 
     import virnucpro
+    rows = virnucpro.predict("contigs.fa")  # which sequences are viral
     ids, vectors = virnucpro.embed("contigs.fa")
 
 Nothing heavy is imported until a function is called.
@@ -9,6 +10,6 @@ Nothing heavy is imported until a function is called.
 from __future__ import annotations
 
 from virnucpro._version import __version__
-from virnucpro.api import embed
+from virnucpro.api import embed, predict
 
-__all__ = ["__version__", "embed"]
+__all__ = ["__version__", "embed", "predict"]

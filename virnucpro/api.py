@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import tempfile
@@ -53,7 +54,45 @@ def _embed(paths: PathLike | Iterable[PathLike], output: Path, settings: dict[st
     from virnucpro.core.config import EmbedConfig
     from virnucpro.pipeline.embed import run_embed
 
-    inputs = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    result = run_embed(EmbedConfig(tuple(Path(path) for path in inputs), output, **settings))
-    for name, record, sequence_id, reason in result.failures:
+    result = run_embed(EmbedConfig(_inputs(paths), output, **settings))
+    _warn(result.failures)
+
+
+def predict(
+    paths: PathLike | Iterable[PathLike], output: PathLike | None = None, **settings: Any
+) -> list[dict[str, str]]:
+    """Call the DNA sequences of one or several files.
+
+    output: folder that keeps all results, as `virnucpro predict -o`; None keeps none.
+    settings: those of `virnucpro.core.config.PredictConfig`, as the options of the command (model, device,
+    min_score, …).
+
+    Returns the rows of the sequences table, in input order, as text by column (docs/outputs.md). What failed is logged
+    as warnings. Raises VirnucproError. With more than one device, processes are spawned: call it under
+    `if __name__ == "__main__":`.
+    """
+    with contextlib.ExitStack() as stack:
+        if output is None:
+            output = stack.enter_context(tempfile.TemporaryDirectory(prefix="virnucpro-"))
+        return _predict(paths, Path(output), settings)
+
+
+def _predict(paths: PathLike | Iterable[PathLike], output: Path, settings: dict[str, Any]) -> list[dict[str, str]]:
+    from virnucpro.core.config import PredictConfig
+    from virnucpro.io.tables import read_rows
+    from virnucpro.pipeline.predict import run_predict
+
+    result = run_predict(PredictConfig(_inputs(paths), output, **settings))
+    if not result.trained:
+        logger.warning("model set %s is UNTRAINED: its calls show that the tool works, and mean nothing", result.model)
+    _warn(result.failures)
+    return read_rows(result.paths.sequences)
+
+
+def _inputs(paths: PathLike | Iterable[PathLike]) -> tuple[Path, ...]:
+    return (Path(paths),) if isinstance(paths, str | os.PathLike) else tuple(map(Path, paths))
+
+
+def _warn(failures: Iterable[tuple[str, int, str, str]]) -> None:
+    for name, record, sequence_id, reason in failures:
         logger.warning("%s, record %d (%s): %s", name, record, sequence_id, reason)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO, TextIO
 import rich_click as click
 
 from virnucpro.core.config import STDIN
+from virnucpro.core.paths import check_input
 from virnucpro.errors import EXIT_SOME_FAILED, InputError, OutputError, UsageError
 from virnucpro.sequence.windows import DEFAULT_SIZE, Window, iter_windows
 
@@ -121,7 +122,7 @@ class _Run:
         if not os.access(folder, os.W_OK):
             raise OutputError(f"the folder {folder} cannot be written", hint="choose another place with -o")
         for path in self.inputs:
-            _check_input(path)
+            check_input(path)
         for path in map(self.path, (*SUFFIXES, FAILED)):
             self._check_output(path)
 
@@ -203,13 +204,6 @@ class _Run:
             f"{self.frames} frames in {self.prefix}.*"
         )
         return f"{line}; {self.failed} failed, see {self.path(FAILED)}" if self.failed else line
-
-
-def _check_input(path: Path) -> None:
-    if path != STDIN and not path.exists():
-        raise InputError(f"{path} does not exist", hint="check the path")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder", hint="give its files, for example with a pattern")
 
 
 @contextlib.contextmanager

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from virnucpro.core.config import STDIN
+from virnucpro.errors import InputError
+
 
 @dataclass(frozen=True)
 class RunPaths:
@@ -125,3 +128,11 @@ class PredictPaths(RunPaths):
     def part_file(self, name: str, suffix: str) -> Path:
         """One of the three files of a work file."""
         return self.parts / f"{name}{suffix}"
+
+
+def check_input(path: Path) -> None:
+    """Raise InputError for a file that is not there or is a folder."""
+    if path != STDIN and not path.exists():
+        raise InputError(f"{path} does not exist", hint="check the path")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder", hint="give its files, for example with a pattern")

@@ -94,3 +94,10 @@ def gzip_text(path: Path) -> Iterator[TextIO]:
         io.TextIOWrapper(packed, encoding="utf-8", newline="") as text,
     ):
         yield text
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a table, each by column."""
+    with open(path, encoding="utf-8", newline="") as file:
+        columns, *rows = (line.rstrip("\n").split("\t") for line in file)
+    return [dict(zip(columns, row, strict=True)) for row in rows]

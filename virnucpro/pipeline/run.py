@@ -23,10 +23,10 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from virnucpro._version import __version__
 from virnucpro.core import log
-from virnucpro.core.config import STDIN, RunConfig
+from virnucpro.core.config import RunConfig
 from virnucpro.core.manifest import Manifest, differences, fingerprint
-from virnucpro.core.paths import RunPaths
-from virnucpro.errors import InputError, OutputError
+from virnucpro.core.paths import RunPaths, check_input
+from virnucpro.errors import OutputError
 from virnucpro.io.store import FORMAT_VERSION, atomic_path
 from virnucpro.models.registry import LocalModel, sha256_of
 from virnucpro.pipeline.encode import Placement
@@ -322,14 +322,6 @@ class Run(ABC, Generic[Result]):
         self.paths.lock.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.paths.work.rmdir()
-
-
-def check_input(path: Path) -> None:
-    """Raise InputError for a file that is not there or is a folder."""
-    if path != STDIN and not path.exists():
-        raise InputError(f"{path} does not exist", hint="check the path")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder", hint="give its files, for example with a pattern")
 
 
 def write_failed(path: Path, failures: Sequence[Failure]) -> None:

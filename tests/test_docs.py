@@ -1,0 +1,52 @@
+"""What the documentation says of columns and options is what there is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from virnucpro.cli import cli
+from virnucpro.io import tables
+
+ROOT = Path(__file__).parent.parent
+OUTPUTS = (ROOT / "docs" / "outputs.md").read_text(encoding="utf-8")
+TABLES = {
+    "PREFIX.sequences.tsv": tables.SEQUENCES,
+    "PREFIX.windows.tsv.gz": tables.WINDOWS,
+    "PREFIX.regions.bed": tables.REGIONS,
+    "PREFIX.failed.tsv": tables.FAILED,
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_column_is_explained_as_in_the_code(name: str) -> None:
+    section = OUTPUTS.split(f"\n## `{name}`\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `(.+?)` \| (.+) \|$", section, re.MULTILINE)
+    assert dict(rows) == dict(TABLES[name])
+
+
+def options_of(command: click.Command) -> list[str]:
+    options = [param for param in command.params if isinstance(param, click.Option)]
+    return [name for option in options for name in (*option.opts, *option.secondary_opts) if name.startswith("--")]
+
+
+@pytest.mark.parametrize("name", ["predict", "embed", "orfs", "plot"])
+def test_every_option_stands_in_the_reference(name: str) -> None:
+    reference = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
+    section = reference.split(f"\n## `virnucpro {name}`\n")[1].split("\n## ")[0]
+    shared = reference.split("\n## Devices, run, messages\n")[1].split("\n## ")[0]
+    documented = set(re.findall(r"`(--[a-z-]+)", section + (shared if name in ("predict", "embed") else "")))
+    assert documented == {option for option in options_of(cli.commands[name]) if option != "--help"}
+
+
+def test_the_readme_names_every_command() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [name for name in cli.commands if f"virnucpro {name}" not in readme] == []
+
+
+def test_readme_opens_with_predict() -> None:
+    first_screen = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()[:40]
+    assert any("virnucpro predict" in line for line in first_screen)
