@@ -13,6 +13,8 @@ from virnucpro.errors import ModelError
 from virnucpro.models.registry import MODELS, LocalModel
 
 CARD = "model.json"
+#: Beside it, if there: a network that reads the DNA vector of a whole window, for windows without an open frame.
+DNA_ONLY = "dna_only.safetensors"
 FORMAT = 1
 #: What the two scores of a row mean, in their order.
 LABELS = ("others", "virus")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from virnucpro.errors import ModelError
 from virnucpro.io.store import atomic_path
-from virnucpro.models.card import CARD, LABELS, ClassifierCard
+from virnucpro.models.card import CARD, DNA_ONLY, LABELS, ClassifierCard
 from virnucpro.models.linear import Linear, prepack
 from virnucpro.models.weights import check_keys, read_weights
 
@@ -35,10 +35,11 @@ KEYS = ("hidden.weight", "hidden.bias", *(f"norm.{name}" for name in NORM), "out
 
 
 class Classifier:
-    """Features of open frames → scores of `LABELS`, on the CPU in fp32; of tensors that `check_state` has passed."""
+    """Features → scores of `LABELS`, on the CPU in fp32; of tensors that `check_state` has passed."""
 
     def __init__(self, card: ClassifierCard, state: Mapping[str, Tensor]) -> None:
         self.card = card
+        self.dim = state["hidden.weight"].shape[1]
         with _one_thread():
             self._network = nn.Sequential(
                 _hidden(state), nn.ReLU(), _linear(state["output.weight"], state["output.bias"])
@@ -48,25 +49,35 @@ class Classifier:
     @classmethod
     def load(cls, folder: Path) -> Classifier:
         """The classifier in `folder`. A ModelError names a file that is absent, damaged, or does not fit the other."""
-        card, path = ClassifierCard.read(folder), folder / WEIGHTS
+        card = ClassifierCard.read(folder)
+        return cls._read(card, folder / WEIGHTS, card.dim)
+
+    @classmethod
+    def load_dna_only(cls, folder: Path) -> Classifier | None:
+        """The network for windows without an open frame; None if `folder` has none. Errors as for `load`."""
+        card, path = ClassifierCard.read(folder), folder / DNA_ONLY
+        return cls._read(card, path, card.dna.dim) if path.exists() else None
+
+    @classmethod
+    def _read(cls, card: ClassifierCard, path: Path, dim: int) -> Classifier:
         state = read_weights(path)
         check_state(path, state)
         found = state["hidden.weight"].shape[1]
-        if found != card.dim:
-            raise ModelError(f"{path} takes {found} features, but by {folder / CARD} the encoders give {card.dim}")
+        if found != dim:
+            raise ModelError(f"{path} takes {found} features, but by {path.with_name(CARD)} the encoders give {dim}")
         return cls(card, state)
 
     @torch.inference_mode()
     def score(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Softmax scores (n, 2), others and virus, of features (n, in) float32: DNA vector, then protein vector.
+        """Softmax scores (n, 2), others and virus, of features (n, in) float32: DNA vector, then protein vector if any.
 
         Raises a ModelError if the features have another width.
         """
-        if features.ndim != 2 or features.shape[1] != self.card.dim:
-            raise ModelError(f"classifier {self.card.name} takes (n, {self.card.dim}) features, not {features.shape}")
+        if features.ndim != 2 or features.shape[1] != self.dim:
+            raise ModelError(f"classifier {self.card.name} takes (n, {self.dim}) features, not {features.shape}")
         scores = np.empty((len(features), len(LABELS)), np.float32)
         # Always through one buffer: a product may depend on how its input is aligned in memory.
-        buffer = torch.empty(BLOCK, self.card.dim)
+        buffer = torch.empty(BLOCK, self.dim)
         with _one_thread():
             for start in range(0, len(features), BLOCK):
                 rows = features[start : start + BLOCK]
@@ -76,13 +87,20 @@ class Classifier:
         return scores
 
 
-def save(folder: Path, state: Mapping[str, Tensor], card: ClassifierCard) -> None:
+def save(
+    folder: Path, state: Mapping[str, Tensor], card: ClassifierCard, dna_only: Mapping[str, Tensor] | None = None
+) -> None:
     """Write a classifier; a folder with a card is whole. Raises ModelError for an unfit `state`, OutputError."""
-    check_state(folder / WEIGHTS, state)
-    with atomic_path(folder / WEIGHTS) as temporary:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / CARD).unlink(missing_ok=True)
-        temporary.write_bytes(to_safetensors({key: state[key].contiguous() for key in KEYS}))
+    states = {WEIGHTS: state} if dna_only is None else {WEIGHTS: state, DNA_ONLY: dna_only}
+    for name, each in states.items():
+        check_state(folder / name, each)
+    for name, each in states.items():
+        with atomic_path(folder / name) as temporary:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / CARD).unlink(missing_ok=True)
+            temporary.write_bytes(to_safetensors({key: each[key].contiguous() for key in KEYS}))
+    if dna_only is None:
+        (folder / DNA_ONLY).unlink(missing_ok=True)
     with atomic_path(folder / CARD) as temporary:
         temporary.write_text(card.to_json(), encoding="utf-8")
 

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from virnucpro.errors import ModelError
 from virnucpro.models import registry
-from virnucpro.models.card import CARD, ClassifierCard, EncoderPin, check_encoders
+from virnucpro.models.card import CARD, DNA_ONLY, ClassifierCard, EncoderPin, check_encoders
 from virnucpro.models.registry import EMBEDDED, MODELS, VARIABLE, Availability, LocalModel, folders, resolve
 
 _T = TypeVar("_T")
@@ -68,6 +68,11 @@ class ModelSet:
     card: ClassifierCard
     dna: LocalModel
     protein: LocalModel
+
+    @property
+    def scores_by_dna_alone(self) -> bool:
+        """Whether windows without an open frame are scored, too; published sets are silent on them."""
+        return os.path.isfile(self.classifier_folder / DNA_ONLY)
 
     @property
     def trained(self) -> bool:
@@ -189,6 +194,7 @@ def _check(found: ModelSet) -> None:
         if pin.name in MODELS and pin.dim != MODELS[pin.name].dim:
             raise _misfit(found, f"{pin.name} is {MODELS[pin.name].dim} wide, not {pin.dim}")
     Classifier.load(found.classifier_folder)
+    Classifier.load_dna_only(found.classifier_folder)
     check_encoders(card, found.dna, found.protein)
 
 

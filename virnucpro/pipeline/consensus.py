@@ -28,10 +28,10 @@ class Verdict(str, Enum):
 
 @dataclass(frozen=True)
 class WindowScore:
-    """The scores of a window with an open frame.
+    """The scores of a window.
 
-    best_frame: the frame with the highest virus score, of equals the first; virus, other: the highest score of each
-    kind over the frames, 0 to 1.
+    best_frame: the frame with the highest virus score, of equals the first, or empty for a window that was scored as it
+    stands; virus, other: the highest score of each kind over the frames, 0 to 1.
     """
 
     best_frame: str

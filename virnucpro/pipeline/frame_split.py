@@ -20,10 +20,13 @@ from virnucpro.core.paths import PredictPaths
 from virnucpro.errors import InputError
 from virnucpro.io.fasta import BadRecord, Record, read_records, write_fasta
 from virnucpro.pipeline.split import DuplicateWatch, part_limit
-from virnucpro.sequence.frames import Scan, scan_windows
+from virnucpro.sequence.frames import ALL_STOPPED, Scan, scan_windows
 from virnucpro.sequence.windows import Window, window_bounds
 
 SUFFIXES = (".fna", ".faa", ".index")
+
+#: In a key, in place of a frame's name: the window as it stands.
+WHOLE = "W"
 
 #: Windows in a work file for each frame that it may hold, so that input without frames does not make one large file.
 WINDOWS_A_FRAME = 8
@@ -71,6 +74,8 @@ class FramePart:
     name: str
     windows: int = 0
     frames: int = 0
+    #: Windows without a frame that are embedded as they stand.
+    whole: int = 0
     sizes: list[int] = field(default_factory=list)
 
 
@@ -99,11 +104,16 @@ class FramePlan:
 
 @dataclass(frozen=True)
 class Rules:
-    """How sequences are cut: bases of a window, frames without the extra base, the shortest sequence that is scored."""
+    """How sequences are cut.
+
+    window: bases; exact: frames without the extra base; min_length: the shortest sequence that is scored; dna_only:
+    windows with stop codons in all frames are scored, too, by their DNA alone.
+    """
 
     window: int
     exact: bool
     min_length: int
+    dna_only: bool = False
 
 
 class FrameSplitter:
@@ -171,7 +181,10 @@ class FrameSplitter:
         part = self.plan.parts[-1]
         part.windows += 1
         part.frames += len(names)
-        if part.frames >= self._limit or part.windows >= WINDOWS_A_FRAME * self._limit:
+        if self.rules.dna_only and scan.reason == ALL_STOPPED:
+            write_fasta(fna, key + WHOLE, scan.window.sequence)
+            part.whole += 1
+        if part.frames + part.whole >= self._limit or part.windows >= WINDOWS_A_FRAME * self._limit:
             self.close()
 
     def _index_sequences(self, last: int) -> None:
@@ -188,7 +201,7 @@ class FrameSplitter:
 
     def _open(self) -> None:
         """Begin a work file; a sequence that runs on into it is named again."""
-        self._limit = part_limit(self.plan.frames, self.most, self.devices)
+        self._limit = part_limit(sum(part.frames + part.whole for part in self.plan.parts), self.most, self.devices)
         name = f"{len(self.plan.parts) + 1:06d}"
         self.plan.parts.append(FramePart(name))
         paths = [self.paths.part_file(name, suffix) for suffix in SUFFIXES]

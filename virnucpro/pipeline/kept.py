@@ -23,7 +23,8 @@ def kept_paths(paths: PredictPaths, vanilla: bool) -> tuple[Path, ...]:
 
 def keep_embeddings(scorer: Scorer, parts: Sequence[FramePart], names: Mapping[Path, Path], vanilla: bool) -> None:
     """Write the embeddings of all frames, in input order; `names`: where each of `kept_paths` is written."""
-    dna, protein = (partial(_shards, scorer, parts, side) for side in range(2))
+    dna = partial(_named, scorer, parts, scorer.dna_shard)
+    protein = partial(_named, scorer, parts, scorer.protein_shard)
     merged = partial(_merged, scorer, parts)
     paths = scorer.paths
     jobs: list[tuple[Path, Shards, Mapping[str, object], Layout]] = [
@@ -48,13 +49,16 @@ def _shape(shards: Iterator[Shard]) -> tuple[int, int]:
     return rows, dim
 
 
-def _shards(scorer: Scorer, parts: Sequence[FramePart], side: int) -> Iterator[Shard]:
-    """The embeddings of one encoder (0: DNA, 1: protein), a work file at a time, under their published ids."""
+def _named(
+    scorer: Scorer, parts: Sequence[FramePart], shard_of: Callable[[FramePart], Shard | None]
+) -> Iterator[Shard]:
+    """One encoder's embeddings of frames, a work file at a time, under their published ids."""
     for part in parts:
-        shards = scorer.shards(part)
-        if shards is not None:
+        shard = shard_of(part)
+        if shard is not None:
             names = _published_ids(scorer.paths, part)
-            yield Shard([names[key] for key in shards[side].headers], shards[side].embeddings)
+            rows = [row for row, key in enumerate(shard.headers) if key in names]
+            yield Shard([names[shard.headers[row]] for row in rows], shard.embeddings[rows])
 
 
 def _published_ids(paths: PredictPaths, part: FramePart) -> dict[str, str]:
@@ -72,8 +76,8 @@ def _published_ids(paths: PredictPaths, part: FramePart) -> dict[str, str]:
 def _merged(scorer: Scorer, parts: Sequence[FramePart]) -> Iterator[Shard]:
     """Both vectors of each frame, a work file at a time, under their published ids."""
     for part in parts:
-        found = scorer.features(part)
-        if found is not None:
-            (keys, vectors), _ = found
+        frames, _, _ = scorer.features(part)
+        if frames is not None:
+            keys, vectors = frames
             names = _published_ids(scorer.paths, part)
             yield Shard([names[key] for key in keys], vectors)

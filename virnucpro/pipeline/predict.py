@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ from virnucpro.core.paths import PredictPaths
 from virnucpro.errors import InputError, OutputError, UsageError
 from virnucpro.io.store import atomic_path
 from virnucpro.io.tables import gzip_text
-from virnucpro.models.card import CARD
+from virnucpro.models.card import CARD, DNA_ONLY
 from virnucpro.models.classifier import WEIGHTS, Classifier
 from virnucpro.models.registry import LocalModel, sha256_of
 from virnucpro.models.sets import ModelSet, resolve_set
@@ -97,7 +97,7 @@ class PredictRun(Run[PredictResult]):
                 f"{' and '.join(map(str, card.window))} bases",
                 hint="leave --window out, or choose another --model",
             )
-        self.rules = Rules(window, self.config.exact, self.config.min_length)
+        self.rules = Rules(window, self.config.exact, self.config.min_length, self.set.scores_by_dna_alone)
         self.min_score = card.min_score if self.config.min_score is None else self.config.min_score
         self.placement = Placement.choose(self.config)
 
@@ -109,8 +109,9 @@ class PredictRun(Run[PredictResult]):
     def own_identity(self) -> dict[str, Any]:
         """The classifier, and the rules of cutting and calling."""
         folder = self.set.classifier_folder
+        files = (WEIGHTS, CARD, *([DNA_ONLY] if self.rules.dna_only else []))
         return {
-            "classifier": [sha256_of(folder / name) for name in (WEIGHTS, CARD)],
+            "classifier": [sha256_of(folder / name) for name in files],
             "window": self.rules.window,
             "frames": "exact" if self.rules.exact else "published",
             "min length": self.rules.min_length,
@@ -143,13 +144,14 @@ class PredictRun(Run[PredictResult]):
             Encoding(model, self.placement, self.paths.shards, self.attributes(model)) for model in self.models.values()
         )
         with self.stage("embedding DNA"):
-            dna_end = dna.run(self._work_files(".fna"), self.listen)
+            dna_end = dna.run(self._work_files(".fna", lambda part: part.frames + part.whole), self.listen)
         with self.stage("embedding proteins"):
-            protein_end = protein.run(self._work_files(".faa"), self.listen)
+            protein_end = protein.run(self._work_files(".faa", lambda part: part.frames), self.listen)
         failed = {path.name: reason for end in (dna_end, protein_end) for path, reason in end.failed.items()}
         with self.stage("calling"):
-            classifier = Classifier.load(self.set.classifier_folder)
-            scorer = Scorer(self.paths, dna, protein, classifier, failed)
+            folder = self.set.classifier_folder
+            classifiers = Classifier.load(folder), Classifier.load_dna_only(folder)
+            scorer = Scorer(self.paths, dna, protein, *classifiers, failed)
             result = self._write(scorer)
         self._save(result, failed, dna_end, protein_end)
         if self.config.report:
@@ -165,10 +167,9 @@ class PredictRun(Run[PredictResult]):
         """Whether any sequence is not in the list of failures: too short ones are usable, though not scored."""
         return sum(result.verdicts.values()) > sum(1 for _, record, _, _ in result.failures if record)
 
-    def _work_files(self, suffix: str) -> list[WorkFile]:
-        return [
-            WorkFile(self.paths.part_file(part.name, suffix), part.frames) for part in self.plan.parts if part.frames
-        ]
+    def _work_files(self, suffix: str, count: Callable[[FramePart], int]) -> list[WorkFile]:
+        found = (WorkFile(self.paths.part_file(part.name, suffix), count(part)) for part in self.plan.parts)
+        return [file for file in found if file.sequences]
 
     def _write(self, scorer: Scorer) -> PredictResult:
         """All results under temporary names, then all at once under their own."""

@@ -83,7 +83,11 @@ class ResultWriter:
         window, score = row.window, row.score
         viral = self._caller.add(window.start, window.end, score.score if score else None)
         self._count(row)
-        shown = (score.best_frame, number(score.virus), number(score.other), number(score.score)) if score else [""] * 4
+        shown = (
+            (row.evidence, score.best_frame, number(score.virus), number(score.other), number(score.score))
+            if score
+            else [""] * 5
+        )
         call = Verdict.NOT_SCORED if score is None else Verdict.VIRUS if viral else Verdict.OTHER
         who = (self._sequence.number + 1, self._sequence.id)
         where = (window.number, window.start + 1, window.end, ",".join(window.frames))
@@ -95,7 +99,7 @@ class ResultWriter:
         self.summary.windows += 1
         self.summary.windows_scored += row.score is not None
         if row.score is None:
-            reasons = self._silent if row.window.reason else self._lost
+            reasons = self._silent if row.reason == row.window.reason else self._lost
             reasons[row.reason] += 1
 
     def finish(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from virnucpro.core.paths import PredictPaths
@@ -14,7 +14,8 @@ from virnucpro.models.classifier import Classifier
 from virnucpro.pipeline.consensus import WindowScore, window_score
 from virnucpro.pipeline.encode import Encoding
 from virnucpro.pipeline.features import Features, merge_features
-from virnucpro.pipeline.frame_split import FramePart, IndexedSequence, IndexedWindow, read_index
+from virnucpro.pipeline.frame_split import WHOLE, FramePart, IndexedSequence, IndexedWindow, read_index
+from virnucpro.sequence.frames import ALL_STOPPED
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -32,80 +33,112 @@ class ScoredWindow:
     score: WindowScore | None
     reason: str
 
+    @property
+    def evidence(self) -> str:
+        """What the score rests on; empty without one."""
+        return "" if self.score is None else "dna+protein" if self.frames else "dna"
+
 
 #: What a work file gives, in input order: each sequence before its windows.
 Row = IndexedSequence | ScoredWindow
 
 
+@dataclass
+class _Scores:
+    """By key, scores (others, virus) of frames and whole windows, and why others have none."""
+
+    found: dict[str, tuple[float, float]] = field(default_factory=dict)
+    lost: dict[str, str] = field(default_factory=dict)
+
+    def add(self, classifier: Classifier, features: Features) -> None:
+        ids, vectors = features
+        for name, (other, virus) in zip(ids, classifier.score(vectors).tolist(), strict=True):
+            self.found[name] = other, virus
+
+    def of(self, window: IndexedWindow, failure: str) -> ScoredWindow:
+        names = [name for name in window.frames if window.key + name in self.found]
+        scores = [self.found[window.key + name] for name in names]
+        if names:
+            frames = [(name, other, virus) for name, (other, virus) in zip(names, scores, strict=True)]
+            return ScoredWindow(window, frames, window_score(names, scores), "")
+        whole = window.key + WHOLE
+        if whole in self.found:
+            return ScoredWindow(window, [], window_score([""], [self.found[whole]]), "")
+        lost = [self.lost[window.key + name] for name in (*window.frames, WHOLE) if window.key + name in self.lost]
+        return ScoredWindow(window, [], None, failure or (lost[0] if lost else window.reason))
+
+
 class Scorer:
-    """Scores work files whose frames both encoders have embedded; failed: file name → why an encoder gave it up."""
+    """Scores work files that both encoders have embedded.
+
+    classifier: of frames; dna_only: of windows without one, or None; failed: file name → why an encoder gave it up.
+    """
 
     def __init__(
-        self, paths: PredictPaths, dna: Encoding, protein: Encoding, classifier: Classifier, failed: dict[str, str]
+        self,
+        paths: PredictPaths,
+        dna: Encoding,
+        protein: Encoding,
+        classifier: Classifier,
+        dna_only: Classifier | None,
+        failed: dict[str, str],
     ) -> None:
         self.paths, self.dna, self.protein = paths, dna, protein
-        self.classifier, self.failed = classifier, failed
+        self.classifier, self.dna_only, self.failed = classifier, dna_only, failed
 
     def rows(self, parts: Iterable[FramePart], threads: int) -> Iterator[Row]:
         """All rows, in input order; `threads` work files are scored at a time."""
         for rows in in_order(self._part_rows, parts, threads):
             yield from rows
 
-    def shards(self, part: FramePart) -> tuple[Shard, Shard] | None:
-        """The DNA and protein embeddings of a work file; None if it holds no frame or an encoder failed on it."""
-        if not part.frames or self._failure(part):
-            return None
-        dna = read_shard(self.dna.shard(self.paths.part_file(part.name, ".fna")))
-        protein = read_shard(self.protein.shard(self.paths.part_file(part.name, ".faa")))
-        return dna, protein
+    def dna_shard(self, part: FramePart) -> Shard | None:
+        """The DNA embeddings of a work file; None if it holds nothing to embed or an encoder failed on it."""
+        there = part.frames + part.whole and not self._failure(part)
+        return read_shard(self.dna.shard(self.paths.part_file(part.name, ".fna"))) if there else None
+
+    def protein_shard(self, part: FramePart) -> Shard | None:
+        """The protein embeddings of a work file; None as for `dna_shard`."""
+        there = part.frames and not self._failure(part)
+        return read_shard(self.protein.shard(self.paths.part_file(part.name, ".faa"))) if there else None
 
     def _failure(self, part: FramePart) -> str:
         reasons = [self.failed.get(f"{part.name}{suffix}") for suffix in (".fna", ".faa")]
         return next((f"its work file failed: {reason}" for reason in reasons if reason), "")
 
     def _part_rows(self, part: FramePart) -> list[Row]:
-        scores, lost = self._frame_scores(part)
-        rows: list[Row] = []
-        for row in read_index(self.paths.part_file(part.name, ".index")):
-            rows.append(row if isinstance(row, IndexedSequence) else _scored(row, scores, lost, self._failure(part)))
-        return rows
+        scores, failure = self._scores(part), self._failure(part)
+        index = read_index(self.paths.part_file(part.name, ".index"))
+        return [row if isinstance(row, IndexedSequence) else self._scored(row, scores, failure) for row in index]
 
-    def features(self, part: FramePart) -> tuple[Features, dict[str, str]] | None:
-        """The joined features of a work file's frames, and why others have none; None as for `shards`."""
-        shards = self.shards(part)
-        if shards is None:
-            return None
-        lost = {name: reason for shard in shards for _, name, reason in shard.failed}
-        dna, protein = (_without(shard, lost) for shard in shards)
-        return merge_features(dna, protein), lost
+    def _scored(self, window: IndexedWindow, scores: _Scores, failure: str) -> ScoredWindow:
+        embedded = window.frames or (self.dna_only and window.reason == ALL_STOPPED)
+        return scores.of(window, failure if embedded else "")
 
-    def _frame_scores(self, part: FramePart) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
-        """Scores (others, virus) of each frame, and why others have none."""
-        found = self.features(part)
-        if found is None:
-            return {}, {}
-        (ids, features), lost = found
-        scores = self.classifier.score(features).tolist()
-        return {name: (other, virus) for name, (other, virus) in zip(ids, scores, strict=True)}, lost
+    def _scores(self, part: FramePart) -> _Scores:
+        scores = _Scores()
+        frames, whole, scores.lost = self.features(part)
+        if frames is not None:
+            scores.add(self.classifier, frames)
+        if whole is not None and self.dna_only is not None:
+            scores.add(self.dna_only, whole)
+        return scores
 
-
-def _without(shard: Shard, lost: dict[str, str]) -> Features:
-    if not lost:
-        return shard.ids, shard.embeddings
-    kept = [row for row, name in enumerate(shard.ids) if name not in lost]
-    return [shard.ids[row] for row in kept], shard.embeddings[kept]
+    def features(self, part: FramePart) -> tuple[Features | None, Features | None, dict[str, str]]:
+        """Joined features of a work file's frames, DNA vectors of its whole windows, and why others have none."""
+        dna, protein = self.dna_shard(part), self.protein_shard(part)
+        lost = {name: reason for shard in (dna, protein) if shard for _, name, reason in shard.failed}
+        if dna is None:
+            return None, None, lost
+        whole = _rows_of(dna, lambda name: name.endswith(WHOLE))
+        if protein is None:
+            return None, whole, lost
+        dna_of_frames = _rows_of(dna, lambda name: not name.endswith(WHOLE) and name not in lost)
+        return merge_features(dna_of_frames, _rows_of(protein, lambda name: name not in lost)), whole, lost
 
 
-def _scored(
-    window: IndexedWindow, scores: dict[str, tuple[float, float]], lost: dict[str, str], failure: str
-) -> ScoredWindow:
-    names = [name for name in window.frames if window.key + name in scores]
-    found = [scores[window.key + name] for name in names]
-    frames = [(name, other, virus) for name, (other, virus) in zip(names, found, strict=True)]
-    if frames:
-        return ScoredWindow(window, frames, window_score(names, found), "")
-    reasons = [lost[window.key + name] for name in window.frames if window.key + name in lost]
-    return ScoredWindow(window, [], None, window.reason or failure or reasons[0])
+def _rows_of(shard: Shard, wanted: Callable[[str], bool]) -> Features:
+    rows = [row for row, name in enumerate(shard.headers) if wanted(name)]
+    return [shard.headers[row] for row in rows], shard.embeddings[rows]
 
 
 def in_order(work: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
