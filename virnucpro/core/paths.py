@@ -64,6 +64,10 @@ class RunPaths:
         """Work file `number`."""
         return self.parts / f"{number:06d}.fa"
 
+    def part_file(self, name: str, suffix: str) -> Path:
+        """One of the three files of a work file of frames."""
+        return self.parts / f"{name}{suffix}"
+
     def shard(self, part: Path) -> Path:
         """Result of a work file, as workers name it."""
         return self.shards / f"{part.name}.h5"
@@ -124,10 +128,6 @@ class PredictPaths(RunPaths):
     def embeddings(self, which: str, suffix: str) -> Path:
         """Embeddings to keep: `which` is dna or protein (.h5), DNABERT_S, ESM or merged (.pt)."""
         return self._beside(f".{which}{suffix}" if suffix == ".h5" else f"_{which}{suffix}")
-
-    def part_file(self, name: str, suffix: str) -> Path:
-        """One of the three files of a work file."""
-        return self.parts / f"{name}{suffix}"
 
 
 def check_input(path: Path) -> None:

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from virnucpro.core.paths import RunPaths
 from virnucpro.errors import InputError
-from virnucpro.io.store import read_shard
+from virnucpro.io.store import Shard, read_shard
+from virnucpro.pipeline.encode import Encoding
+from virnucpro.pipeline.frame_split import WHOLE, FramePart
 from virnucpro.pipeline.parallel_dnabert import process_dnabert_files_worker
 from virnucpro.pipeline.parallel_esm import process_esm_files_worker
 
@@ -82,3 +86,45 @@ def _refuse_missing(ids: Sequence[str], there: dict[str, int], side: str) -> Non
             f"{missing[0]!r} has no {side} vector ({len(missing)} of {len(ids)} have none)",
             hint="embed the nucleotides and the proteins of the same frames",
         )
+
+
+@dataclass(frozen=True)
+class EmbeddedParts:
+    """Work files of frames that both encoders have been over; failed: file name → why an encoder gave it up."""
+
+    paths: RunPaths
+    dna: Encoding
+    protein: Encoding
+    failed: dict[str, str]
+
+    def failure(self, part: FramePart) -> str:
+        """Why a work file has no embeddings; empty if it has."""
+        reasons = [self.failed.get(f"{part.name}{suffix}") for suffix in (".fna", ".faa")]
+        return next((f"its work file failed: {reason}" for reason in reasons if reason), "")
+
+    def dna_shard(self, part: FramePart) -> Shard | None:
+        """The DNA embeddings of a work file; None if it holds nothing to embed or an encoder failed on it."""
+        there = part.frames + part.whole and not self.failure(part)
+        return read_shard(self.dna.shard(self.paths.part_file(part.name, ".fna"))) if there else None
+
+    def protein_shard(self, part: FramePart) -> Shard | None:
+        """The protein embeddings of a work file; None as for `dna_shard`."""
+        there = part.frames and not self.failure(part)
+        return read_shard(self.protein.shard(self.paths.part_file(part.name, ".faa"))) if there else None
+
+    def features(self, part: FramePart) -> tuple[Features | None, Features | None, dict[str, str]]:
+        """Joined features of a work file's frames, DNA vectors of its whole windows, and why others have none."""
+        dna, protein = self.dna_shard(part), self.protein_shard(part)
+        lost = {name: reason for shard in (dna, protein) if shard for _, name, reason in shard.failed}
+        if dna is None:
+            return None, None, lost
+        whole = _rows_of(dna, lambda name: name.endswith(WHOLE))
+        if protein is None:
+            return None, whole, lost
+        dna_of_frames = _rows_of(dna, lambda name: not name.endswith(WHOLE) and name not in lost)
+        return merge_features(dna_of_frames, _rows_of(protein, lambda name: name not in lost)), whole, lost
+
+
+def _rows_of(shard: Shard, wanted: Callable[[str], bool]) -> Features:
+    rows = [row for row, name in enumerate(shard.headers) if wanted(name)]
+    return [shard.headers[row] for row in rows], shard.embeddings[rows]

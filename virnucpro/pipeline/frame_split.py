@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from virnucpro.core.paths import PredictPaths
+from virnucpro.core.paths import RunPaths
 from virnucpro.errors import InputError
 from virnucpro.io.fasta import BadRecord, Record, read_records, write_fasta
 from virnucpro.pipeline.split import DuplicateWatch, part_limit
@@ -119,7 +119,7 @@ class Rules:
 class FrameSplitter:
     """Cuts inputs into work files of at most about `most` frames, sized for `devices` devices."""
 
-    def __init__(self, paths: PredictPaths, rules: Rules, most: int, devices: int) -> None:
+    def __init__(self, paths: RunPaths, rules: Rules, most: int, devices: int) -> None:
         self.paths, self.rules, self.most, self.devices = paths, rules, most, devices
         self.plan = FramePlan()
         self._limit = 0

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from virnucpro.core.paths import PredictPaths
+from virnucpro.core.paths import PredictPaths, RunPaths
 from virnucpro.io.store import Layout, Shard, write_merged
+from virnucpro.pipeline.features import EmbeddedParts
 from virnucpro.pipeline.frame_split import FramePart, IndexedSequence, read_index
 from virnucpro.pipeline.results import published_id
-from virnucpro.pipeline.scoring import Scorer
 
 Shards = Callable[[], Iterator[Shard]]
 
@@ -21,15 +21,16 @@ def kept_paths(paths: PredictPaths, vanilla: bool) -> tuple[Path, ...]:
     return (*hdf5, *(paths.embeddings(which, ".pt") for which in ("DNABERT_S", "ESM", "merged"))) if vanilla else hdf5
 
 
-def keep_embeddings(scorer: Scorer, parts: Sequence[FramePart], names: Mapping[Path, Path], vanilla: bool) -> None:
+def keep_embeddings(
+    embedded: EmbeddedParts, parts: Sequence[FramePart], paths: PredictPaths, names: Mapping[Path, Path], vanilla: bool
+) -> None:
     """Write the embeddings of all frames, in input order; `names`: where each of `kept_paths` is written."""
-    dna = partial(_named, scorer, parts, scorer.dna_shard)
-    protein = partial(_named, scorer, parts, scorer.protein_shard)
-    merged = partial(_merged, scorer, parts)
-    paths = scorer.paths
+    dna = partial(_named, embedded, parts, embedded.dna_shard)
+    protein = partial(_named, embedded, parts, embedded.protein_shard)
+    merged = partial(_merged, embedded, parts)
     jobs: list[tuple[Path, Shards, Mapping[str, object], Layout]] = [
-        (paths.embeddings("dna", ".h5"), dna, scorer.dna.attributes, "hdf5"),
-        (paths.embeddings("protein", ".h5"), protein, scorer.protein.attributes, "hdf5"),
+        (paths.embeddings("dna", ".h5"), dna, embedded.dna.attributes, "hdf5"),
+        (paths.embeddings("protein", ".h5"), protein, embedded.protein.attributes, "hdf5"),
     ]
     if vanilla:
         jobs += [
@@ -50,18 +51,18 @@ def _shape(shards: Iterator[Shard]) -> tuple[int, int]:
 
 
 def _named(
-    scorer: Scorer, parts: Sequence[FramePart], shard_of: Callable[[FramePart], Shard | None]
+    embedded: EmbeddedParts, parts: Sequence[FramePart], shard_of: Callable[[FramePart], Shard | None]
 ) -> Iterator[Shard]:
     """One encoder's embeddings of frames, a work file at a time, under their published ids."""
     for part in parts:
         shard = shard_of(part)
         if shard is not None:
-            names = _published_ids(scorer.paths, part)
+            names = _published_ids(embedded.paths, part)
             rows = [row for row, key in enumerate(shard.headers) if key in names]
             yield Shard([names[shard.headers[row]] for row in rows], shard.embeddings[rows])
 
 
-def _published_ids(paths: PredictPaths, part: FramePart) -> dict[str, str]:
+def _published_ids(paths: RunPaths, part: FramePart) -> dict[str, str]:
     names: dict[str, str] = {}
     sequence_id = ""
     for row in read_index(paths.part_file(part.name, ".index")):
@@ -73,11 +74,11 @@ def _published_ids(paths: PredictPaths, part: FramePart) -> dict[str, str]:
     return names
 
 
-def _merged(scorer: Scorer, parts: Sequence[FramePart]) -> Iterator[Shard]:
+def _merged(embedded: EmbeddedParts, parts: Sequence[FramePart]) -> Iterator[Shard]:
     """Both vectors of each frame, a work file at a time, under their published ids."""
     for part in parts:
-        frames, _, _ = scorer.features(part)
+        frames, _, _ = embedded.features(part)
         if frames is not None:
             keys, vectors = frames
-            names = _published_ids(scorer.paths, part)
+            names = _published_ids(embedded.paths, part)
             yield Shard([names[key] for key in keys], vectors)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,17 +15,17 @@ from virnucpro.io.store import atomic_path
 from virnucpro.io.tables import gzip_text
 from virnucpro.models.card import CARD, DNA_ONLY
 from virnucpro.models.classifier import WEIGHTS, Classifier
-from virnucpro.models.registry import LocalModel, sha256_of
+from virnucpro.models.registry import sha256_of
 from virnucpro.models.sets import ModelSet, resolve_set
 from virnucpro.pipeline.consensus import Verdict
-from virnucpro.pipeline.encode import Encoding, Placement, WorkFile
+from virnucpro.pipeline.encode import Placement
 from virnucpro.pipeline.events import Listener
-from virnucpro.pipeline.frame_split import SUFFIXES, FramePart, FramePlan, FrameSplitter, Rules
+from virnucpro.pipeline.frame_run import FrameRun
+from virnucpro.pipeline.frame_split import Rules
 from virnucpro.pipeline.kept import keep_embeddings, kept_paths
 from virnucpro.pipeline.results import ResultWriter, Summary, VanillaTables, write_viruses
-from virnucpro.pipeline.run import Failure, Run, balance, work_folder, write_failed
+from virnucpro.pipeline.run import Failure, work_folder, write_failed
 from virnucpro.pipeline.scoring import Scorer
-from virnucpro.pipeline.work_queue import QueueResult
 
 #: What is taken off an input's name to name the results.
 _COMPRESSED = {".gz", ".bz2", ".xz", ".zst"}
@@ -47,16 +46,16 @@ class PredictResult:
     already_done: bool = False
 
 
-class PredictRun(Run[PredictResult]):
+class PredictRun(FrameRun[PredictResult]):
     """The steps of `virnucpro predict`."""
 
     command: ClassVar[str] = "predict"
 
     def __init__(self, config: PredictConfig, listener: Listener | None = None) -> None:
-        self.config = config
         output = config.output / (config.prefix or default_prefix(config.inputs[0]))
         self.paths: PredictPaths = PredictPaths(output, work_folder(output, config.work_dir))
         super().__init__(config, self.paths, listener)
+        self.config = config
 
     @property
     def results(self) -> tuple[Path, ...]:
@@ -89,6 +88,7 @@ class PredictRun(Run[PredictResult]):
     def choose(self) -> None:
         """Model set, rules, devices, and the one dtype and token budget of the run."""
         self.set: ModelSet = resolve_set(self.config.model, self.config.models_dir)
+        self.dna, self.protein = self.set.dna, self.set.protein
         card = self.set.card
         window = card.window[0] if self.config.window is None else self.config.window
         if window not in card.window:
@@ -101,59 +101,25 @@ class PredictRun(Run[PredictResult]):
         self.min_score = card.min_score if self.config.min_score is None else self.config.min_score
         self.placement = Placement.choose(self.config)
 
-    @property
-    def models(self) -> dict[str, LocalModel]:
-        """Both encoders."""
-        return {"DNA model": self.set.dna, "protein model": self.set.protein}
-
     def own_identity(self) -> dict[str, Any]:
         """The classifier, and the rules of cutting and calling."""
         folder = self.set.classifier_folder
         files = (WEIGHTS, CARD, *([DNA_ONLY] if self.rules.dna_only else []))
         return {
             "classifier": [sha256_of(folder / name) for name in files],
-            "window": self.rules.window,
-            "frames": "exact" if self.rules.exact else "published",
-            "min length": self.rules.min_length,
+            **self.rules_identity(),
             "min score": self.min_score,
             "kept outputs": [path.name for path in self.results],
         }
 
-    def split(self) -> dict[str, Any]:
-        """Cut the input into work files of frames."""
-        devices = len(self.placement.devices)
-        splitter = FrameSplitter(self.paths, self.rules, self.config.sequences_per_file, devices)
-        return splitter.split(self.inputs, self.config.inputs).to_json()
-
-    def take_plan(self, plan: dict[str, Any]) -> None:
-        """The work files."""
-        self.plan = FramePlan.from_json(plan)
-
-    def lost_part(self) -> str | None:
-        """The first work file that has not the size it was written with."""
-        sizes = [(f"{part.name}{suffix}", size) for part in self.plan.parts for suffix, size in _sizes(part)]
-        return next((name for name, size in sizes if not self._has_size(self.paths.parts / name, size)), None)
-
-    @staticmethod
-    def _has_size(path: Path, size: int) -> bool:
-        return path.exists() and path.stat().st_size == size
-
     def work(self) -> PredictResult:
         """Embed, call, write, record."""
-        dna, protein = (
-            Encoding(model, self.placement, self.paths.shards, self.attributes(model)) for model in self.models.values()
-        )
-        with self.stage("embedding DNA"):
-            dna_end = dna.run(self._work_files(".fna", lambda part: part.frames + part.whole), self.listen)
-        with self.stage("embedding proteins"):
-            protein_end = protein.run(self._work_files(".faa", lambda part: part.frames), self.listen)
-        failed = {path.name: reason for end in (dna_end, protein_end) for path, reason in end.failed.items()}
+        embedded = self.encode()
         with self.stage("calling"):
             folder = self.set.classifier_folder
-            classifiers = Classifier.load(folder), Classifier.load_dna_only(folder)
-            scorer = Scorer(self.paths, dna, protein, *classifiers, failed)
+            scorer = Scorer(embedded, Classifier.load(folder), Classifier.load_dna_only(folder))
             result = self._write(scorer)
-        self._save(result, failed, dna_end, protein_end)
+        self._save(result, embedded.failed)
         if self.config.report:
             self._plot()
         if not result.windows and result.failures and not self._any_usable(result):
@@ -167,10 +133,6 @@ class PredictRun(Run[PredictResult]):
         """Whether any sequence is not in the list of failures: too short ones are usable, though not scored."""
         return sum(result.verdicts.values()) > sum(1 for _, record, _, _ in result.failures if record)
 
-    def _work_files(self, suffix: str, count: Callable[[FramePart], int]) -> list[WorkFile]:
-        found = (WorkFile(self.paths.part_file(part.name, suffix), count(part)) for part in self.plan.parts)
-        return [file for file in found if file.sequences]
-
     def _write(self, scorer: Scorer) -> PredictResult:
         """All results under temporary names, then all at once under their own."""
         with contextlib.ExitStack() as stack:
@@ -181,7 +143,7 @@ class PredictRun(Run[PredictResult]):
             failures = self.in_input_order(summary.failures)
             write_failed(temporary[self.paths.failed], failures)
             if self.config.keep_embeddings:
-                keep_embeddings(scorer, self.plan.parts, temporary, self.config.vanilla_output)
+                keep_embeddings(scorer.embedded, self.plan.parts, self.paths, temporary, self.config.vanilla_output)
             self.manifest.state = "publishing"
             self.manifest.save()
         verdicts = {verdict.value: summary.verdicts[verdict] for verdict in Verdict}
@@ -210,11 +172,12 @@ class PredictRun(Run[PredictResult]):
                 vanilla.finish()
         return writer.summary
 
-    def _save(self, result: PredictResult, failed: dict[str, str], dna: QueueResult, protein: QueueResult) -> None:
+    def _save(self, result: PredictResult, failed: dict[str, str]) -> None:
         card = self.set.card
-        self.manifest.record |= {
-            "model set": {"name": self.set.name, "trained": self.set.trained, "classifier": card.name},
-            "encoders": {"DNA": balance(dna.stats), "protein": balance(protein.stats)},
+        self.manifest.record["model set"] = {
+            "name": self.set.name,
+            "trained": self.set.trained,
+            "classifier": card.name,
         }
         summary = {
             "verdicts": result.verdicts,
@@ -240,10 +203,6 @@ class PredictRun(Run[PredictResult]):
         failures = [tuple(row) for row in summary["failures"]]
         counts = summary["verdicts"], summary["windows"], summary["windows_scored"]
         return PredictResult(self.paths, self.set.name, self.set.trained, *counts, failures, already_done=True)
-
-
-def _sizes(part: FramePart) -> Iterator[tuple[str, int]]:
-    return zip(SUFFIXES, part.sizes, strict=True)
 
 
 def default_prefix(first: Path) -> str:

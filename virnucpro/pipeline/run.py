@@ -222,6 +222,11 @@ class Run(ABC, Generic[Result]):
         logger.info("%s is complete; nothing to do", self.paths.output)
         return self.earlier_result(manifest.record)
 
+    @property
+    def input_names(self) -> tuple[Path, ...]:
+        """The inputs as the user named them; `inputs` may be copies."""
+        return self._config.inputs
+
     # Splitting, or taking up an earlier split.
 
     def _plan(self) -> None:

@@ -8,12 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from virnucpro.core.paths import PredictPaths
-from virnucpro.io.store import Shard, read_shard
 from virnucpro.models.classifier import Classifier
 from virnucpro.pipeline.consensus import WindowScore, window_score
-from virnucpro.pipeline.encode import Encoding
-from virnucpro.pipeline.features import Features, merge_features
+from virnucpro.pipeline.features import EmbeddedParts, Features
 from virnucpro.pipeline.frame_split import WHOLE, FramePart, IndexedSequence, IndexedWindow, read_index
 from virnucpro.sequence.frames import ALL_STOPPED
 
@@ -69,76 +66,33 @@ class _Scores:
 
 
 class Scorer:
-    """Scores work files that both encoders have embedded.
+    """Scores embedded work files; classifier: of frames; dna_only: of windows without one, or None."""
 
-    classifier: of frames; dna_only: of windows without one, or None; failed: file name → why an encoder gave it up.
-    """
-
-    def __init__(
-        self,
-        paths: PredictPaths,
-        dna: Encoding,
-        protein: Encoding,
-        classifier: Classifier,
-        dna_only: Classifier | None,
-        failed: dict[str, str],
-    ) -> None:
-        self.paths, self.dna, self.protein = paths, dna, protein
-        self.classifier, self.dna_only, self.failed = classifier, dna_only, failed
+    def __init__(self, embedded: EmbeddedParts, classifier: Classifier, dna_only: Classifier | None) -> None:
+        self.embedded, self.classifier, self.dna_only = embedded, classifier, dna_only
 
     def rows(self, parts: Iterable[FramePart], threads: int) -> Iterator[Row]:
         """All rows, in input order; `threads` work files are scored at a time."""
         for rows in in_order(self._part_rows, parts, threads):
             yield from rows
 
-    def dna_shard(self, part: FramePart) -> Shard | None:
-        """The DNA embeddings of a work file; None if it holds nothing to embed or an encoder failed on it."""
-        there = part.frames + part.whole and not self._failure(part)
-        return read_shard(self.dna.shard(self.paths.part_file(part.name, ".fna"))) if there else None
-
-    def protein_shard(self, part: FramePart) -> Shard | None:
-        """The protein embeddings of a work file; None as for `dna_shard`."""
-        there = part.frames and not self._failure(part)
-        return read_shard(self.protein.shard(self.paths.part_file(part.name, ".faa"))) if there else None
-
-    def _failure(self, part: FramePart) -> str:
-        reasons = [self.failed.get(f"{part.name}{suffix}") for suffix in (".fna", ".faa")]
-        return next((f"its work file failed: {reason}" for reason in reasons if reason), "")
-
     def _part_rows(self, part: FramePart) -> list[Row]:
-        scores, failure = self._scores(part), self._failure(part)
-        index = read_index(self.paths.part_file(part.name, ".index"))
+        scores, failure = self._scores(part), self.embedded.failure(part)
+        index = read_index(self.embedded.paths.part_file(part.name, ".index"))
         return [row if isinstance(row, IndexedSequence) else self._scored(row, scores, failure) for row in index]
 
     def _scored(self, window: IndexedWindow, scores: _Scores, failure: str) -> ScoredWindow:
-        embedded = window.frames or (self.dna_only and window.reason == ALL_STOPPED)
-        return scores.of(window, failure if embedded else "")
+        was_embedded = window.frames or (self.dna_only and window.reason == ALL_STOPPED)
+        return scores.of(window, failure if was_embedded else "")
 
     def _scores(self, part: FramePart) -> _Scores:
         scores = _Scores()
-        frames, whole, scores.lost = self.features(part)
+        frames, whole, scores.lost = self.embedded.features(part)
         if frames is not None:
             scores.add(self.classifier, frames)
         if whole is not None and self.dna_only is not None:
             scores.add(self.dna_only, whole)
         return scores
-
-    def features(self, part: FramePart) -> tuple[Features | None, Features | None, dict[str, str]]:
-        """Joined features of a work file's frames, DNA vectors of its whole windows, and why others have none."""
-        dna, protein = self.dna_shard(part), self.protein_shard(part)
-        lost = {name: reason for shard in (dna, protein) if shard for _, name, reason in shard.failed}
-        if dna is None:
-            return None, None, lost
-        whole = _rows_of(dna, lambda name: name.endswith(WHOLE))
-        if protein is None:
-            return None, whole, lost
-        dna_of_frames = _rows_of(dna, lambda name: not name.endswith(WHOLE) and name not in lost)
-        return merge_features(dna_of_frames, _rows_of(protein, lambda name: name not in lost)), whole, lost
-
-
-def _rows_of(shard: Shard, wanted: Callable[[str], bool]) -> Features:
-    rows = [row for row, name in enumerate(shard.headers) if wanted(name)]
-    return [shard.headers[row] for row in rows], shard.embeddings[rows]
 
 
 def in_order(work: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:

@@ -1,0 +1,90 @@
+"""What a run over open frames is made of, be it to call sequences or to train: cutting, and both encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from virnucpro.core.config import RunConfig
+from virnucpro.core.paths import RunPaths
+from virnucpro.models.registry import LocalModel
+from virnucpro.pipeline.encode import Encoding, WorkFile
+from virnucpro.pipeline.events import Listener
+from virnucpro.pipeline.features import EmbeddedParts
+from virnucpro.pipeline.frame_split import SUFFIXES, FramePart, FramePlan, FrameSplitter, Rules
+from virnucpro.pipeline.run import Run, balance
+from virnucpro.pipeline.work_queue import QueueResult
+
+Result = TypeVar("Result")
+
+
+class FrameRun(Run[Result]):
+    """A run that cuts sequences into frames and embeds their DNA, then their proteins, each on all devices.
+
+    `choose` of a subclass sets `dna`, `protein` and `rules` besides `placement`.
+    """
+
+    dna: LocalModel
+    protein: LocalModel
+    rules: Rules
+
+    def __init__(self, config: RunConfig, paths: RunPaths, listener: Listener | None) -> None:
+        super().__init__(config, paths, listener)
+        self._most = config.sequences_per_file
+
+    @property
+    def models(self) -> dict[str, LocalModel]:
+        """Both encoders."""
+        return {"DNA model": self.dna, "protein model": self.protein}
+
+    def rules_identity(self) -> dict[str, Any]:
+        """The rules of cutting, for `own_identity`."""
+        return {
+            "window": self.rules.window,
+            "frames": "exact" if self.rules.exact else "published",
+            "min length": self.rules.min_length,
+            "windows without a frame": self.rules.dna_only,
+        }
+
+    def split(self) -> dict[str, Any]:
+        """Cut the input into work files of frames."""
+        splitter = FrameSplitter(self.paths, self.rules, self._most, len(self.placement.devices))
+        return splitter.split(self.inputs, self.input_names).to_json()
+
+    def take_plan(self, plan: dict[str, Any]) -> None:
+        """The work files."""
+        self.plan = FramePlan.from_json(plan)
+
+    def lost_part(self) -> str | None:
+        """The first work file that has not the size it was written with."""
+        sizes = [(f"{part.name}{suffix}", size) for part in self.plan.parts for suffix, size in _sizes(part)]
+        return next((name for name, size in sizes if not _has_size(self.paths.parts / name, size)), None)
+
+    def encode(self) -> EmbeddedParts:
+        """Embed every work file with both encoders, and note in the record how the devices shared the work."""
+        dna, protein = (
+            Encoding(model, self.placement, self.paths.shards, self.attributes(model)) for model in self.models.values()
+        )
+        with self.stage("embedding DNA"):
+            dna_end = dna.run(self._work_files(".fna", lambda part: part.frames + part.whole), self.listen)
+        with self.stage("embedding proteins"):
+            protein_end = protein.run(self._work_files(".faa", lambda part: part.frames), self.listen)
+        self.manifest.record["encoders"] = {"DNA": balance(dna_end.stats), "protein": balance(protein_end.stats)}
+        return EmbeddedParts(self.paths, dna, protein, _failed(dna_end, protein_end))
+
+    def _work_files(self, suffix: str, count: Callable[[FramePart], int]) -> list[WorkFile]:
+        found = (WorkFile(self.paths.part_file(part.name, suffix), count(part)) for part in self.plan.parts)
+        return [file for file in found if file.sequences]
+
+
+def _failed(*ends: QueueResult) -> dict[str, str]:
+    return {path.name: reason for end in ends for path, reason in end.failed.items()}
+
+
+def _sizes(part: FramePart) -> Iterator[tuple[str, int]]:
+    return zip(SUFFIXES, part.sizes, strict=True)
+
+
+def _has_size(path: Path, size: int) -> bool:
+    return path.exists() and path.stat().st_size == size
