@@ -20,6 +20,7 @@ from virnucpro.cli.doctor import doctor
 from virnucpro.cli.embed import embed
 from virnucpro.cli.models import models
 from virnucpro.cli.orfs import orfs
+from virnucpro.cli.plot import plot
 from virnucpro.cli.predict import predict
 from virnucpro.core import log
 from virnucpro.errors import Interrupted, VirnucproError
@@ -39,7 +40,7 @@ def cli() -> None:
     """
 
 
-for command in (predict, embed, orfs, models, devices, doctor):
+for command in (predict, plot, embed, orfs, models, devices, doctor):
     cli.add_command(command)
 
 
