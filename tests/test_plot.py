@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 import struct
 import sys
 from collections.abc import Mapping, Sequence
@@ -387,3 +388,30 @@ def test_pictures_that_cannot_be_written(folder: Path, tmp_path: Path, cli: Cli,
     assert done.returncode == 3
     assert f"cannot {'write' if output == 'taken' else 'make the folder'} {tmp_path / output}" in done.stderr
     assert (tmp_path / "file").read_text() == "no folder"
+
+
+# With `virnucpro predict --report`
+
+
+def test_predict_draws_what_is_missing_and_replaces_what_is_there(tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / "a.fa").write_text(f">open\n{'GCA' * 400}\n")
+    predict = ("predict", tmp_path / "a.fa", "-o", tmp_path / "out", "--device", "cpu", "--min-score", 0, "--report")
+    picture = tmp_path / "out" / "a.plots" / "000001_open.png"
+    for arguments in (predict, predict, (*predict, "--force")):
+        done = cli(*arguments)
+        assert done.returncode == 0, done.stderr
+        assert f"pictures: 1, in {picture.parent}" in done.stderr
+        assert picture.read_bytes().startswith(b"\x89PNG")
+        picture.write_text("old")
+    shutil.rmtree(picture.parent)
+    assert cli(*predict).returncode == 0
+    assert names(picture.parent) == [picture.name]
+
+
+def test_predict_asks_for_matplotlib_before_it_works(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    (tmp_path / "a.fa").write_text(">a\nACGT\n")
+    done = cli("predict", tmp_path / "a.fa", "-o", tmp_path / "out", "--report")
+    assert done.returncode == 2
+    assert "pip install 'virnucpro[report]'" in done.stderr
+    assert not (tmp_path / "out" / "a.sequences.tsv").exists()

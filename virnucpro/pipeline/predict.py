@@ -65,6 +65,16 @@ class PredictRun(FrameRun[PredictResult]):
         kept = kept_paths(paths, self.config.vanilla_output) if self.config.keep_embeddings else ()
         return (paths.sequences, paths.windows, paths.regions, paths.viruses, *vanilla, *kept, paths.failed)
 
+    def run(self) -> PredictResult:
+        """As every run; then the pictures, for a run that was complete before may have been stopped while it drew."""
+        result = super().run()
+        if self.config.report:
+            from virnucpro.report import plot_results
+
+            with self._logging(), self.stage("drawing"):
+                plot_results(self.paths.folder, self.paths.output.name, self.paths.plots, force=True)
+        return result
+
     def check(self) -> None:
         """Raise what can be known before anything is read."""
         prefix = self.config.prefix
@@ -120,8 +130,6 @@ class PredictRun(FrameRun[PredictResult]):
             scorer = Scorer(embedded, Classifier.load(folder), Classifier.load_dna_only(folder))
             result = self._write(scorer)
         self._save(result, embedded.failed)
-        if self.config.report:
-            self._plot()
         if not result.windows and result.failures and not self._any_usable(result):
             raise InputError(
                 f"no usable sequence in the input: {result.failures[0][3]}", hint=f"see {self.paths.failed}"
@@ -190,12 +198,6 @@ class PredictRun(FrameRun[PredictResult]):
             "failures": result.failures,
         }
         self.save_record(failed, summary)
-
-    def _plot(self) -> None:
-        from virnucpro.report import plot_results
-
-        with self.stage("drawing"):
-            plot_results(self.paths.folder, self.paths.output.name, self.paths.plots)
 
     def earlier_result(self, record: dict[str, Any]) -> PredictResult:
         """What a complete run said of its result."""
