@@ -33,12 +33,12 @@ def options_of(command: click.Command) -> list[str]:
     return [name for option in options for name in (*option.opts, *option.secondary_opts) if name.startswith("--")]
 
 
-@pytest.mark.parametrize("name", ["predict", "embed", "orfs", "plot"])
+@pytest.mark.parametrize("name", ["predict", "train", "embed", "orfs", "plot"])
 def test_every_option_stands_in_the_reference(name: str) -> None:
     reference = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
     section = reference.split(f"\n## `virnucpro {name}`\n")[1].split("\n## ")[0]
     shared = reference.split("\n## Devices, run, messages\n")[1].split("\n## ")[0]
-    documented = set(re.findall(r"`(--[a-z-]+)", section + (shared if name in ("predict", "embed") else "")))
+    documented = set(re.findall(r"`(--[a-z-]+)", section + (shared if name in ("predict", "train", "embed") else "")))
     assert documented == {option for option in options_of(cli.commands[name]) if option != "--help"}
 
 

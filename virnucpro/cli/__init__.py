@@ -22,6 +22,7 @@ from virnucpro.cli.models import models
 from virnucpro.cli.orfs import orfs
 from virnucpro.cli.plot import plot
 from virnucpro.cli.predict import predict
+from virnucpro.cli.train import train
 from virnucpro.core import log
 from virnucpro.errors import Interrupted, VirnucproError
 
@@ -40,7 +41,7 @@ def cli() -> None:
     """
 
 
-for command in (predict, plot, embed, orfs, models, devices, doctor):
+for command in (predict, plot, train, embed, orfs, models, devices, doctor):
     cli.add_command(command)
 
 

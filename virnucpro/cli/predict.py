@@ -22,7 +22,7 @@ click.rich_click.OPTION_GROUPS["virnucpro predict"] = [
     },
     {
         "name": "Model and calls",
-        "options": ["--model", "--models-dir", "--window", "--frames", "--min-score", "--min-length"],
+        "options": ["--model", "--models-dir", "--window", "--frames", "--min-score", "--preset", "--min-length"],
     },
     *GROUPS,
 ]
@@ -104,6 +104,11 @@ def _lines(columns: Mapping[str, str]) -> Iterator[str]:
     "--min-score",
     type=click.FloatRange(0, 1),
     help="From which score on a window, and a sequence, is called viral; default: the classifier's, 0.5 as published.",
+)
+@click.option(
+    "--preset",
+    type=click.Choice(["conservative", "default", "relaxed"]),
+    help="--min-score by name, for classifiers that were measured: 1%, 5% or 10% false positives among windows.",
 )
 @click.option(
     "--min-length",

@@ -17,6 +17,7 @@ from virnucpro.pipeline import events
 if TYPE_CHECKING:
     from virnucpro.pipeline.embed import EmbedResult
     from virnucpro.pipeline.predict import PredictResult
+    from virnucpro.pipeline.train import TrainResult
 
 logger = logging.getLogger("virnucpro.cli")
 
@@ -115,6 +116,18 @@ class Reporter:
         logger.info("results: %s.*", result.paths.output)
         if result.failures:
             logger.warning("%d failed; see %s", len(result.failures), result.paths.failed)
+
+    def train_summary(self, result: TrainResult) -> None:
+        """The end of `virnucpro train`: what the classifier is worth, and where it is."""
+        if self.bars:
+            self.bars.stop()
+        for name, found in result.metrics.items():
+            if "auroc" in found:
+                value, low, high = found["auroc"]
+                logger.info("AUROC, %s: %.4f (%.4f to %.4f)", name, value, low, high)
+        logger.info("classifier: %s", result.folder)
+        if result.failures:
+            logger.warning("%d failed; see %s", len(result.failures), result.folder / "train.failed.tsv")
 
     def _log_balance(self, result: EmbedResult) -> None:
         for stats in result.devices:

@@ -42,19 +42,43 @@ class EmbedConfig(RunConfig):
 
 
 @dataclass(frozen=True)
+class TrainConfig(RunConfig):
+    """What `virnucpro train` was asked for: `output` is the folder of the classifier.
+
+    virus: so many of the inputs, the first ones, are viral.
+    model: a set or the folder of a classifier, whose encoders are taken. window: bases. validation_fraction,
+    test_fraction: of the windows of each class. group_by: a table of record ids and groups, which are never divided
+    between the parts; None: every record is a group. dna_only: also fit a network for windows without an open frame.
+    """
+
+    virus: int = 1
+    model: str = DEFAULT_MODEL_SET
+    window: int = 500
+    validation_fraction: float = 0.1
+    test_fraction: float = 0.1
+    group_by: Path | None = None
+    dna_only: bool = False
+    epochs: int = 200
+    patience: int = 5
+    learning_rate: float = 1e-3
+    seed: int = 1
+
+
+@dataclass(frozen=True)
 class PredictConfig(RunConfig):
     """What `virnucpro predict` was asked for: `output` is the folder of the results.
 
     prefix: how the results' names begin; None takes the first input's name. window: bases; None takes what the
-    classifier was trained on. min_score: from which a window, or a sequence, counts as viral; None takes what the
-    classifier's card says. min_length: shorter sequences are listed and not scored. exact: frames without the extra
-    base of the published rule.
+    classifier was trained on. min_score: from which a window, or a sequence, counts as viral; None takes that of
+    `preset`, a name in the classifier's card, or what the card says. min_length: shorter sequences are listed and not
+    scored. exact: frames without the extra base of the published rule.
     """
 
     prefix: str | None = None
     model: str = DEFAULT_MODEL_SET
     window: int | None = None
     min_score: float | None = None
+    preset: str | None = None
     min_length: int = 0
     exact: bool = False
     vanilla_output: bool = False

@@ -77,6 +77,30 @@ class RunPaths:
 
 
 @dataclass(frozen=True)
+class TrainPaths(RunPaths):
+    """Files of `virnucpro train`: `output` is the folder of the classifier and, in it, `train`."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the classifier is written."""
+        return self.output.parent
+
+    @property
+    def text(self) -> Path:
+        """The model card, to read."""
+        return self.folder / "MODEL_CARD.md"
+
+    @property
+    def curves(self) -> Path:
+        """The curves, as a picture."""
+        return self.folder / "curves.svg"
+
+    def features(self, name: str) -> Path:
+        """Features of all work files in one array, while the run is on."""
+        return self.work / f"{name}.npy"
+
+
+@dataclass(frozen=True)
 class PredictPaths(RunPaths):
     """Files of `virnucpro predict`: `output` is the folder and, in it, what the results' names begin with."""
 

@@ -21,7 +21,7 @@ LABELS = ("others", "virus")
 #: The fields of a card, in their order on disk.
 KEYS = (
     *("format", "name", "trained", "window", "encoders", "labels"),
-    *("min_score", "metrics", "citation", "licence", "source"),
+    *("min_score", "presets", "metrics", "citation", "licence", "source"),
 )
 
 
@@ -42,7 +42,8 @@ class EncoderPin:
 class ClassifierCard:
     """A classifier: which encoders it needs, which windows it serves, where it comes from.
 
-    `window` lists lengths of windows, the default first. A sequence is called viral from `min_score` on.
+    `window` lists lengths of windows, the default first. A sequence is called viral from `min_score` on; `presets` are
+    other such scores, by name, where they were measured.
     """
 
     name: str
@@ -55,6 +56,7 @@ class ClassifierCard:
     source: str
     min_score: float = 0.5
     metrics: Mapping[str, object] = field(default_factory=dict)
+    presets: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def dim(self) -> int:
@@ -80,6 +82,7 @@ class ClassifierCard:
             source=fields.get("source", str),
             min_score=fields.score(),
             metrics=fields.get("metrics", dict),
+            presets=fields.presets(),
         )
 
     def to_json(self) -> str:
@@ -162,6 +165,13 @@ class _Fields:
         found: Any = self.values.get("min_score")
         self.want(type(found) in (int, float) and 0 <= found <= 1, "min_score", "a number from 0 to 1")
         return float(found)
+
+    def presets(self) -> dict[str, float]:
+        """Scores by name; a card need not have any."""
+        found = self.values.get("presets", {})
+        good = isinstance(found, dict) and all(type(value) is float and 0 <= value <= 1 for value in found.values())
+        self.want(good, "presets", "scores from 0 to 1 by name")
+        return dict(found)
 
     def encoder(self) -> EncoderPin:
         sums = self.get("sha256", list)

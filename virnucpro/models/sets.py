@@ -116,6 +116,29 @@ def resolve_set(name: str, models_dir: Path | None = None) -> ModelSet:
     return found
 
 
+def resolve_encoders(
+    name: str, models_dir: Path | None = None
+) -> tuple[tuple[str, LocalModel], tuple[str, LocalModel]]:
+    """The encoders of DNA and of proteins of a set, whose classifier need not be there.
+
+    Each with the name by which a card refers to it: a registered one, or the absolute path of its folder. Raises
+    ModelError.
+    """
+    if name in SETS:
+        spec = SETS[name]
+        return (spec.dna, resolve(spec.dna, models_dir)), (spec.protein, resolve(spec.protein, models_dir))
+    folder = Path(name).expanduser().absolute()
+    if not os.path.isfile(folder / CARD):
+        raise _unknown(name)
+    card = ClassifierCard.read(folder)
+    return _named_encoder(card.dna, folder, models_dir), _named_encoder(card.protein, folder, models_dir)
+
+
+def _named_encoder(pin: EncoderPin, folder: Path, models_dir: Path | None) -> tuple[str, LocalModel]:
+    model = _encoder(pin, folder, models_dir)
+    return pin.name if pin.name in MODELS else str(model.weights.parent.absolute()), model
+
+
 def available_sets(models_dir: Path | None = None) -> list[SetStatus]:
     """Every named set and whether its parts are here; no checksums are computed."""
     models = {item.spec.name: item for item in registry.available(models_dir)}

@@ -217,6 +217,11 @@ class FrameSplitter:
         self._files = []
 
 
+def window_key(key: str) -> str:
+    """The key of the window that a frame, or a whole window, of that key belongs to."""
+    return key.removesuffix(WHOLE) if key.endswith(WHOLE) else key[:-2]
+
+
 def read_index(path: Path) -> Iterator[IndexedSequence | IndexedWindow]:
     """The rows of a work file's index; a sequence that began in an earlier one comes again before its windows."""
     with open(path, encoding="utf-8") as lines:

@@ -108,8 +108,19 @@ class PredictRun(FrameRun[PredictResult]):
                 hint="leave --window out, or choose another --model",
             )
         self.rules = Rules(window, self.config.exact, self.config.min_length, self.set.scores_by_dna_alone)
-        self.min_score = card.min_score if self.config.min_score is None else self.config.min_score
+        self.min_score = self._min_score()
         self.placement = Placement.choose(self.config)
+
+    def _min_score(self) -> float:
+        card, preset = self.set.card, self.config.preset
+        if preset is None:
+            return card.min_score if self.config.min_score is None else self.config.min_score
+        if self.config.min_score is not None:
+            raise UsageError("--preset and --min-score contradict each other", hint="give one of them")
+        if preset not in card.presets:
+            known = ", ".join(card.presets) or "no presets: its scores were not measured"
+            raise UsageError(f"the classifier of {self.set.name} has {known}", hint="give --min-score")
+        return card.presets[preset]
 
     def own_identity(self) -> dict[str, Any]:
         """The classifier, and the rules of cutting and calling."""

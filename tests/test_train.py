@@ -1,0 +1,261 @@
+"""`virnucpro train`: the division by groups, the fit, the figures, and a run from sequences to calls."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Cli, command_line, to_fasta
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from virnucpro.errors import UsageError
+from virnucpro.metrics import auprc, auroc, confusion, evaluate, recall_at, threshold_at
+from virnucpro.models.card import ClassifierCard, EncoderPin
+from virnucpro.models.classifier import Classifier
+from virnucpro.models.fit import Examples, FitSettings, fit
+from virnucpro.pipeline.dataset import Dataset, Part, Table, divide
+
+CPU = ("--device", "cpu", "--dtype", "fp32", "--batch-size", 512)
+
+# The division.
+
+
+def dataset(labels: list[int], groups: list[int]) -> Dataset:
+    empty = Table(np.empty((0, 0), np.float32), np.empty(0, np.int64))
+    column = np.arange(len(labels))
+    return Dataset(np.array(labels), np.array(groups), column, column + 1, empty, empty)
+
+
+@st.composite
+def labelled_groups(draw: st.DrawFn) -> Dataset:
+    """Windows in groups of one class each, at least three groups of either."""
+    sizes = [draw(st.lists(st.integers(1, 20), min_size=3, max_size=15)) for _ in range(2)]
+    labels = [label for label in (0, 1) for size in sizes[label] for _ in range(size)]
+    groups = [label * 100 + place for label in (0, 1) for place, size in enumerate(sizes[label]) for _ in range(size)]
+    return dataset(labels, groups)
+
+
+@given(labelled_groups(), st.floats(0.05, 0.4), st.floats(0.05, 0.4), st.integers(0, 99))
+@settings(deadline=None)
+def test_groups_are_never_divided_and_every_part_has_both_classes(
+    data: Dataset, validation: float, test: float, seed: int
+) -> None:
+    parts = divide(data, validation, test, seed)
+    for group in np.unique(data.group):
+        assert len(np.unique(parts[data.group == group])) == 1
+    assert {(int(part), int(label)) for part, label in zip(parts, data.label, strict=True)} == {
+        (part, label) for part in Part for label in (0, 1)
+    }
+    assert np.array_equal(parts, divide(data, validation, test, seed))
+
+
+def test_parts_have_about_the_shares_asked_for() -> None:
+    labels = [0] * 1000 + [1] * 500
+    parts = divide(dataset(labels, list(range(1500))), 0.2, 0.1, seed=3)
+    for label, total in ((0, 1000), (1, 500)):
+        counts = np.bincount(parts[np.array(labels) == label], minlength=3)
+        assert counts.tolist() == [0.7 * total, 0.2 * total, 0.1 * total]
+
+
+def test_two_groups_of_a_class_are_too_few() -> None:
+    with pytest.raises(UsageError, match="2 groups of viral"):
+        divide(dataset([0, 0, 0, 1, 1, 1], [1, 2, 3, 4, 4, 5]), 0.1, 0.1, 1)
+
+
+# The fit.
+
+
+def examples(count: int, seed: int, viral: float = 0.3, dim: int = 6) -> Examples:
+    """The class is told by the first number, not without error; the others are noise."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random(count) < viral).astype(np.int64)
+    features = rng.standard_normal((count, dim)).astype(np.float32)
+    features[:, 0] += 2 * labels
+    return Examples(features, labels)
+
+
+QUICK = FitSettings(epochs=12, patience=3, batch=200, learning_rate=0.01, hidden=16)
+
+
+def scores_of(state: dict[str, torch.Tensor], features: np.ndarray) -> np.ndarray:
+    pin = EncoderPin("x", features.shape[1] - 1, ("0" * 64,))
+    card = ClassifierCard("t", True, (500,), pin, EncoderPin("y", 1, ("0" * 64,)), "", "", "")
+    return Classifier(card, state).score(features)[:, 1].astype(np.float64)
+
+
+def test_fit_learns_and_keeps_the_best_epoch() -> None:
+    training, validation, unseen = examples(2000, 1), examples(500, 2), examples(2000, 3)
+    fitted = fit(training, validation, QUICK)
+    assert auroc(unseen.labels, scores_of(fitted.state, unseen.features)) > 0.9
+    best = int(np.argmin(fitted.validation_loss))
+    assert len(fitted.validation_loss) in (best + 1 + QUICK.patience, QUICK.epochs)
+    # Stopped at its best epoch, the same fit ends with the same network: what came after left no trace.
+    stopped = fit(training, validation, replace(QUICK, epochs=best + 1, patience=99))
+    assert all(torch.equal(fitted.state[key], stopped.state[key]) for key in fitted.state)
+
+
+def test_fit_is_seeded() -> None:
+    parts = examples(300, 1), examples(100, 2)
+    one, same, other = (fit(*parts, FitSettings(epochs=2, hidden=8, seed=seed)) for seed in (1, 1, 2))
+    assert all(torch.equal(one.state[key], same.state[key]) for key in one.state)
+    assert not torch.equal(one.state["hidden.weight"], other.state["hidden.weight"])
+
+
+def test_classes_weigh_the_same_and_scores_are_calibrated() -> None:
+    """One viral example in twenty: at equal weights a score of 0.5 still splits the classes in the middle."""
+    fitted = fit(examples(4000, 1, viral=0.05), examples(2000, 2, viral=0.05), QUICK)
+    unseen = examples(8000, 3, viral=0.5)
+    scores = scores_of(fitted.state, unseen.features)
+    called = scores >= 0.5
+    assert abs(called[unseen.labels == 1].mean() - (~called)[unseen.labels == 0].mean()) < 0.1
+    for low in (0.2, 0.4, 0.6, 0.8):
+        inside = (scores >= low - 0.1) & (scores < low + 0.1)
+        assert abs(unseen.labels[inside].mean() - scores[inside].mean()) < 0.12
+
+
+# The figures.
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 8)), min_size=4, max_size=40))
+def test_metrics_by_their_definitions(rows: list[tuple[bool, int]]) -> None:
+    labels = np.array([int(viral) for viral, _ in rows])
+    scores = np.array([score / 8 for _, score in rows])
+    if len(set(labels.tolist())) < 2:
+        return
+    viral, other = scores[labels == 1], scores[labels == 0]
+    pairs = [(v > o) + 0.5 * (v == o) for v in viral for o in other]
+    assert auroc(labels, scores) == pytest.approx(np.mean(pairs))
+    for share in (0.0, 0.05, 0.3):
+        threshold = threshold_at(labels, scores, share)
+        assert (other >= threshold).mean() <= share
+        # The next lower score would let more through, or there is none.
+        lower = scores[scores < threshold]
+        assert not len(lower) or (other >= lower.max()).mean() > share or lower.max() not in other
+        assert recall_at(share)(labels, scores) == (viral >= threshold).mean()
+    assert sum(confusion(labels, scores, 0.5).values()) == len(labels)
+    assert 0 < auprc(labels, scores) <= 1
+
+
+def test_intervals_widen_with_groups() -> None:
+    """A thousand windows of ten records say no more than ten records do."""
+    rng = np.random.default_rng(1)
+    groups = np.repeat(np.arange(20), 50)
+    labels = (groups % 2).astype(np.int64)
+    scores = labels + rng.standard_normal(20)[groups] + 0.1 * rng.standard_normal(1000)
+    by_group = evaluate(labels, scores, groups, 1)["auroc"]
+    by_window = evaluate(labels, scores, np.arange(1000), 1)["auroc"]
+    assert by_group.value == by_window.value
+    assert by_group.low <= by_group.value <= by_group.high
+    assert by_group.high - by_group.low > 3 * (by_window.high - by_window.low)
+
+
+# Whole runs.
+
+
+def gene(rng: random.Random, codons: list[str], length: int) -> str:
+    return "".join(rng.choices(codons, k=length // 3))
+
+
+def record(rng: random.Random, codons: list[str]) -> str:
+    stops = "TAATTAATTAACTAGCTAGCTAG"
+    return gene(rng, codons, 500) + stops + gene(rng, codons, 450) + stops
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two kinds of genes that differ in their codons, each with a stretch of the same that is full of stops."""
+    folder, rng = tmp_path_factory.mktemp("train"), random.Random(5)
+    kinds = {"virus": ["AAA", "AAC", "GAA", "ATT", "ACT"], "other": ["GCC", "GGC", "CTG", "CGC", "GTC"]}
+    paths = [
+        to_fasta(folder / f"{kind}.fa", [(f"{kind}{i} x", record(rng, codons)) for i in range(30)])
+        for kind, codons in kinds.items()
+    ]
+    return paths[0], paths[1]
+
+
+def arguments(inputs: tuple[Path, Path], folder: Path, *more: object) -> tuple[object, ...]:
+    fit_options = ("--epochs", 20, "--validation-fraction", 0.2, "--test-fraction", 0.2)
+    return ("train", "--virus", inputs[0], "--other", inputs[1], "-o", folder, *CPU, *fit_options, *more)
+
+
+@pytest.fixture(scope="module")
+def trained(inputs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "model"
+    done = subprocess.run(command_line(*arguments(inputs, folder, "--dna-only-head")), capture_output=True, timeout=170)
+    assert done.returncode == 0, done.stderr.decode()
+    return folder
+
+
+def test_the_result_works_with_predict(trained: Path, inputs: tuple[Path, Path], cli: Cli, tmp_path: Path) -> None:
+    done = cli("predict", *inputs, "-o", tmp_path, "-p", "x", "--model", trained, *CPU)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("\t") for line in (tmp_path / "x.sequences.tsv").read_text().splitlines()[1:]]
+    right = sum(row[3] == ("virus" if row[1].startswith("virus") else "other") for row in rows)
+    assert right >= 55  # of 60, 36 of them seen in training
+
+
+def test_the_card_holds_what_was_measured(trained: Path) -> None:
+    card = ClassifierCard.read(trained)
+    assert card.window == (500,)
+    assert not card.trained  # its encoders are not
+    assert card.presets["conservative"] >= card.presets["default"] >= card.presets["relaxed"]
+    assert card.min_score == card.presets["default"]
+    value, low, high = card.metrics["test windows"]["auroc"]  # type: ignore[index]
+    assert low <= value <= high
+    assert sum(card.metrics["confusion of test windows"].values()) > 0  # type: ignore[union-attr]
+    assert f"{value:.4f}" in (trained / "MODEL_CARD.md").read_text()
+    assert "<svg" in (trained / "curves.svg").read_text()
+    assert not (trained / "train.work").exists()
+
+
+def test_presets_and_scores_exclude_each_other(
+    trained: Path, inputs: tuple[Path, Path], cli: Cli, tmp_path: Path
+) -> None:
+    options = ("predict", inputs[0], "-o", tmp_path, "-p", "x", "--model", trained, *CPU)
+    assert cli(*options, "--preset", "relaxed", "--min-score", 0.4).returncode == 2
+    assert cli(*options, "--preset", "relaxed").returncode == 0
+    used = json.loads((tmp_path / "x.run.json").read_text())["result"]["min_score"]
+    assert used == ClassifierCard.read(trained).presets["relaxed"]
+
+
+def test_killed_and_resumed_it_is_the_same(inputs: tuple[Path, Path], trained: Path, tmp_path: Path, cli: Cli) -> None:
+    options = arguments(inputs, tmp_path / "model", "--dna-only-head", "--sequences-per-file", 8)
+    with subprocess.Popen(command_line(*options), stderr=subprocess.DEVNULL) as process:
+        shards = tmp_path / "model" / "train.work" / "shards"
+        while process.poll() is None and not list(shards.glob("*.h5")):
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    done = cli(*options)
+    assert done.returncode == 0, done.stderr
+    for name in ("model.safetensors", "dna_only.safetensors", "curves.svg"):
+        assert (tmp_path / "model" / name).read_bytes() == (trained / name).read_bytes()
+
+
+def test_a_second_run_has_nothing_to_do(inputs: tuple[Path, Path], trained: Path, cli: Cli) -> None:
+    before = (trained / "model.json").stat().st_mtime_ns
+    done = cli(*arguments(inputs, trained, "--dna-only-head"))
+    assert (done.returncode, "nothing to do" in done.stderr) == (0, True)
+    assert (trained / "model.json").stat().st_mtime_ns == before
+    assert cli(*arguments(inputs, trained, "--dna-only-head", "--seed", 2)).returncode == 3
+
+
+def test_groups_by_a_table(inputs: tuple[Path, Path], cli: Cli, tmp_path: Path) -> None:
+    table = tmp_path / "groups.tsv"
+    table.write_text("".join(f"{kind}{i}\tg{kind}{i // 5}\n" for kind in ("virus", "other") for i in range(30)))
+    done = cli(*arguments(inputs, tmp_path / "model", "--group-by", table))
+    assert done.returncode == 0, done.stderr
+    table.write_text("virus0\tg\n")
+    done = cli(*arguments(inputs, tmp_path / "other", "--group-by", table))
+    assert (done.returncode, "no group for record 'virus1'" in done.stderr) == (3, True)
+    table.write_text("virus0\n")
+    done = cli(*arguments(inputs, tmp_path / "other", "--group-by", table))
+    assert (done.returncode, "line 1: 1 columns" in done.stderr) == (3, True)

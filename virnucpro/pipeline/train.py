@@ -1,0 +1,182 @@
+"""One run of `virnucpro train`: windows and frames, both encoders, division by group, fit, test, card."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from virnucpro.core.config import TrainConfig
+from virnucpro.core.paths import TrainPaths
+from virnucpro.errors import InputError, OutputError
+from virnucpro.io.store import read_shard
+from virnucpro.metrics import check_sklearn
+from virnucpro.models.card import CARD, ClassifierCard, EncoderPin
+from virnucpro.models.classifier import WEIGHTS, Classifier, save
+from virnucpro.models.fit import FitSettings, Fitted, fit
+from virnucpro.models.registry import MODELS, LocalModel, sha256_of
+from virnucpro.models.sets import resolve_encoders
+from virnucpro.pipeline.dataset import FEATURES, Dataset, Gatherer, Ints, Part, Table, divide, read_groups
+from virnucpro.pipeline.encode import Placement
+from virnucpro.pipeline.events import Listener
+from virnucpro.pipeline.frame_run import FrameRun
+from virnucpro.pipeline.frame_split import Rules
+from virnucpro.pipeline.run import Failure, work_folder, write_failed
+from virnucpro.pipeline.trial import Trial, draw_curves, write_text
+
+
+@dataclass
+class TrainResult:
+    """How a run ended; metrics: as in the card."""
+
+    folder: Path
+    metrics: dict[str, Any]
+    failures: list[Failure] = field(default_factory=list)
+    already_done: bool = False
+
+
+class TrainRun(FrameRun[TrainResult]):
+    """The steps of `virnucpro train`."""
+
+    command: ClassVar[str] = "train"
+
+    def __init__(self, config: TrainConfig, listener: Listener | None = None) -> None:
+        output = config.output / "train"
+        self.paths: TrainPaths = TrainPaths(output, work_folder(output, config.work_dir))
+        super().__init__(config, self.paths, listener)
+        self.config = config
+
+    @property
+    def results(self) -> tuple[Path, ...]:
+        """The classifier, its card, and its curves."""
+        folder = self.paths.folder
+        return (folder / CARD, folder / WEIGHTS, self.paths.text, self.paths.curves)
+
+    def check(self) -> None:
+        """Raise what can be known before anything is read."""
+        from virnucpro.report import check_matplotlib
+
+        check_sklearn()
+        check_matplotlib()
+        self.groups = read_groups(self.config.group_by) if self.config.group_by else None
+        try:
+            self.paths.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"-o {self.paths.folder} is no folder and cannot be made: {error.strerror}", hint="choose another -o"
+            ) from error
+        super().check()
+
+    def choose(self) -> None:
+        """Encoders, rules, devices, and the one dtype and token budget of the run."""
+        (self.dna_name, self.dna), (self.protein_name, self.protein) = resolve_encoders(
+            self.config.model, self.config.models_dir
+        )
+        self.rules = Rules(self.config.window, False, 0, self.config.dna_only)
+        self.placement = Placement.choose(self.config)
+
+    def own_identity(self) -> dict[str, Any]:
+        """The rules of cutting, and how the classifier is fitted."""
+        config = self.config
+        return {
+            **self.rules_identity(),
+            "viral inputs": config.virus,
+            "fractions": [config.validation_fraction, config.test_fraction],
+            "groups": sha256_of(config.group_by) if config.group_by else None,
+            "fit": [config.epochs, config.patience, config.learning_rate, config.seed],
+        }
+
+    def work(self) -> TrainResult:
+        """Embed, divide, fit, test, write."""
+        embedded = self.encode()
+        with self.stage("gathering features"):
+            gatherer = Gatherer(embedded, self.paths, self.config.virus, self.groups)
+            data = gatherer.gather(self.plan.parts)
+            parts = divide(data, self.config.validation_fraction, self.config.test_fraction, self.config.seed)
+        with self.stage("fitting"):
+            fitted = self._fit(data, parts, data.frames, "open frames")
+            dna_only = None
+            if self.config.dna_only:
+                dna_only = self._fit(data, parts, data.whole, "windows without an open frame")
+        with self.stage("testing"):
+            card = self._card(data)
+            scores = data.scores(Classifier(card, fitted.state), Classifier(card, dna_only.state) if dna_only else None)
+            trial = Trial(data, parts, scores, self.config.seed)
+            card = replace(card, **trial.findings())
+        self._write(card, fitted, dna_only, trial)
+        failures = self.in_input_order(gatherer.failures)
+        write_failed(self.paths.failed, failures)
+        self.save_record(embedded.failed, {"metrics": card.metrics, "presets": card.presets, "failures": failures})
+        return TrainResult(self.paths.folder, dict(card.metrics), failures)
+
+    def _fit(self, data: Dataset, parts: Ints, table: Table, unit: str) -> Fitted:
+        settings = FitSettings(
+            epochs=self.config.epochs,
+            patience=self.config.patience,
+            learning_rate=self.config.learning_rate,
+            seed=self.config.seed,
+        )
+        training, validation = (table.examples(data.label, parts == part) for part in (Part.TRAINING, Part.VALIDATION))
+        for what, examples in (("training", training), ("validation", validation)):
+            other, viral = np.bincount(examples.labels, minlength=2)
+            if not other or not viral:
+                raise InputError(
+                    f"the {what} part holds {viral} viral and {other} other {unit}",
+                    hint="give more records, or more groups",
+                )
+        return fit(training, validation, settings)
+
+    def _card(self, data: Dataset) -> ClassifierCard:
+        """The card without what the test will show."""
+        dna_dim = self._width(data)
+        return ClassifierCard(
+            name=self.paths.folder.resolve().name,
+            trained=self.dna.trained and self.protein.trained,
+            window=(self.config.window,),
+            dna=self._pin(self.dna_name, self.dna, dna_dim),
+            protein=self._pin(self.protein_name, self.protein, data.frames.features.shape[1] - dna_dim),
+            citation="the authors of the training data; virnucpro",
+            licence="as its author says",
+            source=f"virnucpro train, seed {self.config.seed}",
+        )
+
+    def _width(self, data: Dataset) -> int:
+        """Numbers in a DNA vector."""
+        if data.whole.features.size:
+            return int(data.whole.features.shape[1])
+        part = next(part for part in self.plan.parts if part.frames)
+        shard = read_shard(self.paths.shard(self.paths.part_file(part.name, ".fna")))
+        return int(shard.embeddings.shape[1])
+
+    def _pin(self, name: str, model: LocalModel, dim: int) -> EncoderPin:
+        """How the card names an encoder: as registered, or by its path from the classifier's folder."""
+        if name not in MODELS:
+            return EncoderPin(os.path.relpath(name, self.paths.folder.resolve()), dim, (model.sha256,))
+        accepted = MODELS[name].weights_sha256
+        return EncoderPin(name, dim, accepted if model.sha256 in accepted else (model.sha256,))
+
+    def _write(self, card: ClassifierCard, fitted: Fitted, dna_only: Fitted | None, trial: Trial) -> None:
+        with self.stage("writing the classifier"):
+            draw_curves(self.paths.curves, trial, fitted)
+            write_text(self.paths.text, card, trial, fitted)
+            save(self.paths.folder, fitted.state, card, dna_only.state if dna_only else None)
+
+    def _clean(self) -> None:
+        """Remove the arrays of features as well."""
+        for name in FEATURES:
+            self.paths.features(name).unlink(missing_ok=True)
+        super()._clean()
+
+    def earlier_result(self, record: dict[str, Any]) -> TrainResult:
+        """What a complete run said of its result."""
+        summary = record["result"]
+        failures = [tuple(row) for row in summary["failures"]]
+        return TrainResult(self.paths.folder, summary["metrics"], failures, already_done=True)
+
+
+def run_train(config: TrainConfig, listener: Listener | None = None) -> TrainResult:
+    """Train a classifier in `config.output`; raises VirnucproError."""
+    return TrainRun(config, listener).run()

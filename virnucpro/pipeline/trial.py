@@ -1,0 +1,145 @@
+"""What a trained classifier is worth: figures on groups that it has not seen, thresholds, the card, the curves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from virnucpro.io.store import atomic_path
+from virnucpro.metrics import Estimate, confusion, evaluate, threshold_at
+from virnucpro.models.card import ClassifierCard
+from virnucpro.models.fit import Fitted
+from virnucpro.pipeline.dataset import Dataset, Floats, Ints, Part
+
+#: Name of a preset → share of the other windows that it may call viral.
+PRESETS: Mapping[str, float] = {"conservative": 0.01, "default": 0.05, "relaxed": 0.10}
+
+_NAMES = {Part.VALIDATION: "validation", Part.TEST: "test"}
+
+
+@dataclass
+class Trial:
+    """scores (n,) of a dataset's windows, NaN where there is none; parts (n,)."""
+
+    data: Dataset
+    parts: Ints
+    scores: Floats
+    seed: int
+
+    def of(self, part: Part) -> tuple[Ints, Floats, Ints]:
+        """Labels, scores and groups of a part's windows that have a score."""
+        rows = (self.parts == part) & ~np.isnan(self.scores)
+        return self.data.label[rows], self.scores[rows], self.data.group[rows]
+
+    def by_sequence(self, part: Part) -> tuple[Ints, Floats, Ints]:
+        """The same of sequences: the mean of their windows, weighted by bases."""
+        rows = (self.parts == part) & ~np.isnan(self.scores)
+        _, first, place = np.unique(self.data.sequence[rows], return_index=True, return_inverse=True)
+        bases = self.data.bases[rows]
+        scores = np.bincount(place, self.scores[rows] * bases) / np.bincount(place, bases)
+        return self.data.label[rows][first], scores, self.data.group[rows][first]
+
+    @cached_property
+    def presets(self) -> dict[str, float]:
+        """Thresholds, by the validation part: what is tested on decides nothing."""
+        labels, scores, _ = self.of(Part.VALIDATION)
+        return {name: min(1.0, threshold_at(labels, scores, share)) for name, share in PRESETS.items()}
+
+    @cached_property
+    def estimates(self) -> dict[str, dict[str, Estimate]]:
+        """For windows and sequences of the validation and the test part, every metric."""
+        found = {}
+        for part, name in _NAMES.items():
+            for unit, take in (("windows", self.of), ("sequences", self.by_sequence)):
+                labels, scores, groups = take(part)
+                if len(np.unique(labels)) == 2:
+                    found[f"{name} {unit}"] = evaluate(labels, scores, groups, self.seed)
+        return found
+
+    @property
+    def confusion(self) -> dict[str, int]:
+        """Of the test windows at the default threshold."""
+        labels, scores, _ = self.of(Part.TEST)
+        return confusion(labels, scores, self.presets["default"])
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Windows of each part, with and without a score."""
+        found = {}
+        for part in Part:
+            rows = self.parts == part
+            found[f"{part.name.lower()} windows"] = int(rows.sum())
+            found[f"{part.name.lower()} windows scored"] = int((rows & ~np.isnan(self.scores)).sum())
+        return found
+
+    def findings(self) -> dict[str, Any]:
+        """The fields of a card that a trial fills in."""
+        metrics: dict[str, Any] = {
+            name: {metric: estimate.to_json() for metric, estimate in found.items()}
+            for name, found in self.estimates.items()
+        }
+        metrics |= {"confusion of test windows": self.confusion, "counts": self.counts}
+        return {"metrics": metrics, "presets": self.presets, "min_score": self.presets["default"]}
+
+
+def write_text(path: Path, card: ClassifierCard, trial: Trial, fitted: Fitted) -> None:
+    """The card, to read."""
+    with atomic_path(path) as temporary:
+        temporary.write_text("\n".join(_text(card, trial, fitted)) + "\n", encoding="utf-8")
+
+
+def _text(card: ClassifierCard, trial: Trial, fitted: Fitted) -> Iterator[str]:
+    yield f"# {card.name}"
+    yield ""
+    yield f"A classifier for windows of {card.window[0]} bases over {card.dna.name} and {card.protein.name}, made by"
+    yield f"`virnucpro train`. Use it: `virnucpro predict contigs.fa -o out --model {card.name}/`"
+    yield ""
+    yield f"Epochs: {len(fitted.training_loss)}, the best one kept. Temperature: {fitted.temperature:.3g}."
+    yield "Parts are made of whole groups; figures are with 95% intervals over groups. The validation part chose the"
+    yield "epoch, the temperature and the thresholds; the test part decided nothing."
+    yield ""
+    yield "| part | metric | value | 95% interval |"
+    yield "|---|---|---|---|"
+    for name, found in trial.estimates.items():
+        for metric, estimate in found.items():
+            yield f"| {name} | {metric} | {estimate.value:.4f} | {estimate.low:.4f} to {estimate.high:.4f} |"
+    yield ""
+    yield "| preset | score | false positives, validation |"
+    yield "|---|---|---|"
+    for name, score in trial.presets.items():
+        yield f"| {name} | {score:.4f} | {PRESETS[name]:.0%} |"
+    yield ""
+    yield "| test windows at the default score | |"
+    yield "|---|---|"
+    for name, count in (trial.confusion | trial.counts).items():
+        yield f"| {name} | {count} |"
+    yield ""
+    yield "![curves](curves.svg)"
+
+
+def draw_curves(path: Path, trial: Trial, fitted: Fitted) -> None:
+    """Losses by epoch, and ROC and precision-recall curves of the windows."""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+    from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
+
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    losses, roc, recall = figure.subplots(1, 3)
+    for name, values in (("training", fitted.training_loss), ("validation", fitted.validation_loss)):
+        losses.plot(range(1, len(values) + 1), values, label=name)
+    losses.set(xlabel="epoch", ylabel="cross entropy", title="losses")
+    losses.legend()
+    for part, name in _NAMES.items():
+        labels, scores, _ = trial.of(part)
+        if len(np.unique(labels)) == 2:
+            RocCurveDisplay.from_predictions(labels, scores, name=name, ax=roc)
+            PrecisionRecallDisplay.from_predictions(labels, scores, name=name, ax=recall)
+    # Neither time nor chance in the file, so that equal runs give equal bytes.
+    with matplotlib.rc_context({"svg.hashsalt": "virnucpro"}), atomic_path(path) as temporary:
+        FigureCanvasSVG(figure).print_svg(temporary, metadata={"Date": None})  # type: ignore[no-untyped-call]
