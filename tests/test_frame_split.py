@@ -1,4 +1,4 @@
-"""Input → work files of frames and their indices, against the rules said slowly: nothing lost, nothing twice, in order."""
+"""Input → work files of frames and their indices, against the rules said slowly: all there, once, in order."""
 
 from __future__ import annotations
 
