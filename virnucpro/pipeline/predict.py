@@ -130,11 +130,15 @@ class PredictRun(FrameRun[PredictResult]):
             scorer = Scorer(embedded, Classifier.load(folder), Classifier.load_dna_only(folder))
             result = self._write(scorer)
         self._save(result, embedded.failed)
+        self._refuse_unusable(result)
+        return result
+
+    def _refuse_unusable(self, result: PredictResult) -> None:
+        """Raise InputError if nothing of the input could be used; the tables, which say so, are there nevertheless."""
         if not result.windows and result.failures and not self._any_usable(result):
             raise InputError(
                 f"no usable sequence in the input: {result.failures[0][3]}", hint=f"see {self.paths.failed}"
             )
-        return result
 
     @staticmethod
     def _any_usable(result: PredictResult) -> bool:
@@ -204,7 +208,9 @@ class PredictRun(FrameRun[PredictResult]):
         summary = record["result"]
         failures = [tuple(row) for row in summary["failures"]]
         counts = summary["verdicts"], summary["windows"], summary["windows_scored"]
-        return PredictResult(self.paths, self.set.name, self.set.trained, *counts, failures, already_done=True)
+        result = PredictResult(self.paths, self.set.name, self.set.trained, *counts, failures, already_done=True)
+        self._refuse_unusable(result)
+        return result
 
 
 def default_prefix(first: Path) -> str:
