@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from virnucpro.core.config import STDIN, PredictConfig
 from virnucpro.core.device import available_threads
 from virnucpro.core.paths import PredictPaths
-from virnucpro.errors import InputError, OutputError, UsageError
+from virnucpro.errors import InputError, UsageError
 from virnucpro.io.store import atomic_path
 from virnucpro.io.tables import gzip_text
 from virnucpro.models.card import CARD, DNA_ONLY
@@ -80,12 +80,6 @@ class PredictRun(FrameRun[PredictResult]):
         prefix = self.config.prefix
         if prefix is not None and (not prefix or Path(prefix).name != prefix):
             raise UsageError(f"--prefix {prefix!r} is no beginning of a file name", hint="the folder is named by -o")
-        try:
-            self.paths.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"-o {self.paths.folder} is no folder and cannot be made: {error.strerror}", hint="choose another -o"
-            ) from error
         super().check()
         inputs = {path.resolve() for path in self.config.inputs}
         if same := [path for path in self.results if path.resolve() in inputs]:

@@ -59,6 +59,7 @@ class Run(ABC, Generic[Result]):
         """Do the work, or continue, or find it done. Raises VirnucproError; what was finished by then is kept."""
         self.check()
         self.choose()
+        self._make_folder()
         with self._locked(), self._logging():
             with self.stage("reading input"):
                 self._identify()
@@ -113,13 +114,24 @@ class Run(ABC, Generic[Result]):
 
     def check(self) -> None:
         """Raise what can be known before anything is read."""
-        folder = self.paths.output.parent
+        parent = self.paths.output.parent
+        folder = next((folder for folder in (parent, *parent.parents) if folder.exists()), parent)
         if not os.access(folder, os.W_OK):
             raise OutputError(f"the folder {folder} cannot be written", hint="choose another place with -o")
         if self._existing() and not self._config.force and not (self._config.resume and self.paths.manifest.exists()):
             raise self._exists()
         for path in self._config.inputs:
             check_input(path)
+
+    def _make_folder(self) -> None:
+        """Only now, so that a run which is refused leaves nothing behind."""
+        folder = self.paths.output.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"the folder {folder} cannot be made: {error.strerror}", hint="choose another place with -o"
+            ) from error
 
     def _existing(self) -> Path | None:
         return next((path for path in self.results if path.exists()), None)
