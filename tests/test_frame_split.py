@@ -13,6 +13,7 @@ import pytest
 from conftest import Records, to_fasta
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from slow_chain import reason_of
 from test_sequence import random_sequence, reference_frames, reference_windows
 
 from virnucpro.core.paths import PredictPaths
@@ -28,7 +29,6 @@ from virnucpro.pipeline.frame_split import (
     read_index,
 )
 from virnucpro.pipeline.split import part_limit
-from virnucpro.sequence.frames import ALL_STOPPED, NO_CODON, TOO_SHORT
 
 Row = IndexedSequence | IndexedWindow
 RULES = Rules(window=60, exact=False, min_length=0)
@@ -107,18 +107,11 @@ class Reference:
         for place, window in enumerate(reference_windows("", sequence, rules.window), 1):
             key, frames = f"{number}_{place}", reference_frames(window.sequence, extra=0 if rules.exact else 1)
             names = tuple(frame.name for frame in frames)
-            self.rows.append(IndexedWindow(key, window.start, window.end, names, reason_of(window.sequence, names)))
+            self.rows.append(
+                IndexedWindow(key, window.start, window.end, names, "" if names else reason_of(window.sequence))
+            )
             self.fna += [(key + frame.name, frame.nucleotide) for frame in frames]
             self.faa += [(key + frame.name, frame.protein) for frame in frames]
-
-
-def reason_of(sequence: str, names: Sequence[str]) -> str:
-    if names:
-        return ""
-    if len(sequence) < 3:
-        return TOO_SHORT
-    codons = [sequence[i : i + 3] for i in range(len(sequence) - 2)]
-    return ALL_STOPPED if any(set(codon) <= set("ACGT") for codon in codons) else NO_CODON
 
 
 def reference(inputs: Sequence[Records], rules: Rules) -> Reference:

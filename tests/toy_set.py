@@ -39,7 +39,7 @@ def _random_dna(weights: tuple[float, ...], length: int, seed: str) -> str:
 
 
 def toy_records() -> Records:
-    """Sequences of every verdict, in no order; of one window and of many; what has no frame, or no DNA, is among them."""
+    """Sequences of every verdict, in no order, of one window and of many; also without a frame, and without DNA."""
     records: Records = [(f"m{i} in between", other(500, i) + viral(500, i) + other(900, i)) for i in range(2)]
     for i, length in enumerate((120, 150, 151, 420, 900)):
         records += [(f"v{i} first kind", viral(length, i)), (f"o{i} second kind", other(length, 10 + i))]
