@@ -78,7 +78,7 @@ class PredictRun(FrameRun[PredictResult]):
     def check(self) -> None:
         """Raise what can be known before anything is read."""
         prefix = self.config.prefix
-        if prefix is not None and (not prefix or Path(prefix).name != prefix):
+        if prefix is not None and (prefix in ("", "..") or Path(prefix).name != prefix):
             raise UsageError(f"--prefix {prefix!r} is no beginning of a file name", hint="the folder is named by -o")
         super().check()
         inputs = {path.resolve() for path in self.config.inputs}
