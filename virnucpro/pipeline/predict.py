@@ -146,6 +146,7 @@ class PredictRun(FrameRun[PredictResult]):
             summary = self._write_tables(temporary, scorer)
             with open(temporary[self.paths.viruses], "wb", buffering=1 << 20) as file:
                 write_viruses(file, self.inputs, summary.viral)
+            self.refuse_changed_inputs()
             failures = self.in_input_order(summary.failures)
             write_failed(temporary[self.paths.failed], failures)
             if self.config.keep_embeddings:

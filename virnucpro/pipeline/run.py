@@ -26,7 +26,7 @@ from virnucpro.core import log
 from virnucpro.core.config import RunConfig
 from virnucpro.core.manifest import Manifest, differences, fingerprint
 from virnucpro.core.paths import RunPaths, check_input
-from virnucpro.errors import OutputError
+from virnucpro.errors import InputError, OutputError
 from virnucpro.io.store import FORMAT_VERSION, atomic_path
 from virnucpro.models.registry import LocalModel, sha256_of
 from virnucpro.pipeline.encode import Placement
@@ -200,6 +200,12 @@ class Run(ABC, Generic[Result]):
             **self.own_identity(),
         }
         self.fingerprint = fingerprint(self.identity)
+
+    def refuse_changed_inputs(self) -> None:
+        """Raise InputError unless the inputs are still what the run began with: for a run that reads them again."""
+        for path, name, before in zip(self.inputs, self._config.inputs, self.described, strict=True):
+            if describe_input(path, name)["sha256"] != before["sha256"]:
+                raise InputError(f"{name} was changed while the run was on", hint="leave it alone, and run again")
 
     def _spool(self) -> list[Path]:
         self.paths.streams.mkdir(exist_ok=True)
