@@ -12,7 +12,7 @@ from virnucpro.core.device import available_threads
 from virnucpro.core.paths import PredictPaths
 from virnucpro.errors import InputError, UsageError
 from virnucpro.io.store import atomic_path
-from virnucpro.io.tables import gzip_text
+from virnucpro.io.tables import gzip_text, text_file
 from virnucpro.models.card import CARD, DNA_ONLY
 from virnucpro.models.classifier import WEIGHTS, Classifier
 from virnucpro.models.registry import sha256_of
@@ -163,7 +163,7 @@ class PredictRun(FrameRun[PredictResult]):
         with contextlib.ExitStack() as stack:
 
             def text(path: Path) -> Any:
-                return stack.enter_context(open(temporary[path], "w", encoding="utf-8", newline=""))
+                return stack.enter_context(text_file(temporary[path]))
 
             windows = stack.enter_context(gzip_text(temporary[paths.windows]))
             vanilla = None

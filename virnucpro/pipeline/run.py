@@ -28,6 +28,7 @@ from virnucpro.core.manifest import Manifest, differences, fingerprint
 from virnucpro.core.paths import RunPaths, check_input
 from virnucpro.errors import InputError, OutputError
 from virnucpro.io.store import FORMAT_VERSION, atomic_path
+from virnucpro.io.tables import text_file
 from virnucpro.models.registry import LocalModel, sha256_of
 from virnucpro.pipeline.encode import Placement
 from virnucpro.pipeline.events import Listener, Phase
@@ -349,7 +350,7 @@ class Run(ABC, Generic[Result]):
 
 def write_failed(path: Path, failures: Sequence[Failure]) -> None:
     """`failed.tsv`: input, record (from 1; 0 is the rest of the file), id, reason."""
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+    with atomic_path(path) as temporary, text_file(temporary) as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow(("input", "record", "id", "reason"))
         writer.writerows(failures)
