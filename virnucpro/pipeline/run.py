@@ -6,7 +6,6 @@ A command adds its own steps: see `pipeline/embed.py` and `pipeline/predict.py`.
 from __future__ import annotations
 
 import contextlib
-import csv
 import fcntl
 import glob
 import logging
@@ -28,7 +27,7 @@ from virnucpro.core.manifest import Manifest, differences, fingerprint
 from virnucpro.core.paths import RunPaths, check_input
 from virnucpro.errors import InputError, OutputError
 from virnucpro.io.store import FORMAT_VERSION, atomic_path
-from virnucpro.io.tables import text_file
+from virnucpro.io.tables import FAILED, Table, text_file
 from virnucpro.models.registry import LocalModel, sha256_of
 from virnucpro.pipeline.encode import Placement
 from virnucpro.pipeline.events import Listener, Phase
@@ -351,9 +350,9 @@ class Run(ABC, Generic[Result]):
 def write_failed(path: Path, failures: Sequence[Failure]) -> None:
     """`failed.tsv`: input, record (from 1; 0 is the rest of the file), id, reason."""
     with atomic_path(path) as temporary, text_file(temporary) as file:
-        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-        writer.writerow(("input", "record", "id", "reason"))
-        writer.writerows(failures)
+        table = Table(file, FAILED)
+        for failure in failures:
+            table.row(*failure)
 
 
 def balance(stats: Sequence[DeviceStats]) -> dict[str, Any]:
