@@ -88,3 +88,11 @@ def cli(_own_signals_and_logging: None, capfd: pytest.CaptureFixture[str], monke
         return subprocess.CompletedProcess(sys.argv, end.value.code, out, err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model set, given by its folder, whose calls are of every kind: see `toy_set`."""
+    from toy_set import save_toy_set
+
+    return save_toy_set(tmp_path_factory.mktemp("toy") / "set")

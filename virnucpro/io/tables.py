@@ -11,7 +11,7 @@ import io
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, cast
 
 SEQUENCES: Mapping[str, str] = {
     "number": "place of the sequence in all of the input, from 1",
@@ -86,6 +86,11 @@ class Table:
 _BLANKS = str.maketrans("\t\n\r", "   ")
 
 
+def text_file(path: Path, mode: str = "w") -> TextIO:
+    """A table's file; names of inputs stand in it with the bytes that they have, which need not be UTF-8."""
+    return cast(TextIO, open(path, mode, encoding="utf-8", errors="surrogateescape", newline=""))
+
+
 @contextmanager
 def gzip_text(path: Path) -> Iterator[TextIO]:
     """A gzip file to write text in; it holds no time and no name, so equal text gives equal bytes."""
@@ -99,6 +104,6 @@ def gzip_text(path: Path) -> Iterator[TextIO]:
 
 def read_rows(path: Path) -> list[dict[str, str]]:
     """The rows of a table, each by column."""
-    with open(path, encoding="utf-8", newline="") as file:
+    with text_file(path, "r") as file:
         columns, *rows = (line.rstrip("\n").split("\t") for line in file)
     return [dict(zip(columns, row, strict=True)) for row in rows]

@@ -211,10 +211,11 @@ class FrameSplitter:
 
     def close(self) -> None:
         """End the work file that is open, if one is."""
-        for file in self._files:
-            self.plan.parts[-1].sizes.append(file.tell())
-            file.close()
-        self._files = []
+        files, self._files = self._files, []  # first, for a full disk is met here, and `close` then called again
+        with contextlib.ExitStack() as stack:
+            for file in files:
+                stack.enter_context(file)
+                self.plan.parts[-1].sizes.append(file.tell())
 
 
 def window_key(key: str) -> str:

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 from virnucpro.core.config import STDIN, PredictConfig
 from virnucpro.core.device import available_threads
 from virnucpro.core.paths import PredictPaths
-from virnucpro.errors import InputError, OutputError, UsageError
+from virnucpro.errors import InputError, UsageError
 from virnucpro.io.store import atomic_path
-from virnucpro.io.tables import gzip_text
+from virnucpro.io.tables import gzip_text, text_file
 from virnucpro.models.card import CARD, DNA_ONLY
 from virnucpro.models.classifier import WEIGHTS, Classifier
 from virnucpro.models.registry import sha256_of
@@ -78,14 +78,8 @@ class PredictRun(FrameRun[PredictResult]):
     def check(self) -> None:
         """Raise what can be known before anything is read."""
         prefix = self.config.prefix
-        if prefix is not None and (not prefix or Path(prefix).name != prefix):
+        if prefix is not None and (prefix in ("", "..") or Path(prefix).name != prefix):
             raise UsageError(f"--prefix {prefix!r} is no beginning of a file name", hint="the folder is named by -o")
-        try:
-            self.paths.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"-o {self.paths.folder} is no folder and cannot be made: {error.strerror}", hint="choose another -o"
-            ) from error
         super().check()
         inputs = {path.resolve() for path in self.config.inputs}
         if same := [path for path in self.results if path.resolve() in inputs]:
@@ -141,11 +135,15 @@ class PredictRun(FrameRun[PredictResult]):
             scorer = Scorer(embedded, Classifier.load(folder), Classifier.load_dna_only(folder))
             result = self._write(scorer)
         self._save(result, embedded.failed)
+        self._refuse_unusable(result)
+        return result
+
+    def _refuse_unusable(self, result: PredictResult) -> None:
+        """Raise InputError if nothing of the input could be used; the tables, which say so, are there nevertheless."""
         if not result.windows and result.failures and not self._any_usable(result):
             raise InputError(
                 f"no usable sequence in the input: {result.failures[0][3]}", hint=f"see {self.paths.failed}"
             )
-        return result
 
     @staticmethod
     def _any_usable(result: PredictResult) -> bool:
@@ -159,6 +157,7 @@ class PredictRun(FrameRun[PredictResult]):
             summary = self._write_tables(temporary, scorer)
             with open(temporary[self.paths.viruses], "wb", buffering=1 << 20) as file:
                 write_viruses(file, self.inputs, summary.viral)
+            self.refuse_changed_inputs()
             failures = self.in_input_order(summary.failures)
             write_failed(temporary[self.paths.failed], failures)
             if self.config.keep_embeddings:
@@ -175,7 +174,7 @@ class PredictRun(FrameRun[PredictResult]):
         with contextlib.ExitStack() as stack:
 
             def text(path: Path) -> Any:
-                return stack.enter_context(open(temporary[path], "w", encoding="utf-8", newline=""))
+                return stack.enter_context(text_file(temporary[path]))
 
             windows = stack.enter_context(gzip_text(temporary[paths.windows]))
             vanilla = None
@@ -215,7 +214,9 @@ class PredictRun(FrameRun[PredictResult]):
         summary = record["result"]
         failures = [tuple(row) for row in summary["failures"]]
         counts = summary["verdicts"], summary["windows"], summary["windows_scored"]
-        return PredictResult(self.paths, self.set.name, self.set.trained, *counts, failures, already_done=True)
+        result = PredictResult(self.paths, self.set.name, self.set.trained, *counts, failures, already_done=True)
+        self._refuse_unusable(result)
+        return result
 
 
 def default_prefix(first: Path) -> str:

@@ -6,7 +6,6 @@ A command adds its own steps: see `pipeline/embed.py` and `pipeline/predict.py`.
 from __future__ import annotations
 
 import contextlib
-import csv
 import fcntl
 import glob
 import logging
@@ -26,8 +25,9 @@ from virnucpro.core import log
 from virnucpro.core.config import RunConfig
 from virnucpro.core.manifest import Manifest, differences, fingerprint
 from virnucpro.core.paths import RunPaths, check_input
-from virnucpro.errors import OutputError
+from virnucpro.errors import InputError, OutputError
 from virnucpro.io.store import FORMAT_VERSION, atomic_path
+from virnucpro.io.tables import FAILED, Table, text_file
 from virnucpro.models.registry import LocalModel, sha256_of
 from virnucpro.pipeline.encode import Placement
 from virnucpro.pipeline.events import Listener, Phase
@@ -59,6 +59,7 @@ class Run(ABC, Generic[Result]):
         """Do the work, or continue, or find it done. Raises VirnucproError; what was finished by then is kept."""
         self.check()
         self.choose()
+        self._make_folder()
         with self._locked(), self._logging():
             with self.stage("reading input"):
                 self._identify()
@@ -113,13 +114,24 @@ class Run(ABC, Generic[Result]):
 
     def check(self) -> None:
         """Raise what can be known before anything is read."""
-        folder = self.paths.output.parent
+        parent = self.paths.output.parent
+        folder = next((folder for folder in (parent, *parent.parents) if folder.exists()), parent)
         if not os.access(folder, os.W_OK):
             raise OutputError(f"the folder {folder} cannot be written", hint="choose another place with -o")
         if self._existing() and not self._config.force and not (self._config.resume and self.paths.manifest.exists()):
             raise self._exists()
         for path in self._config.inputs:
             check_input(path)
+
+    def _make_folder(self) -> None:
+        """Only now, so that a run which is refused leaves nothing behind."""
+        folder = self.paths.output.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"the folder {folder} cannot be made: {error.strerror}", hint="choose another place with -o"
+            ) from error
 
     def _existing(self) -> Path | None:
         return next((path for path in self.results if path.exists()), None)
@@ -188,6 +200,12 @@ class Run(ABC, Generic[Result]):
             **self.own_identity(),
         }
         self.fingerprint = fingerprint(self.identity)
+
+    def refuse_changed_inputs(self) -> None:
+        """Raise InputError unless the inputs are still what the run began with: for a run that reads them again."""
+        for path, name, before in zip(self.inputs, self._config.inputs, self.described, strict=True):
+            if describe_input(path, name)["sha256"] != before["sha256"]:
+                raise InputError(f"{name} was changed while the run was on", hint="leave it alone, and run again")
 
     def _spool(self) -> list[Path]:
         self.paths.streams.mkdir(exist_ok=True)
@@ -331,10 +349,10 @@ class Run(ABC, Generic[Result]):
 
 def write_failed(path: Path, failures: Sequence[Failure]) -> None:
     """`failed.tsv`: input, record (from 1; 0 is the rest of the file), id, reason."""
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-        writer.writerow(("input", "record", "id", "reason"))
-        writer.writerows(failures)
+    with atomic_path(path) as temporary, text_file(temporary) as file:
+        table = Table(file, FAILED)
+        for failure in failures:
+            table.row(*failure)
 
 
 def balance(stats: Sequence[DeviceStats]) -> dict[str, Any]:

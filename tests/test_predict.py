@@ -1,0 +1,643 @@
+"""`virnucpro predict`: its results against the published chain done slowly, their bytes come what may, its words."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import random
+import shutil
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Cli, Records, random_records, to_fasta
+from slow_chain import Line, Slow, SlowChain
+from toy_set import other, toy_records, viral
+
+import virnucpro
+from virnucpro.core.config import PredictConfig
+from virnucpro.errors import InputError
+from virnucpro.io import tables
+from virnucpro.io.store import read_result
+from virnucpro.models.card import CARD, DNA_ONLY
+from virnucpro.pipeline.events import Phase
+from virnucpro.pipeline.predict import default_prefix, run_predict
+from virnucpro.pipeline.results import VanillaTables
+from virnucpro.sequence.frames import ALL_STOPPED, NO_CODON
+
+GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "vanilla_embeddings"
+RECORDS = toy_records()
+#: The toy set's first window.
+WINDOW = 150
+CPU = ("-d", "cpu", "--dtype", "fp32")
+TABLES = {"in.sequences.tsv", "in.windows.tsv.gz", "in.regions.bed", "in.virus.fna", "in.failed.tsv"}
+VANILLA = {"prediction_results.txt", "prediction_results_highestscore.csv"}
+KEPT = {"in.dna.h5", "in.protein.h5", "in_DNABERT_S.pt", "in_ESM.pt", "in_merged.pt"}
+RECORD = {"in.run.json", "run.log"}
+#: A sequence of each sort that `CLEAN` input may have; the run over them ends with exit code 0.
+CLEAN: Records = [("v", viral(150, 1)), ("o", other(150, 11)), ("two", "AC")]
+Files = dict[str, bytes]
+
+
+def results(folder: Path) -> Files:
+    """Every file of a run but the record and the log, which hold times."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name not in RECORD}
+
+
+def text_of(path: Path) -> str:
+    data = path.read_bytes()
+    return (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a table, by column."""
+    columns, *lines = (line.split("\t") for line in text_of(path).splitlines())
+    return [dict(zip(columns, line, strict=True)) for line in lines]
+
+
+def record(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "in.run.json").read_text())
+    return found
+
+
+def config(path: Path, output: Path, toy: Path, **changes: Any) -> PredictConfig:
+    return replace(PredictConfig((path,), output, model=str(toy), device="cpu", dtype="fp32"), **changes)
+
+
+def everything(path: Path, output: Path, toy: Path, **changes: Any) -> PredictConfig:
+    """Settings of a run that writes all it can."""
+    return config(path, output, toy, vanilla_output=True, keep_embeddings=True, **changes)
+
+
+@pytest.fixture(scope="session")
+def complete(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an undisturbed run that wrote all it can; `in.fa` stands beside it."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run_predict(everything(to_fasta(folder / "in.fa", RECORDS), folder / "out", toy))
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def fasta(complete: Path) -> Path:
+    return complete.with_name("in.fa")
+
+
+@pytest.fixture
+def clean(tmp_path: Path) -> Path:
+    return to_fasta(tmp_path / "in.fa", CLEAN)
+
+
+# Against the published chain, done a frame at a time.
+
+
+@pytest.fixture(scope="module")
+def slow(fasta: Path, toy: Path) -> Slow:
+    return SlowChain(fasta, RECORDS, toy, WINDOW).run()
+
+
+def table(columns: Sequence[str], lines: Sequence[Line]) -> str:
+    return "".join("\t".join(map(str, line)) + "\n" for line in (columns, *lines))
+
+
+def test_a_run_leaves_its_results_and_nothing_else(complete: Path) -> None:
+    assert {path.name for path in complete.iterdir()} == TABLES | VANILLA | KEPT | RECORD
+
+
+def test_the_input_has_sequences_of_every_verdict(complete: Path) -> None:
+    """Else the tests below would prove little."""
+    found = rows(complete / "in.sequences.tsv")
+    assert {row["verdict"] for row in found} == {"virus", "mixed", "other", "not_scored"}
+    assert len({row["score"] for row in found}) > 10
+
+
+def check_tables(folder: Path, slow: Slow) -> None:
+    assert text_of(folder / "in.windows.tsv.gz") == table(list(tables.WINDOWS), slow.windows)
+    assert text_of(folder / "in.sequences.tsv") == table(list(tables.SEQUENCES), slow.sequences)
+    assert text_of(folder / "in.regions.bed") == table(list(tables.REGIONS), slow.regions)
+    assert text_of(folder / "in.virus.fna") == "".join(f">{name}\n{bases}\n" for name, bases in slow.viruses)
+    assert text_of(folder / "in.failed.tsv") == table(list(tables.FAILED), slow.failed)
+
+
+def test_the_tables_are_those_of_the_published_chain_done_slowly(complete: Path, slow: Slow) -> None:
+    check_tables(complete, slow)
+    assert {row["evidence"] for row in rows(complete / "in.windows.tsv.gz")} == {"dna+protein", "dna", ""}
+
+
+def test_a_classifier_as_published_is_silent_on_windows_without_a_frame(tmp_path: Path, toy: Path) -> None:
+    silent = shutil.copytree(toy, tmp_path / "silent")
+    (silent / DNA_ONLY).unlink()
+    few = [record for record in RECORDS if record[0].startswith(("o", "stops", "n"))]
+    path = to_fasta(tmp_path / "in.fa", few)
+    run_predict(config(path, tmp_path / "out", silent))
+    check_tables(tmp_path / "out", SlowChain(path, few, silent, WINDOW).run())
+    evidence = {row["note"]: row["evidence"] for row in rows(tmp_path / "out" / "in.windows.tsv.gz")}
+    assert evidence == {"": "dna+protein", NO_CODON: "", ALL_STOPPED: ""}
+
+
+def test_every_sequence_has_a_row_in_input_order(complete: Path) -> None:
+    found = rows(complete / "in.sequences.tsv")
+    assert [row["sequence_id"] for row in found] == [header.split()[0] for header, _ in RECORDS]
+    assert [int(row["number"]) for row in found] == [*range(1, len(RECORDS) + 1)]
+
+
+def test_published_tables(complete: Path, slow: Slow) -> None:
+    scores, calls = (text_of(complete / name) for name in sorted(VANILLA))
+    assert scores == table(("Sequence_ID", "Prediction", "score1", "score2"), slow.scores)
+    assert {label for _, label, *_ in slow.scores} == {"virus", "others"}
+    assert calls == table(("Modified_ID", "Is_Virus"), sorted(slow.calls.items()))
+    assert list(slow.calls) != sorted(slow.calls)
+
+
+def test_published_calls_are_those_of_the_windows_table(complete: Path) -> None:
+    published = dict(
+        line.split("\t") for line in text_of(complete / "prediction_results_highestscore.csv").splitlines()
+    )
+    scored = [row for row in rows(complete / "in.windows.tsv.gz") if row["evidence"] == "dna+protein"]
+    assert len(published) == len(scored) + 1
+    for row in scored:
+        assert published[f"{row['sequence_id']}_chunk_{row['window']}"] == str(row["call"] == "virus")
+
+
+def test_kept_embeddings(complete: Path, slow: Slow) -> None:
+    ids = list(slow.vectors)
+    dna, protein = (np.stack(vectors) for vectors in zip(*slow.vectors.values(), strict=True))
+    for which, vectors in (("dna", dna), ("protein", protein)):
+        found, kept = read_result(complete / f"in.{which}.h5")
+        assert found == ids
+        assert np.array_equal(kept, vectors)
+    published = {which: torch.load(complete / f"in_{which}.pt", weights_only=True) for which in ("DNABERT_S", "ESM")}
+    assert published["DNABERT_S"] == {
+        "nucleotide": ids,
+        "data": [{"label": name, "mean_representation": row} for name, row in zip(ids, dna.tolist(), strict=True)],
+    }
+    assert list(published["ESM"]) == ["proteins", "data"]
+    assert published["ESM"]["proteins"] == ids
+    assert np.array_equal(torch.stack(published["ESM"]["data"]).numpy(), protein)
+    merged = torch.load(complete / "in_merged.pt", weights_only=True)
+    assert list(merged) == ["ids", "data"]
+    assert merged["ids"] == ids
+    assert np.array_equal(merged["data"].numpy(), np.concatenate((dna, protein), axis=1))
+
+
+def test_the_record_of_a_run(complete: Path, fasta: Path) -> None:
+    found = record(complete)
+    verdicts = [row["verdict"] for row in rows(complete / "in.sequences.tsv")]
+    assert found["state"] == "complete"
+    assert found["result"]["verdicts"] == {name: verdicts.count(name) for name in set(verdicts)}
+    assert found["result"]["windows"] == len(rows(complete / "in.windows.tsv.gz"))
+    assert found["model set"] == {"name": "toy", "trained": False, "classifier": "toy"}
+    assert [each["path"] for each in found["inputs"]] == [str(fasta)]
+    assert list(found["stages"]) == ["reading input", "splitting", "embedding DNA", "embedding proteins", "calling"]
+    embedded = {
+        name: sum(device["sequences"] for device in part["devices"]) for name, part in found["encoders"].items()
+    }
+    evidence = [row["evidence"] for row in rows(complete / "in.windows.tsv.gz")]
+    assert embedded["protein"] == found["result"]["frames"]
+    assert embedded["DNA"] == found["result"]["frames"] + evidence.count("dna")
+
+
+@pytest.mark.parametrize("name", ["test_fixed_500bp", "test_with_orfs"])
+def test_golden_tables_come_from_their_scores(name: str) -> None:
+    if not GOLDEN.is_dir():
+        pytest.skip(f"the published tool's output is not at {GOLDEN}")
+    scores, calls = (GOLDEN / name / file for file in sorted(VANILLA))
+    windows: dict[str, list[tuple[str, float, float]]] = {}
+    for line in scores.read_text().splitlines()[1:]:
+        frame, _, *both = line.split("\t")
+        windows.setdefault(frame[:-2], []).append((frame[-2:], *map(float, map(np.float32, both))))  # type: ignore[arg-type]
+    written = io.StringIO(), io.StringIO()
+    published = VanillaTables(*written)
+    for window in sorted(windows, reverse=True):
+        published.take(window, windows[window])
+    published.finish()
+    assert sorted(written[0].getvalue().splitlines()) == sorted(scores.read_text().splitlines())
+    assert written[1].getvalue().encode() == calls.read_bytes()
+
+
+# The same bytes, come what may.
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"threads": 1, "sequences_per_file": 7}, {"threads": 2}, {"device": "cpu,cpu", "sequences_per_file": 20}],
+    ids=["one thread", "two threads", "two workers"],
+)
+def test_same_bytes(changes: dict[str, Any], complete: Path, fasta: Path, tmp_path: Path, toy: Path) -> None:
+    run_predict(everything(fasta, tmp_path, toy, **changes))
+    assert results(tmp_path) == results(complete)
+
+
+def by_id(folder: Path, name: str, *without: str) -> dict[str, list[dict[str, str]]]:
+    """Rows of each sequence, less some columns."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for row in rows(folder / name):
+        kept = {column: value for column, value in row.items() if column not in without}
+        found.setdefault(row.get("sequence_id") or row["#sequence_id"], []).append(kept)
+    return found
+
+
+def test_shuffled_input_gives_the_same_rows(complete: Path, tmp_path: Path, toy: Path) -> None:
+    good = [record for record in RECORDS if record[1] not in ("", "MKVLE")]
+    shuffled = random.Random(3).sample(good, len(good))
+    run_predict(config(to_fasta(tmp_path / "in.fa", shuffled), tmp_path / "out", toy))
+    for name in ("in.sequences.tsv", "in.windows.tsv.gz", "in.regions.bed"):
+        expected = by_id(complete, name, "number", "record", "input")
+        for bad in ("nothing", "protein"):
+            expected.pop(bad, None)
+        found = by_id(tmp_path / "out", name, "number", "record", "input")
+        assert found == expected
+        assert list(found) != list(expected)
+
+
+def test_input_comes_in_many_ways(
+    complete: Path, tmp_path: Path, toy: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two files, one packed; standard input; a pipe: the same rows but for where they came from."""
+    few = RECORDS[:9]
+    whole = to_fasta(tmp_path / "in.fa", few)
+    first, packed, pipe = to_fasta(tmp_path / "one.fa", few[:4]), tmp_path / "two.fasta.gz", tmp_path / "pipe"
+    packed.write_bytes(gzip.compress(to_fasta(tmp_path / "two.fa", few[4:]).read_bytes()))
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(whole.read_bytes(),))
+    writer.start()
+    ways: dict[str, list[object]] = {"one": [first, packed], "stdin": ["-"], "pipe": [pipe]}
+    for prefix, inputs in ways.items():
+        with open(whole) as file:
+            monkeypatch.setattr(sys, "stdin", file)
+            done = cli("predict", *inputs, "-o", tmp_path / "out", "--model", toy, *CPU)
+        assert done.returncode == 6, done.stderr  # there are bad records among them
+        for name in ("sequences.tsv", "windows.tsv.gz", "regions.bed"):
+            found = by_id(tmp_path / "out", f"{prefix}.{name}", "input", "record", "note")
+            expected = by_id(complete, f"in.{name}", "input", "record", "note")
+            assert found == {key: value for key, value in expected.items() if key in found}
+    writer.join()
+    found_rows = rows(tmp_path / "out" / "one.sequences.tsv")
+    places = [(row["input"], int(row["record"])) for row in found_rows]
+    assert places == [(str(first), n) for n in range(1, 5)] + [(str(packed), n) for n in range(1, 6)]
+    assert {row["input"] for row in rows(tmp_path / "out" / "stdin.sequences.tsv")} == {"-"}
+    assert (tmp_path / "out" / "stdin.virus.fna").read_bytes() == (tmp_path / "out" / "pipe.virus.fna").read_bytes()
+
+
+def test_repeated_ids_are_told_apart_by_number(tmp_path: Path, toy: Path, complete: Path, cli: Cli) -> None:
+    few = [record for record in RECORDS if record[1] not in ("", "MKVLE")][:6]
+    path = to_fasta(tmp_path / "in.fa", [("same", sequence) for _, sequence in few])
+    done = cli("predict", path, "-o", tmp_path / "out", "--model", toy, *CPU)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("more than once") == 1
+    expected = {row["sequence_id"]: row["score"] for row in rows(complete / "in.sequences.tsv")}
+    found = rows(tmp_path / "out" / "in.sequences.tsv")
+    assert [row["score"] for row in found] == [expected[header.split()[0]] for header, _ in few]
+    assert [row["number"] for row in found] == [str(n + 1) for n in range(len(few))]
+
+
+def test_other_settings_give_other_calls(complete: Path, fasta: Path, tmp_path: Path, toy: Path) -> None:
+    """--min-score, --min-length, --window and --frames do something, and what they say."""
+    strict = run_predict(
+        config(fasta, tmp_path / "strict", toy, min_score=0.94, min_length=151, exact=True, window=300)
+    )
+    assert strict.verdicts != run_predict(everything(fasta, complete, toy)).verdicts
+    found = rows(tmp_path / "strict" / "in.sequences.tsv")
+    for row in found:
+        short = 0 < int(row["length"]) < 151
+        assert (row["note"] == "shorter than --min-length 151") is short
+        if row["score"]:
+            assert (row["verdict"] == "virus") is (float(row["score"]) >= 0.94)
+    windows = rows(tmp_path / "strict" / "in.windows.tsv.gz")
+    assert max(int(row["end"]) - int(row["start"]) + 1 for row in windows) == 300
+    assert {row["call"] for row in windows if row["score"] and 0.5 < float(row["score"]) < 0.939} == {"other"}
+
+
+# Nothing viral, nothing usable.
+
+
+def test_nothing_viral_is_success(tmp_path: Path, toy: Path, cli: Cli) -> None:
+    path = to_fasta(tmp_path / "in.fa", CLEAN[1:])
+    done = cli("predict", path, "-o", tmp_path / "out", "--model", toy, *CPU)
+    assert done.returncode == 0, done.stderr
+    assert text_of(tmp_path / "out" / "in.regions.bed") == table(list(tables.REGIONS), [])
+    assert text_of(tmp_path / "out" / "in.failed.tsv") == table(list(tables.FAILED), [])
+    assert text_of(tmp_path / "out" / "in.virus.fna") == ""
+    assert [row["verdict"] for row in rows(tmp_path / "out" / "in.sequences.tsv")] == ["other", "not_scored"]
+
+
+@pytest.mark.parametrize("options", [("--min-length", 200), ()], ids=["too short", "no frame"])
+def test_nothing_scored_is_success(options: tuple[object, ...], tmp_path: Path, toy: Path, cli: Cli) -> None:
+    records = CLEAN if options else [("two", "AC"), ("n", "N" * 400)]
+    path = to_fasta(tmp_path / "in.fa", records)
+    done = cli("predict", path, "-o", tmp_path / "out", "--model", toy, *CPU, *options, "--vanilla-output")
+    assert done.returncode == 0, done.stderr
+    found = rows(tmp_path / "out" / "in.sequences.tsv")
+    assert [row["sequence_id"] for row in found] == [header.split()[0] for header, _ in records]
+    assert {row["verdict"] for row in found} == {"not_scored"}
+    assert all(row["note"] for row in found)
+    assert text_of(tmp_path / "out" / "prediction_results.txt").count("\n") == 1
+
+
+def test_nothing_scored_has_empty_embeddings(tmp_path: Path, toy: Path) -> None:
+    run_predict(everything(to_fasta(tmp_path / "in.fa", [("n", "N" * 400)]), tmp_path / "out", toy))
+    assert read_result(tmp_path / "out" / "in.dna.h5")[0] == []
+    assert torch.load(tmp_path / "out" / "in_ESM.pt", weights_only=True) == {"proteins": [], "data": []}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "holds no sequences"),
+        (">p\nMKVLEMKVLE\n>q\nMKVLE\n", "this looks like protein; give the DNA that codes for it"),
+        (">a\n>b\n", "no sequence follows this header"),
+        ("Dear reader,\n", "neither '>' nor '@'"),
+    ],
+    ids=["empty file", "protein", "no bases", "prose"],
+)
+def test_nothing_usable_is_an_error_each_time(text: str, words: str, tmp_path: Path, toy: Path, cli: Cli) -> None:
+    path = tmp_path / "in.fa"
+    path.write_text(text)
+    for _ in range(2):
+        done = cli("predict", path, "-o", tmp_path / "out", "--model", toy, *CPU)
+        assert done.returncode == 3, done.stderr
+        assert "no usable sequence in the input" in done.stderr
+        assert words in done.stderr
+        assert "→ " in done.stderr
+        assert "Traceback" not in done.stderr
+    assert words in text_of(tmp_path / "out" / "in.failed.tsv")
+    assert not (tmp_path / "out" / "in.work").exists()
+
+
+def test_a_file_that_is_cut_off_gives_what_was_read(tmp_path: Path, toy: Path, cli: Cli) -> None:
+    path = tmp_path / "in.fa.gz"
+    records = random_records(400)
+    path.write_bytes(gzip.compress(to_fasta(tmp_path / "all.fa", records).read_bytes())[:9000])
+    done = cli("predict", path, "-o", tmp_path / "out", "--model", toy, *CPU)
+    assert done.returncode == 6, done.stderr
+    found = rows(tmp_path / "out" / "in.sequences.tsv")
+    assert 20 < len(found) < 400
+    assert [row["sequence_id"] for row in found] == [f"s{i}" for i in range(len(found))]
+    ((place),) = rows(tmp_path / "out" / "in.failed.tsv")
+    assert (place["record"], place["id"]) == ("0", "")
+    assert f"reading ended after {len(found)} records" in place["reason"]
+
+
+# What cannot be done: exit code, reason and cure, and nothing begun.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["nowhere.fa", "-o", "out"], 3, "nowhere.fa does not exist"),
+        (["in.fa", "nowhere.fa", "-o", "out"], 3, "nowhere.fa does not exist"),
+        ([".", "-o", "out"], 3, "is a folder"),
+        (["in.fa", "-o", "in.fa"], 2, "is a file"),
+        (["in.fa", "-o", "in.fa/out"], 3, "the folder in.fa/out cannot be made"),
+        (["in.fa", "-o", "/proc/out"], 3, "/proc/out"),
+        (["in.fa", "-o", "/proc"], 3, "/proc"),
+        (["in.fa"], 2, "--output"),
+        (["in.fa", "-o", "out", "--window", 200], 2, "trained on windows of 150 and 300 bases"),
+        (["in.fa", "-o", "out", "--window", 0], 2, "--window"),
+        (["in.fa", "-o", "out", "--min-score", 1.5], 2, "--min-score"),
+        (["in.fa", "-o", "out", "--prefix", "a/b"], 2, "is no beginning of a file name"),
+        (["in.fa", "-o", "out", "--prefix", ""], 2, "is no beginning of a file name"),
+        (["in.fa", "-o", "out", "--prefix", ".."], 2, "is no beginning of a file name"),
+        (["in.fa", "-o", "out", "--model", "minni"], 4, "did you mean mini?"),
+        (["in.fa", "-o", "out", "--model", "esm2-mini"], 4, "one encoder; a set has two"),
+        (["in.fa", "-o", "out", "-d", "7"], 5, "there is no GPU 7"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else None,
+)
+def test_what_cannot_be_done(
+    arguments: list[object],
+    code: int,
+    words: str,
+    clean: Path,
+    toy: Path,
+    cli: Cli,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    model = () if "--model" in arguments else ("--model", toy)
+    done = cli("predict", *model, *(CPU if "-d" not in arguments else ()), *arguments)
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.rglob("*")] == [clean.name]
+
+
+def test_a_result_that_is_an_input(tmp_path: Path, toy: Path, cli: Cli) -> None:
+    path = to_fasta(tmp_path / "in.virus.fna", CLEAN)
+    before = path.read_bytes()
+    done = cli("predict", path, "-o", tmp_path, "--prefix", "in", "--force", "--model", toy, *CPU)
+    assert done.returncode == 2
+    assert f"the result {path} is also an input" in done.stderr
+    assert path.read_bytes() == before
+
+
+def test_a_classifier_of_other_encoders_is_refused(tmp_path: Path, toy: Path, clean: Path, cli: Cli) -> None:
+    stranger = shutil.copytree(toy, tmp_path / "stranger")
+    card = json.loads((stranger / CARD).read_text())
+    card["encoders"]["protein"]["sha256"] = ["0" * 64]
+    (stranger / CARD).write_text(json.dumps(card))
+    done = cli("predict", clean, "-o", tmp_path / "out", "--model", stranger, *CPU)
+    assert done.returncode == 4
+    assert "toy was not trained on" in done.stderr
+    assert "esm2-mini with sha256 " + "0" * 64 in done.stderr
+    assert "→ take a classifier that was trained on these weights" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_input_that_changes_during_the_run_is_an_error(tmp_path: Path, toy: Path, clean: Path) -> None:
+    """The viral sequences are read again at the end; they must not be lost without a word."""
+
+    def lose(_worker: int, event: object) -> None:
+        if isinstance(event, Phase) and event.name == "calling":
+            clean.unlink()
+
+    with pytest.raises(InputError, match=r"in\.fa"):
+        run_predict(config(clean, tmp_path / "out", toy), lose)
+    assert not list((tmp_path / "out").glob("in.*.[tbf]*"))
+
+
+# Names.
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix"),
+    [
+        ("-", "stdin"),
+        ("contigs.fa", "contigs"),
+        ("a/b/contigs.FASTA.GZ", "contigs"),
+        ("reads.fq.zst", "reads"),
+        ("sample.1.fna", "sample.1"),
+        ("ERR1.1", "ERR1.1"),
+        ("x.bam", "x"),
+        ("contigs", "contigs"),
+        (".fa", ".fa"),
+    ],
+)
+def test_results_are_called_after_the_first_input(name: str, prefix: str) -> None:
+    assert default_prefix(Path(name)) == prefix
+
+
+def test_prefixes_share_a_folder(tmp_path: Path, toy: Path, clean: Path, cli: Cli) -> None:
+    for prefix in ("a", "b.1"):
+        done = cli("predict", clean, "-o", tmp_path / "out", "-p", prefix, "--model", toy, *CPU)
+        assert done.returncode == 0, done.stderr
+    found = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    suffixes = {name.removeprefix("in.") for name in TABLES | {"in.run.json"}}
+    assert found.keys() == {f"{prefix}.{suffix}" for prefix in ("a", "b.1") for suffix in suffixes} | {"run.log"}
+    assert found["a.sequences.tsv"] == found["b.1.sequences.tsv"]
+
+
+def test_published_tables_of_another_prefix_are_not_overwritten(
+    tmp_path: Path, toy: Path, clean: Path, cli: Cli
+) -> None:
+    words = ("predict", clean, "-o", tmp_path / "out", "--model", toy, *CPU, "--vanilla-output")
+    assert cli(*words, "-p", "a").returncode == 0
+    before = results(tmp_path / "out")
+    done = cli(*words, "-p", "b", "--min-score", 1)
+    assert done.returncode == 3
+    assert "prediction_results.txt exists" in done.stderr
+    assert results(tmp_path / "out") == before
+
+
+def test_a_file_name_that_is_no_utf8(tmp_path: Path, toy: Path, cli: Cli) -> None:
+    """Names are bytes to Linux; old ones may be Latin-1."""
+    path = to_fasta(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.fa")), [*CLEAN, ("p", "MKVLE")])
+    done = cli("predict", path, "-o", tmp_path / "out", "--model", toy, *CPU)
+    assert done.returncode == 6, done.stderr
+    for name in ("sequences", "failed"):
+        table_of = Path(os.fsdecode(os.fsencode(tmp_path) + b"/out/caf\xe9.%s.tsv" % name.encode()))
+        assert os.fsencode(path) in table_of.read_bytes()
+
+
+def test_headers_of_any_kind(tmp_path: Path, toy: Path, cli: Cli) -> None:
+    headers = ["a/1 x\ty", "", "..", "ünï cödé", 'q"q', "x" * 300, "v\u2028w z"]
+    bad = [(f"{header.split()[0]}bad", "MKVLE") for header in headers if header]
+    path = to_fasta(tmp_path / "in.fa", [(header, viral(150, 1)) for header in headers] + bad)
+    done = cli("predict", path, "-o", tmp_path / "out", "--model", toy, *CPU, "--vanilla-output", "--keep-embeddings")
+    assert done.returncode == 6, done.stderr
+    ids = [(header.split() or [""])[0] for header in headers]
+    for name, expected in (("sequences", ids + [name for name, _ in bad]), ("failed", [name for name, _ in bad])):
+        columns, *lines = (line.split("\t") for line in text_of(tmp_path / "out" / f"in.{name}.tsv").split("\n")[:-1])
+        place = columns.index("id" if name == "failed" else "sequence_id")
+        assert [line[place] for line in lines] == expected
+    written = text_of(tmp_path / "out" / "in.virus.fna").split("\n")[:-1:2]
+    assert written == [f">{header}" for header in headers]
+    frames = read_result(tmp_path / "out" / "in.dna.h5")[0]
+    assert list(dict.fromkeys(frame[:-2] for frame in frames)) == [f"{name}_chunk_1" for name in ids]
+
+
+# A run that is complete, and others that want its place.
+
+
+@pytest.fixture
+def done_before(tmp_path: Path, toy: Path, clean: Path) -> PredictConfig:
+    """Settings of a run that was made."""
+    settings = config(clean, tmp_path / "out", toy)
+    run_predict(settings)
+    return settings
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != "run.log"}
+
+
+def test_a_complete_run_has_nothing_to_do(done_before: PredictConfig, toy: Path, cli: Cli) -> None:
+    before = stamps(done_before.output)
+    result = run_predict(replace(done_before, sequences_per_file=3, threads=1))
+    assert result.already_done
+    done = cli("predict", *done_before.inputs, "-o", done_before.output, "--model", toy, *CPU)
+    assert done.returncode == 0
+    assert "nothing to do" in done.stderr
+    assert f"3 sequences: {result.verdicts['virus']} virus" in done.stderr
+    assert stamps(done_before.output) == before
+
+
+def test_a_complete_run_with_failures_says_so_again(complete: Path, fasta: Path, toy: Path, cli: Cli) -> None:
+    before = results(complete)
+    done = cli("predict", fasta, "-o", complete, "--model", toy, *CPU, "--vanilla-output", "--keep-embeddings")
+    assert (done.returncode, "nothing to do" in done.stderr) == (6, True)
+    assert f"2 failed; see {complete}/in.failed.tsv" in done.stderr
+    assert results(complete) == before
+
+
+CHANGES: dict[str, tuple[str, tuple[object, ...]]] = {
+    "window": ("window", ("--window", 300)),
+    "score": ("min score", ("--min-score", 0.25)),
+    "length": ("min length", ("--min-length", 5)),
+    "frames": ("frames", ("--frames", "exact")),
+    "outputs": ("kept outputs", ("--vanilla-output",)),
+    "budget": ("token budget", ("--batch-size", 256)),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_other_settings_need_force(what: str, done_before: PredictConfig, toy: Path, cli: Cli) -> None:
+    before, (name, options) = stamps(done_before.output), CHANGES[what]
+    words = ("predict", *done_before.inputs, "-o", done_before.output, "--model", toy, *CPU, *options)
+    done = cli(*words)
+    assert done.returncode == 3
+    assert f"was made from other settings ({name})" in done.stderr
+    assert "--force" in done.stderr
+    assert stamps(done_before.output) == before
+    if what in ("score", "outputs"):
+        assert cli(*words, "--force").returncode == 0
+        assert stamps(done_before.output) != before
+
+
+def test_another_classifier_or_input_needs_force(done_before: PredictConfig, tmp_path: Path, cli: Cli) -> None:
+    before, words = stamps(done_before.output), ("predict", *done_before.inputs, "-o", done_before.output, *CPU)
+    done = cli(*words, "--model", "mini")
+    assert (done.returncode, "other settings (classifier, " in done.stderr) == (3, True), done.stderr
+    to_fasta(done_before.inputs[0], CLEAN[:2])
+    done = cli(*words, "--model", done_before.model)
+    assert (done.returncode, "other settings (inputs)" in done.stderr) == (3, True), done.stderr
+    assert stamps(done_before.output) == before
+
+
+def test_a_result_that_is_gone_is_made_again(done_before: PredictConfig) -> None:
+    before = results(done_before.output)
+    (done_before.output / "in.regions.bed").unlink()
+    assert not run_predict(done_before).already_done
+    assert results(done_before.output) == before
+
+
+def test_precious_files_are_not_overwritten(tmp_path: Path, toy: Path, clean: Path, cli: Cli) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "in.sequences.tsv").write_text("precious")
+    done = cli("predict", clean, "-o", tmp_path / "out", "--model", toy, *CPU)
+    assert done.returncode == 3
+    assert "in.sequences.tsv exists" in done.stderr
+    assert results(tmp_path / "out") == {"in.sequences.tsv": b"precious"}
+
+
+def test_the_work_folder_may_be_elsewhere(tmp_path: Path, toy: Path, clean: Path) -> None:
+    seen: list[str] = []
+
+    def look(_worker: int, event: object) -> None:
+        if isinstance(event, Phase) and event.name == "calling":
+            seen.extend(path.name for path in (tmp_path / "fast").rglob("*") if path.is_file())
+
+    run_predict(config(clean, tmp_path / "out", toy, work_dir=tmp_path / "fast"), look)
+    assert {"000001.fna", "000001.faa", "000001.index", "000001.fna.h5", "000001.faa.h5"} <= set(seen)
+    assert list((tmp_path / "fast").iterdir()) == []
+    assert {path.name for path in (tmp_path / "out").iterdir()} == TABLES | RECORD
+
+
+# The library.
+
+
+def test_the_library_returns_the_rows(tmp_path: Path, toy: Path, clean: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = {"model": str(toy), "device": "cpu", "dtype": "fp32"}
+    found = virnucpro.predict(clean, tmp_path / "out", **settings)
+    assert found == rows(tmp_path / "out" / "in.sequences.tsv")
+    assert virnucpro.predict([str(clean)], **settings) == found
+    assert "toy is UNTRAINED" in caplog.text

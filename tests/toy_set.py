@@ -1,0 +1,94 @@
+"""A model set that tells two kinds of random DNA apart, and input with both, so that every verdict occurs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from conftest import Records, to_fasta
+from numpy.typing import NDArray
+from torch import Tensor
+
+from virnucpro.models.card import ClassifierCard, EncoderPin
+from virnucpro.models.classifier import save
+from virnucpro.models.registry import resolve
+from virnucpro.pipeline.features import extract_dnabert_features, extract_esm_features, merge_features
+from virnucpro.sequence.frames import open_frames
+from virnucpro.sequence.windows import iter_windows
+
+WINDOWS = (150, 300)
+DIM = 128
+#: Hidden units: two that tell the kinds apart, and others that scatter the scores.
+HIDDEN = 24
+
+
+def viral(length: int, seed: int) -> str:
+    """DNA that the classifier takes for viral, more or less."""
+    return _random_dna((1, 4, 4, 1), length, f"viral {seed}")
+
+
+def other(length: int, seed: int) -> str:
+    """DNA that it does not."""
+    return _random_dna((5, 4, 1, 0.4), length, f"other {seed}")
+
+
+def _random_dna(weights: tuple[float, ...], length: int, seed: str) -> str:
+    return "".join(random.Random(seed).choices("ACGT", weights, k=length))
+
+
+def toy_records() -> Records:
+    """Sequences of every verdict, in no order, of one window and of many; also without a frame, and without DNA."""
+    records: Records = [(f"m{i} in between", other(500, i) + viral(500, i) + other(900, i)) for i in range(2)]
+    for i, length in enumerate((120, 150, 151, 420, 900)):
+        records += [(f"v{i} first kind", viral(length, i)), (f"o{i} second kind", other(length, 10 + i))]
+    records += [("stops", "TAATTAGATGA" * 9), ("n", "N" * 200), ("two", "AC"), ("v6", viral(149, 6) + "n")]
+    records += [("nothing", ""), ("protein x", "MKVLE")]
+    random.Random(1).shuffle(records)
+    return records
+
+
+def save_toy_set(folder: Path) -> Path:
+    """A classifier over the embedded encoders, also of windows without a frame; returns its folder, the set's name."""
+    pins = [EncoderPin(name, DIM, (resolve(name).sha256,)) for name in ("dnabert-mini", "esm2-mini")]
+    card = ClassifierCard(
+        name="toy", trained=False, window=WINDOWS, dna=pins[0], protein=pins[1],
+        citation="nobody", licence="MIT", source="a test",
+    )  # fmt: skip
+    of_viral, of_other = _vectors(folder, viral), _vectors(folder, other)
+    save(folder, _state(of_viral, of_other), card, dna_only=_state(of_viral[:, :DIM], of_other[:, :DIM]))
+    return folder
+
+
+def _vectors(folder: Path, kind: Callable[[int, int], str]) -> NDArray[np.float32]:
+    """Features of frames of one kind."""
+    windows = (window for i in range(12) for window in iter_windows(str(i), kind(150, 100 + i), 150))
+    frames = [(f"{window.id}{frame.name}", frame) for window in windows for frame in open_frames(window)]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fna, faa = folder.with_name("kind.fna"), folder.with_name("kind.faa")
+    to_fasta(fna, [(name, frame.nucleotide) for name, frame in frames])
+    to_fasta(faa, [(name, frame.protein) for name, frame in frames])
+    _, vectors = merge_features(extract_dnabert_features(fna, dtype="fp32"), extract_esm_features(faa, dtype="fp32"))
+    return vectors
+
+
+def _state(of_viral: NDArray[np.float32], of_other: NDArray[np.float32]) -> dict[str, Tensor]:
+    """Along the line between the means of both kinds, the middle scores 0.5; random units scatter around that."""
+    torch.manual_seed(0)
+    one, two = torch.from_numpy(of_viral.mean(0)), torch.from_numpy(of_other.mean(0))
+    line = (one - two) / (one - two).dot(one - two)
+    hidden = torch.cat([line[None], -line[None], torch.randn(HIDDEN - 2, len(line)) * 0.1])
+    output = torch.randn(2, HIDDEN) * 0.3
+    output[:, :2] = torch.tensor([[-3.0, 3.0], [3.0, -3.0]])
+    return {
+        "hidden.weight": hidden,
+        "hidden.bias": -hidden @ ((one + two) / 2),
+        "norm.weight": torch.ones(HIDDEN),
+        "norm.bias": torch.zeros(HIDDEN),
+        "norm.running_mean": torch.zeros(HIDDEN),
+        "norm.running_var": torch.ones(HIDDEN),
+        "output.weight": output,
+        "output.bias": torch.zeros(2),
+    }
