@@ -11,7 +11,7 @@ import numpy as np
 
 from virnucpro.core.config import TrainConfig
 from virnucpro.core.paths import TrainPaths
-from virnucpro.errors import InputError, OutputError
+from virnucpro.errors import InputError
 from virnucpro.io.store import read_shard
 from virnucpro.metrics import check_sklearn
 from virnucpro.models.card import CARD, ClassifierCard, EncoderPin
@@ -62,12 +62,6 @@ class TrainRun(FrameRun[TrainResult]):
         check_sklearn()
         check_matplotlib()
         self.groups = read_groups(self.config.group_by) if self.config.group_by else None
-        try:
-            self.paths.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"-o {self.paths.folder} is no folder and cannot be made: {error.strerror}", hint="choose another -o"
-            ) from error
         super().check()
 
     def choose(self) -> None:
