@@ -96,3 +96,14 @@ def test_padded_batches_keep_order_and_budget() -> None:
     ids = [np.zeros(n, dtype=np.int64) for n in (5, 9, 2, 30, 1, 1)]
     batches = [[len(item) for item in batch] for batch in padded_batches(ids, 20)]
     assert batches == [[5, 9], [2], [30], [1, 1]]
+
+
+def test_predict_tells_the_stages_apart(tmp_path: Path) -> None:
+    found = quick("predict", tmp_path, "--options", "--device cpu")
+    (cutting,) = found["cutting"]
+    (whole,) = found["runs"]
+    assert cutting["frames"] == whole["frames"] > 0
+    stages = {row["stage"]: row for row in found["stages_0.05"]}
+    assert stages.keys() >= {"splitting", "embedding DNA", "embedding proteins", "calling", "starting and ending"}
+    parts = [row["seconds"] for name, row in stages.items() if name != "all but the encoders"]
+    assert sum(parts) == pytest.approx(whole["seconds"], rel=1e-3)
