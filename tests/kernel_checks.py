@@ -132,7 +132,9 @@ def test_rotation_is_right(dtype: torch.dtype, head_dim: int) -> None:
     q, k, v = (part.reshape(tokens, heads, head_dim) for part in qkv.clone().chunk(3, dim=1))
     kernels.rotate_in_place(qkv, angles.cos(), angles.sin(), 0.25)
     cos, sin = angles.double().cos(), angles.double().sin()
-    for found, wanted in zip(qkv.chunk(3, dim=1), (rotate(q.double() / 4, cos, sin), rotate(k, cos, sin), v), strict=True):
+    for found, wanted in zip(
+        qkv.chunk(3, dim=1), (rotate(q.double() / 4, cos, sin), rotate(k, cos, sin), v), strict=True
+    ):
         assert error(found, wanted.flatten(1)) < TOLERANCE[dtype]
     assert torch.equal(qkv.chunk(3, dim=1)[2], v.flatten(1))
 
