@@ -29,7 +29,7 @@ from torch import Tensor
 QUERIES, KEYS = 64, 64
 
 #: Programs of attention on each multiprocessor; they take turns at the tiles.
-PROGRAMS_A_MULTIPROCESSOR = 6
+PROGRAMS_A_MULTIPROCESSOR = 4
 
 #: Elements that one program of an elementwise kernel takes.
 BLOCK = 1024
@@ -185,7 +185,7 @@ def _launch_norm(
         _power_of_two(dim),
         added is not None,
         total is not None,
-        num_warps=4,
+        num_warps=2,
     )
     return out
 
