@@ -65,11 +65,13 @@ def test_scaling_measures_workers_and_devices(tmp_path: Path) -> None:
 def test_gpu_on_a_cpu_finds_no_differing_bits(tmp_path: Path) -> None:
     found = quick("gpu", tmp_path, "--device", "cpu", "--probe")
     assert {row["dtype"] for row in found["matrix_peak"]} == {"bf16", "fp32"}
-    for table in ("forward_bf16", "forward_fp32", "parts", "end_to_end", "stages"):
+    for table in ("forward_bf16", "forward_fp32", "forward_esm2", "parts", "stages"):
         assert found[table]
+    ways = {row["way"].partition(":")[0].partition(",")[0] for row in found["end_to_end"]}
+    assert ways == {"engine bf16", "engine fp32", "ESM-2 bf16", "plan", "published"}
     assert {row["change"][:3] for row in found["bits"]} == {"not", "(a)", "(b)", "(c)", "(d)", "(e)"}
-    assert all(row["differing"] == 0 for row in found["bits"] + found["probe"])
-    assert [float(row["smallest cosine"]) > 0.9999 for row in found["accuracy"]] == [True, True]
+    assert all(row["differing"] == 0 for row in found["bits"] + found["esm_bits"] + found["probe"])
+    assert [float(row["smallest cosine"]) > 0.9999 for row in found["accuracy"]] == [True] * 3
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")

@@ -38,7 +38,9 @@ def padded_width(length: int) -> int:
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A copy of a CPU tensor on a GPU by way of pinned memory, which PyTorch keeps and hands out again."""
+    """A CPU tensor on `device`: for a GPU by way of pinned memory, which PyTorch keeps and hands out again."""
+    if device.type == "cpu":
+        return tensor
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
