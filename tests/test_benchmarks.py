@@ -98,3 +98,10 @@ def test_padded_batches_keep_order_and_budget() -> None:
     ids = [np.zeros(n, dtype=np.int64) for n in (5, 9, 2, 30, 1, 1)]
     batches = [[len(item) for item in batch] for batch in padded_batches(ids, 20)]
     assert batches == [[5, 9], [2], [30], [1, 1]]
+
+
+def test_tokenizer_compares_two_ways(tmp_path: Path) -> None:
+    pytest.importorskip("numba", reason="Numba is not installed")
+    rows = quick("tokenizer", tmp_path)["tokenizer"]
+    assert [row["sequences"] for row in rows] == ["random", "repetitive", "a tenth N"]
+    assert all(row["differing"] == 0 and row["ours"] > 0 and row["tokenizers"] > 0 for row in rows)
