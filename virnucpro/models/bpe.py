@@ -48,14 +48,13 @@ class Unsuitable(ValueError):
 class Tables(NamedTuple):
     """What the compiled loop reads. Tokens go by a number of their own here: letters first, then merges in order.
 
-    valid: (tokens, tokens) see `_valid_pairs`; child, token: see `_trie`; lengths: (tokens,) letters of each;
+    valid: (tokens, tokens / 8) see `_valid_pairs`, a bit each; child: see `_trie`; lengths: (tokens,) letters of each;
     shorter: (tokens,) the longest other token that each begins with, or -1; ids: (tokens,) the tokenizer's ids;
     first, last, unknown: ids of what stands at the ends and for a letter that the tokenizer does not know.
     """
 
-    valid: NDArray[np.bool_]
-    child: NDArray[np.int32]
-    token: NDArray[np.int32]
+    valid: NDArray[np.uint8]
+    child: NDArray[np.uint16]
     lengths: NDArray[np.int32]
     shorter: NDArray[np.int32]
     ids: NDArray[np.int64]
@@ -74,11 +73,10 @@ class FastBPE:
         merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
         numbers = _numbers(merges)
         vocabulary = model["vocab"]
-        child, token = _trie(numbers)
+        valid = _valid_pairs([(numbers[left], numbers[right]) for left, right in merges])
         self.tables = Tables(
-            valid=_valid_pairs([(numbers[left], numbers[right]) for left, right in merges]),
-            child=child,
-            token=token,
+            valid=np.packbits(valid, axis=1, bitorder="little"),
+            child=_trie(numbers),
             lengths=np.array([len(text) for text in numbers], dtype=np.int32),
             shorter=np.array([_longest_beginning(text, numbers) for text in numbers], dtype=np.int32),
             ids=np.array([vocabulary[text] for text in numbers], dtype=np.int64),
@@ -168,19 +166,22 @@ def _ends(inner: Sequence[int], tokens: int) -> list[tuple[NDArray[np.int64], ND
     return [tuple(np.array(pairs, dtype=np.int64).reshape(-1, 2).T) for pairs in found]
 
 
-def _trie(numbers: Mapping[str, int]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """(nodes, 4) the node behind each letter, 0 for none, and (nodes,) the token that ends there, or -1."""
-    child, token = [[0, 0, 0, 0]], [-1]
-    for text, number in numbers.items():
-        node = 0
-        for letter in map(LETTERS.index, text):
-            if not child[node][letter]:
-                child[node][letter] = len(child)
-                child.append([0, 0, 0, 0])
-                token.append(-1)
-            node = child[node][letter]
-        token[node] = number
-    return np.array(child, dtype=np.int32), np.array(token, dtype=np.int32)
+def _trie(numbers: Mapping[str, int]) -> NDArray[np.uint16]:
+    """(nodes, 4) the node behind each letter, 0 for none.
+
+    Node 0 is the root and node n + 1 the end of token n; the rest, beyond these, are the ends of no token. Small
+    enough for the nearest cache. Raises Unsuitable for a vocabulary too large for that.
+    """
+    nodes = {text: number + 1 for text, number in numbers.items()}
+    for text in numbers:
+        for end in range(1, len(text)):
+            nodes.setdefault(text[:end], len(nodes) + 1)
+    if len(nodes) >= 1 << 16:
+        raise Unsuitable("it has too many tokens")
+    child = np.zeros((len(nodes) + 1, len(LETTERS)), dtype=np.uint16)
+    for text, node in nodes.items():
+        child[nodes.get(text[:-1], 0), LETTERS.index(text[-1])] = node
+    return child
 
 
 def _longest_beginning(text: str, numbers: Mapping[str, int]) -> int:
@@ -250,7 +251,8 @@ def _chain(
     token = _longest(letters, place, stop, tables)
     while place < stop:
         while token >= 0 and (
-            dead[place + tables.lengths[token]] or (count > 0 and not tables.valid[chain[count - 1], token])
+            dead[place + tables.lengths[token]]
+            or (count > 0 and not tables.valid[chain[count - 1], token >> 3] >> (token & 7) & 1)
         ):
             token = tables.shorter[token]
         if token >= 0:
@@ -269,15 +271,15 @@ def _chain(
 @njit(nogil=True, cache=True)
 def _longest(letters: NDArray[np.uint8], place: int, stop: int, tables: Tables) -> int:
     """The longest token at `place`; -1 at `stop`."""
-    node, found = 0, -1
+    node, found, tokens = 0, 0, len(tables.ids)
     while place < stop:
         node = tables.child[node, letters[place]]
         if node == 0:
             break
-        if tables.token[node] >= 0:
-            found = tables.token[node]
+        if node <= tokens:
+            found = node
         place += 1
-    return found
+    return found - 1
 
 
 def examples(seed: int = 0) -> Iterator[str]:
