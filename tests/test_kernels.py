@@ -32,6 +32,15 @@ def test_a_cpu_runs_plain_pytorch() -> None:
     assert PackedLayout.build([3, 4], 16, "cpu").tiles is None
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_where_kernels_do_not_work_plain_pytorch_does_and_the_reason_is_known() -> None:
+    assert backend.kernels_for("cuda") is None
+    assert backend.why_no_kernels("cuda").startswith("Triton ")
+    layout = PackedLayout.build([3, 4], 16, "cuda")
+    assert layout.tiles is None
+    assert layout.blocks
+
+
 @pytest.mark.parametrize("lengths", [[], [1], [64], [65, 3, 200], [40] * 8, [512]])
 def test_tiles_cover_every_row_once(lengths: list[int]) -> None:
     size, queries = 512, 64

@@ -32,11 +32,11 @@ def why_no_kernels(device_type: str) -> str:
 def _working_kernels(device_type: str) -> tuple[ModuleType | None, str]:
     if importlib.util.find_spec("triton") is None:
         return None, "Triton is not installed"
-    from virnucpro.models import kernels
-
-    one = torch.ones(1, 16, device=device_type)
     try:
+        from virnucpro.models import kernels
+
+        one = torch.ones(1, 16, device=device_type)
         kernels.normed(one, one[0], one[0], 1e-5)
-    except Exception as error:  # no C compiler, an unknown driver, a GPU too old: Triton raises of all kinds
+    except Exception as error:  # no C compiler, no driver, a GPU too old, no place for its cache: all kinds of errors
         return None, f"Triton does not work here: {error}"
     return kernels, ""
