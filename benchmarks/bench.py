@@ -21,12 +21,15 @@ from benchmarks.common import (
     write_files,
     write_model,
 )
+from benchmarks.esm import ESM2_3B, ESM2_SMALL, RandomESMWorker, random_esm_worker
 from virnucpro.core.device import memory_gib, optimal_tokens
 from virnucpro.models.dnabert_s import DNABERTConfig
+from virnucpro.models.esm2 import ESM2Config
 from virnucpro.models.registry import resolve
 from virnucpro.models.tokenizer import DNATokenizer
 from virnucpro.pipeline.base_worker import TORCH_DTYPES
 from virnucpro.pipeline.parallel_dnabert import DNABERTWorker, process_dnabert_files_worker
+from virnucpro.pipeline.work_queue import Worker
 
 #: Forward passes between two looks at the clock, so that a GPU never runs dry in between.
 PASSES = 4
@@ -34,7 +37,12 @@ PASSES = 4
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is measured."""
+    """How much is measured.
+
+    matrix: side of the large product; sizes: tokens a batch, by dtype; end_to_end: sequences, in so many files;
+    padded, published: sequences by those ways; bits, mixed: sequences of one length and of many, up to longest_bases,
+    by each of bit_budgets; esm_…: the same for ESM-2.
+    """
 
     config: DNABERTConfig
     matrix: int
@@ -43,17 +51,53 @@ class Scale:
     end_to_end: int
     files: int
     padded: int
+    published: int
     bits: int
     mixed: int
     longest_bases: int
     bit_budgets: tuple[int, ...]
+    esm_config: ESM2Config
+    esm_sizes: tuple[int, ...]
+    esm_end_to_end: int
+    esm_bits: int
 
 
-ALL_SIZES = (2048, 4096, 8192, 16384, 32768, 65536)
 WHOLE = Scale(
-    FULL, 8192, {"bf16": ALL_SIZES, "fp32": ALL_SIZES[::2]}, 7, 40_000, 20, 4000, 2000, 300, 14_200, (2048, 0)
+    config=FULL,
+    matrix=8192,
+    sizes={"bf16": (2048, 4096, 8192, 16384, 32768, 65536), "fp32": (2048, 8192, 32768)},
+    repeats=7,
+    end_to_end=200_000,
+    files=40,
+    padded=4000,
+    published=400,
+    bits=2000,
+    mixed=300,
+    longest_bases=14_200,
+    bit_budgets=(2048, 0),
+    esm_config=ESM2_3B,
+    esm_sizes=(4096, 8192, 16384, 32768),
+    esm_end_to_end=12_000,
+    esm_bits=600,
 )
-QUICK = Scale(SMALL, 256, {"bf16": (256, 512), "fp32": (512,)}, 2, 60, 3, 40, 40, 12, 2400, (256,))
+QUICK = Scale(
+    config=SMALL,
+    matrix=256,
+    sizes={"bf16": (256, 512), "fp32": (512,)},
+    repeats=2,
+    end_to_end=60,
+    files=3,
+    padded=40,
+    published=4,
+    bits=40,
+    mixed=12,
+    longest_bases=2400,
+    bit_budgets=(256,),
+    esm_config=ESM2_SMALL,
+    esm_sizes=(512,),
+    esm_end_to_end=30,
+    esm_bits=20,
+)
 
 
 class Bench:
@@ -64,10 +108,18 @@ class Bench:
         self.model = resolve(str(write_model(folder / "random", scale.config, seed)))
         self.tokenizer = DNATokenizer(TOKENIZER_FILE)
         self.runs = 0
+        #: Tokens a second of the forward pass: (network, dtype, tokens a batch) → rate.
+        self.rates: dict[tuple[str, str, int], float] = {}
 
     def worker(self, dtype: str, budget: int) -> DNABERTWorker:
         """A worker of this process with its model loaded."""
         worker = DNABERTWorker(self.model, dtype)
+        worker.load(self.device, TORCH_DTYPES[dtype], budget)
+        return worker
+
+    def esm_worker(self, dtype: str, budget: int) -> RandomESMWorker:
+        """The same for ESM-2."""
+        worker = RandomESMWorker(self.scale.esm_config, dtype, self.device, self.seed)
         worker.load(self.device, TORCH_DTYPES[dtype], budget)
         return worker
 
@@ -76,14 +128,30 @@ class Bench:
         return optimal_tokens(self.device.type, dtype, memory_gib(self.device))
 
     def embed(self, sequences: dict[str, str], files: int, dtype: str, budget: int, workers: int = 1) -> EngineRun:
-        """Sequences in their order through the engine, in a folder of its own."""
+        """DNA in its order through the engine, in a folder of its own."""
+        options = {"model": self.model, "dtype": dtype}
+        return self._run(process_dnabert_files_worker, sequences, files, budget, workers, options)
+
+    def embed_proteins(self, proteins: dict[str, str], files: int, dtype: str, budget: int) -> EngineRun:
+        """The same for proteins."""
+        options = {"config": self.scale.esm_config, "seed": self.seed, "dtype": dtype}
+        return self._run(random_esm_worker, proteins, files, budget, 1, options)
+
+    def _run(
+        self,
+        worker: Worker,
+        sequences: dict[str, str],
+        files: int,
+        budget: int,
+        workers: int,
+        options: dict[str, object],
+    ) -> EngineRun:
         self.runs += 1
         here = self.folder / f"run{self.runs}"
         counts = write_files(here / "in", sequences, even_sizes(len(sequences), files))
-        devices = [str(self.device)] * workers
-        return run_engine(
-            process_dnabert_files_worker, devices, budget, here / "out", counts, model=self.model, dtype=dtype
-        )
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return run_engine(worker, [str(self.device)] * workers, budget, here / "out", counts, **options)
 
     def sync(self) -> None:
         """Wait for the device."""

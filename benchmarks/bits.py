@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import gelu
 
 from benchmarks.bench import Bench
 from benchmarks.common import (
@@ -18,9 +17,11 @@ from benchmarks.common import (
     random_sequences,
     smallest_cosine,
 )
+from benchmarks.esm import RESIDUES, random_proteins
 from benchmarks.reference import Reference
 from virnucpro.models.attention import PackedLayout, packed_attention, segment_mean
 from virnucpro.models.dnabert_s import Attention, GatedMLP
+from virnucpro.models.layers import gated_gelu
 from virnucpro.pipeline.base_worker import TORCH_DTYPES
 from virnucpro.pipeline.packing import round_budget
 from virnucpro.pipeline.parallel_dnabert import DNABERTWorker
@@ -29,10 +30,10 @@ from virnucpro.pipeline.parallel_dnabert import DNABERTWorker
 Operation = Callable[[Tensor], Tensor]
 
 
-def mixed_sequences(bench: Bench) -> dict[str, str]:
-    """Lengths from about 5 tokens to about 3000, evenly by their logarithm."""
-    rng = np.random.default_rng(bench.seed + 1)
-    lengths = np.geomspace(15, bench.scale.longest_bases, bench.scale.mixed).astype(int)
+def mixed_sequences(number: int, shortest: int, longest: int, seed: int) -> dict[str, str]:
+    """Lengths in bases from `shortest` to `longest`, evenly by their logarithm."""
+    rng = np.random.default_rng(seed)
+    lengths = np.geomspace(shortest, longest, number).astype(int)
     return {f"m{i:06d}": random_dna(rng, int(bases)) for i, bases in enumerate(lengths)}
 
 
@@ -45,7 +46,8 @@ def shuffled(sequences: dict[str, str], seed: int, share: float = 1.0) -> dict[s
 
 def bit_rows(bench: Bench, dtype: str, budget: int, workers: int) -> tuple[list[Row], Embeddings]:
     """One row a kind of change: how many embeddings it changed. Also returns the embeddings before any change."""
-    plain, mixed = random_sequences(bench.scale.bits, bench.seed), mixed_sequences(bench)
+    plain = random_sequences(bench.scale.bits, bench.seed)
+    mixed = mixed_sequences(bench.scale.mixed, 15, bench.scale.longest_bases, bench.seed + 1)  # 5 to 3000 tokens
 
     def embed(sequences: dict[str, str], files: int = 3, workers: int = 1) -> Embeddings:
         return bench.embed(sequences, files, dtype, budget, workers).embeddings()
@@ -95,7 +97,32 @@ def bit_tables(bench: Bench, always_probe: bool) -> None:
             for probe in probe_rows(bench, dtype, budget)
         ]
         bench.report.table("probe", "rows that an operation computes otherwise when rows are permuted", probes)
-    accuracy_table(bench, embeddings)
+    esm_rows, esm_embeddings = esm_bit_rows(bench)
+    bench.report.table("esm_bits", "the same for ESM-2", esm_rows)
+    accuracy_table(bench, embeddings, esm_embeddings)
+
+
+def esm_bit_rows(bench: Bench) -> tuple[list[Row], dict[str, Embeddings]]:
+    """ESM-2 in BF16 in other company, and its embeddings by dtype."""
+    rng = np.random.default_rng(bench.seed + 2)
+    lengths = rng.integers(5, 2 * RESIDUES, bench.scale.esm_bits)
+    proteins = {f"p{i:06d}": random_proteins(1, i, int(n))["p000000"] for i, n in enumerate(lengths)}
+
+    def embed(some: dict[str, str], dtype: str = "bf16", files: int = 3) -> Embeddings:
+        return bench.embed_proteins(some, files, dtype, 0).embeddings()
+
+    wanted = embed(proteins)
+    changes = {
+        "nothing: run again": embed(proteins),
+        "(a) shuffled": embed(shuffled(proteins, 1)),
+        "(b) a third of them": embed(shuffled(proteins, 2, 1 / 3)),
+        "(c) other files": embed(proteins, files=11),
+    }
+    some = shuffled(proteins, 3, 1 / 3)
+    return [_bit_row("bf16", 0, change, found, wanted) for change, found in changes.items()], {
+        "bf16": wanted,
+        "fp32": embed(some, "fp32"),
+    }
 
 
 def probe_rows(bench: Bench, dtype: str, budget: int) -> list[Row]:
@@ -121,14 +148,9 @@ def row_operations(bench: Bench, worker: DNABERTWorker) -> list[tuple[str, Opera
         (f"dense {dim} → {dim}", attention.dense, dim),
         (f"gated {dim} → {2 * wide}", mlp.gated_layers, dim),
         (f"wo {wide} → {dim}", mlp.wo, wide),
-        ("LayerNorm", mlp.norm, dim),
-        ("GELU and gate", _gate, 2 * wide),
+        ("LayerNorm of a sum", lambda x: mlp.norm.of_sum(x, x), dim),
+        ("GELU and gate", gated_gelu, 2 * wide),
     ]
-
-
-def _gate(x: Tensor) -> Tensor:
-    gate, value = x.chunk(2, -1)
-    return gelu(gate).mul_(value)
 
 
 def _probe_rowwise(bench: Bench, worker: DNABERTWorker, rows: int) -> Iterator[tuple[str, Tensor]]:
@@ -174,7 +196,7 @@ def random_rows(bench: Bench, worker: DNABERTWorker, rows: int, width: int) -> T
     return torch.randn(rows, width, device=bench.device, dtype=TORCH_DTYPES[worker.dtype])
 
 
-def accuracy_table(bench: Bench, embeddings: dict[str, Embeddings]) -> None:
+def accuracy_table(bench: Bench, embeddings: dict[str, Embeddings], esm: dict[str, Embeddings]) -> None:
     """The engine's FP32 against the independent reference, its BF16 against its FP32."""
     sequences = list(random_sequences(bench.scale.bits, bench.seed).items())[:100]
     reference = Reference(bench.model.weights.parent, bench.device)
@@ -186,6 +208,7 @@ def accuracy_table(bench: Bench, embeddings: dict[str, Embeddings]) -> None:
         [
             _accuracy_row("engine fp32 against the reference in fp32", embeddings["fp32"], wanted),
             _accuracy_row("engine bf16 against engine fp32", embeddings["bf16"], embeddings["fp32"]),
+            _accuracy_row("ESM-2: bf16 against fp32", esm["bf16"], esm["fp32"]),
         ],
     )
 

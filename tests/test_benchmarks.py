@@ -65,11 +65,13 @@ def test_scaling_measures_workers_and_devices(tmp_path: Path) -> None:
 def test_gpu_on_a_cpu_finds_no_differing_bits(tmp_path: Path) -> None:
     found = quick("gpu", tmp_path, "--device", "cpu", "--probe")
     assert {row["dtype"] for row in found["matrix_peak"]} == {"bf16", "fp32"}
-    for table in ("forward_bf16", "forward_fp32", "parts", "end_to_end", "stages"):
+    for table in ("forward_bf16", "forward_fp32", "forward_esm2", "parts", "stages"):
         assert found[table]
+    ways = {row["way"].partition(":")[0].partition(",")[0] for row in found["end_to_end"]}
+    assert ways == {"engine bf16", "engine fp32", "ESM-2 bf16", "plan", "published"}
     assert {row["change"][:3] for row in found["bits"]} == {"not", "(a)", "(b)", "(c)", "(d)", "(e)"}
-    assert all(row["differing"] == 0 for row in found["bits"] + found["probe"])
-    assert [float(row["smallest cosine"]) > 0.9999 for row in found["accuracy"]] == [True, True]
+    assert all(row["differing"] == 0 for row in found["bits"] + found["esm_bits"] + found["probe"])
+    assert [float(row["smallest cosine"]) > 0.9999 for row in found["accuracy"]] == [True] * 3
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
@@ -107,3 +109,23 @@ def test_predict_tells_the_stages_apart(tmp_path: Path) -> None:
     assert stages.keys() >= {"splitting", "embedding DNA", "embedding proteins", "calling", "starting and ending"}
     parts = [row["seconds"] for name, row in stages.items() if name != "all but the encoders"]
     assert sum(parts) == pytest.approx(whole["seconds"], rel=1e-3)
+
+
+def test_tokenizer_compares_two_ways(tmp_path: Path) -> None:
+    pytest.importorskip("numba", reason="Numba is not installed")
+    rows = quick("tokenizer", tmp_path)["tokenizer"]
+    assert [row["sequences"] for row in rows] == ["random", "repetitive", "a tenth N"]
+    assert all(row["differing"] == 0 and row["ours"] > 0 and row["tokenizers"] > 0 for row in rows)
+
+
+def test_multi_gpu_on_a_cpu_ends_in_the_same_bytes_even_with_a_worker_killed(tmp_path: Path) -> None:
+    rows = quick(
+        "multi_gpu", tmp_path, "--device", "cpu", "--gpus", 1, 2,
+        "--sequences", 120, "--proteins", 60, "--dna-tokens", 512, "--protein-tokens", 512,
+    )["multi_gpu"]  # fmt: skip
+    for network, number in (("DNABERT-S", 120), ("ESM-2", 60)):
+        found = [row for row in rows if row["network"] == network]
+        assert [row["GPUs"].partition(" killed")[0][:1] for row in found] == ["1", "2", "2"]
+        assert "killed" in found[-1]["GPUs"]
+        assert {row["sequences"] for row in found} == {number}
+        assert len({row["sha256"] for row in found}) == 1

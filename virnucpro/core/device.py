@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from typing import TYPE_CHECKING
 
 from virnucpro.errors import DeviceError, UsageError
@@ -81,6 +82,14 @@ def memory_gib(device: torch.device) -> float:
     if device.type == "cuda":
         return float(torch.cuda.get_device_properties(device).total_memory) / 2**30
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
+def triton_version() -> str | None:
+    """The version of Triton that a GPU here would run, found without touching one; None if there is none."""
+    try:
+        return metadata.version("triton")
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def find_cpu() -> Device:

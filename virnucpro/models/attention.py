@@ -5,8 +5,9 @@ sequence and sorts the sequences into groups of one padded width. The width is a
 and every group is computed as blocks of one fixed shape (`slots` x `width`), so a sequence meets the same kernels with
 the same shapes whatever lies beside it: its result has the same bits in any company (DESIGN rule 1).
 
-The CPU and CUDA paths are the same plain PyTorch and differ in the size of a block only: a CPU wants a block that fits
-its cache, a GPU one that fills its multiprocessors. Faster kernels belong behind `packed_attention`.
+That is plain PyTorch, for a CPU and for a GPU without Triton; they differ in the size of a block only: a CPU wants a
+block that fits its cache, a GPU one that fills its multiprocessors. With Triton a GPU runs one kernel of our own over a
+list of tiles instead (`models/kernels.py`), which pads nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from virnucpro.models.backend import kernels_for
 
 #: Tokens in one attention block, by device type.
 BLOCK_TOKENS = {"cpu": 1024, "cuda": 8192}
@@ -31,6 +35,13 @@ def padded_width(length: int) -> int:
     """Width at which a sequence of `length` tokens is computed; depends on nothing else."""
     step = 32 if length <= 256 else 128 if length <= 1024 else 512
     return math.ceil(length / step) * step
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A CPU tensor on `device`: for a GPU by way of pinned memory, which PyTorch keeps and hands out again."""
+    if device.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -48,8 +59,7 @@ class AttentionBlock:
 
     def to(self, device: torch.device) -> AttentionBlock:
         """The same block on `device`."""
-        move = [t.to(device, non_blocking=True) for t in (self.gather, self.scatter, self.padding)]
-        return AttentionBlock(*move)
+        return AttentionBlock(*(to_device(t, device) for t in (self.gather, self.scatter, self.padding)))
 
 
 @dataclass(frozen=True)
@@ -58,46 +68,84 @@ class PackedLayout:
 
     lengths: (n,) tokens of each sequence; they lie back to back from row 0, inert tokens fill the tail.
     positions: (size,) place of each token in its sequence, from 0; 0 for inert tokens.
+    blocks: attention's work for plain PyTorch.
+    tiles: attention's work for the kernel, see `attention_tiles`; None where plain PyTorch does it.
     """
 
     size: int
     lengths: Tensor
     positions: Tensor
     blocks: tuple[AttentionBlock, ...]
+    tiles: Tensor | None = None
 
     @classmethod
     def build(cls, lengths: Sequence[int], size: int, device_type: str) -> PackedLayout:
-        """Lay out sequences of `lengths` tokens in a buffer of `size`, with blocks sized for `device_type`."""
+        """Lay out sequences of `lengths` tokens in a buffer of `size`, for attention as `device_type` computes it."""
         counts = np.array(lengths, dtype=np.int64)
         starts = np.cumsum(counts) - counts
-        groups: dict[int, list[tuple[int, int]]] = {}
-        for start, length in zip(starts.tolist(), counts.tolist(), strict=True):
-            groups.setdefault(padded_width(length), []).append((start, length))
-        blocks = []
-        for width, members in sorted(groups.items()):
-            slots = max(1, BLOCK_TOKENS[device_type] // width)
-            for first in range(0, len(members), slots):
-                blocks.append(_block(members[first : first + slots], width, slots, size))
         positions = np.zeros(size, dtype=np.int64)
         used = int(counts.sum())
         positions[:used] = np.arange(used) - np.repeat(starts, counts)
-        return cls(size, torch.from_numpy(counts), torch.from_numpy(positions), tuple(blocks))
+        blocks: tuple[AttentionBlock, ...] = ()
+        tiles = None
+        if kernels := kernels_for(device_type):
+            tiles = torch.from_numpy(attention_tiles(starts, counts, size, kernels.QUERIES))
+        else:
+            blocks = _blocks(starts, counts, size, BLOCK_TOKENS[device_type])
+        return cls(size, torch.from_numpy(counts), torch.from_numpy(positions), blocks, tiles)
 
     def to(self, device: torch.device) -> PackedLayout:
-        """The same layout on `device`."""
+        """The same layout on `device`; the copies to a GPU are queued there, and nothing waits for them."""
         if device.type == "cpu":
             return self
         return PackedLayout(
             self.size,
-            self.lengths.to(device, non_blocking=True),
-            self.positions.to(device, non_blocking=True),
+            to_device(self.lengths, device),
+            to_device(self.positions, device),
             tuple(block.to(device) for block in self.blocks),
+            None if self.tiles is None else to_device(self.tiles, device),
         )
 
     @property
     def used(self) -> int:
         """Tokens that belong to sequences (reads the lengths: call it on the CPU copy)."""
         return int(self.lengths.sum())
+
+
+def attention_tiles(
+    starts: NDArray[np.int64], lengths: NDArray[np.int64], size: int, queries: int
+) -> NDArray[np.int32]:
+    """(1 + tiles, 4) the kernel's work: the number of tiles, then one a row; at most `size` of them.
+
+    A tile is `queries` rows of one sequence: the sequence's first row in the buffer, its length, and where in it the
+    tile begins and ends. Tiles of long sequences, which take longest, come first. Inert rows are tiles of a sequence
+    of no tokens.
+    """
+    used = int(lengths.sum())
+    starts, keys, rows = np.append(starts, used), np.append(lengths, 0), np.append(lengths, size - used)
+    longest_first = np.argsort(-keys, kind="stable")
+    tiles = -(-rows[longest_first] // queries)
+    owner = np.repeat(longest_first, tiles)
+    begins = (np.arange(len(owner)) - np.repeat(np.cumsum(tiles) - tiles, tiles)) * queries
+    ends = np.minimum(begins + queries, rows[owner])
+    found = np.zeros((1 + len(owner), 4), dtype=np.int32)
+    found[0, 0] = len(owner)
+    found[1:] = np.stack((starts[owner], keys[owner], begins, ends), axis=1)
+    return found
+
+
+def _blocks(
+    starts: NDArray[np.int64], lengths: NDArray[np.int64], size: int, block_tokens: int
+) -> tuple[AttentionBlock, ...]:
+    groups: dict[int, list[tuple[int, int]]] = {}
+    for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
+        groups.setdefault(padded_width(length), []).append((start, length))
+    blocks = []
+    for width, members in sorted(groups.items()):
+        slots = max(1, block_tokens // width)
+        for first in range(0, len(members), slots):
+            blocks.append(_block(members[first : first + slots], width, slots, size))
+    return tuple(blocks)
 
 
 def _block(members: list[tuple[int, int]], width: int, slots: int, size: int) -> AttentionBlock:
@@ -139,6 +187,10 @@ def packed_attention(
     q, k, v: (tokens, heads, head_dim); slopes: (heads,) for ALiBi or None. Scores and softmax are fp32.
     Returns (tokens, heads * head_dim); rows of inert tokens are zero.
     """
+    if layout.tiles is not None:
+        kernels = kernels_for(q.device.type)
+        assert kernels is not None, "the layout was built for another device"
+        return kernels.tiled_attention(q, k, v, layout.tiles, scale, slopes)  # type: ignore[no-any-return]
     tokens, heads, head_dim = q.shape
     # One spare row takes what padding writes, so that no shape depends on how full a block is.
     out = q.new_zeros(tokens + 1, heads * head_dim)

@@ -13,11 +13,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu
 
 from virnucpro.errors import ModelError
 from virnucpro.models.attention import PackedLayout, alibi_slopes, packed_attention
-from virnucpro.models.layers import Norm
+from virnucpro.models.layers import Norm, gated_gelu
 from virnucpro.models.linear import Linear
 from virnucpro.models.weights import check_keys, read_weights
 
@@ -66,7 +65,7 @@ class Attention(nn.Module):
         head_dim = dim // self.heads
         q, k, v = self.qkv(x).view(tokens, 3, self.heads, head_dim).unbind(1)
         context = packed_attention(q, k, v, layout, head_dim**-0.5, slopes)
-        return self.norm(self.dense(context) + x)  # type: ignore[no-any-return]
+        return self.norm.of_sum(x, self.dense(context))
 
 
 class GatedMLP(nn.Module):
@@ -80,8 +79,7 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(tokens, dim) → (tokens, dim)."""
-        gate, value = self.gated_layers(x).chunk(2, dim=-1)
-        return self.norm(self.wo(gelu(gate).mul_(value)) + x)  # type: ignore[no-any-return]
+        return self.norm.of_sum(x, self.wo(gated_gelu(self.gated_layers(x))))
 
 
 class DNABERT(nn.Module):

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu
 
 from virnucpro.errors import ModelError
 from virnucpro.models.attention import PackedLayout, packed_attention, segment_mean
-from virnucpro.models.layers import Norm
+from virnucpro.models.backend import kernels_for
+from virnucpro.models.layers import Norm, gelu
 from virnucpro.models.linear import Linear
 from virnucpro.models.weights import check_keys, read_weights
 
@@ -72,6 +72,10 @@ class ESM2Config:
         return self.dim // self.heads
 
 
+#: Cosines and sines, each (tokens, 1, head_dim / 2) fp32.
+Angles = tuple[Tensor, Tensor]
+
+
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary positions, half-split: x (tokens, heads, head_dim) turned by (tokens, 1, head_dim / 2) angles."""
     first, second = x.chunk(2, dim=-1)
@@ -92,16 +96,25 @@ class Layer(nn.Module):
         self.fc1 = Linear(dim, config.intermediate)
         self.fc2 = Linear(config.intermediate, dim)
 
-    def forward(self, x: Tensor, layout: PackedLayout, cos: Tensor, sin: Tensor) -> Tensor:
-        """(tokens, dim) → (tokens, dim)."""
-        x = x + self.out_proj(self._attend(self.self_attn_layer_norm(x), layout, cos, sin))
-        return x + self.fc2(gelu(self.fc1(self.final_layer_norm(x))))  # type: ignore[no-any-return]
+    def forward(self, x: Tensor, due: Tensor, layout: PackedLayout, angles: Angles) -> tuple[Tensor, Tensor]:
+        """The residual stream x (tokens, dim) and what is due to be added to it → the same, one layer on.
 
-    def _attend(self, x: Tensor, layout: PackedLayout, cos: Tensor, sin: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).view(len(x), 3, self.heads, self.head_dim).unbind(1)
+        The sum waits for the norm behind it, which reads it anyway.
+        """
+        x, normed = self.self_attn_layer_norm.with_sum(x, due)
+        x, normed = self.final_layer_norm.with_sum(x, self.out_proj(self._attend(normed, layout, angles)))
+        return x, self.fc2(gelu(self.fc1(normed)))
+
+    def _attend(self, x: Tensor, layout: PackedLayout, angles: Angles) -> Tensor:
+        qkv = self.qkv(x)
         # Scaled before the rotation, as published; rotated in fp32.
-        q = rotate(q.float() * self.head_dim**-0.5, cos, sin).to(v.dtype)
-        k = rotate(k.float(), cos, sin).to(v.dtype)
+        scale = self.head_dim**-0.5
+        q, k, v = qkv.view(len(x), 3, self.heads, self.head_dim).unbind(1)
+        if kernels := kernels_for(x.device.type):
+            kernels.rotate_in_place(qkv, *angles, scale)
+        else:
+            q = rotate(q.float() * scale, *angles).to(v.dtype)
+            k = rotate(k.float(), *angles).to(v.dtype)
         return packed_attention(q, k, v, layout, scale=1.0)
 
 
@@ -132,12 +145,12 @@ class ESM2(nn.Module):
     def forward(self, tokens: Tensor, layout: PackedLayout) -> Tensor:
         """tokens (layout.size,) int64 → (layout.size, dim) representations."""
         x = self.embed_tokens[tokens] * TOKEN_SCALE
-        cos, sin = self._angles(layout.positions)
+        due, angles = torch.zeros_like(x), self._angles(layout.positions)
         for layer in self.layers:
-            x = layer(x, layout, cos, sin)
-        return self.emb_layer_norm_after(x)  # type: ignore[no-any-return]
+            x, due = layer(x, due, layout, angles)
+        return self.emb_layer_norm_after.of_sum(x, due)
 
-    def _angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def _angles(self, positions: Tensor) -> Angles:
         """(tokens,) positions → cosines and sines (tokens, 1, head_dim / 2), fp32."""
         # In fp64, so that the last bit of an fp32 cosine cannot depend on where in the buffer it is computed.
         angles = (positions.float()[:, None, None] * self.inv_freq).double()

@@ -1,19 +1,27 @@
 """DNA → token ids, by the BPE tokenizer that belongs to a model.
 
-On the `tokenizers` library (Rust, exact, releases the GIL). The published file stores a fixed padding and truncation
-to 2000 tokens; both are switched off: sequences are packed, never padded.
+On the `tokenizers` library (Rust, exact, releases the GIL), and by `models/bpe.py`, which is faster, where Numba is
+installed and the two agree. The published file stores a fixed padding and truncation to 2000 tokens; both are switched
+off: sequences are packed, never padded.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from virnucpro.errors import ModelError
+
+if TYPE_CHECKING:
+    from virnucpro.models.bpe import FastBPE
+
+logger = logging.getLogger("virnucpro.worker.tokenizer")
 
 #: The published `config.json` names 0 as padding, which is [UNK]; the tokenizer's own [PAD] is right.
 PAD_TOKEN = "[PAD]"
@@ -40,7 +48,32 @@ class DNATokenizer:
         #: Id of the inert token that fills the tail of a buffer.
         self.pad_id: int = pad
 
+        self._fast = self._fast_encoder(path)
+
     def encode(self, sequences: Sequence[str]) -> list[NDArray[np.int64]]:
         """Ids of each upper-case sequence, [CLS] and [SEP] included. Any letter but ACGT becomes one [UNK]."""
+        found = self._fast.encode(sequences) if self._fast else None
+        # The fast way leaves what is no letter to the library, whose rules for it are its own.
+        return self._encode(sequences) if found is None else found
+
+    def _encode(self, sequences: Sequence[str]) -> list[NDArray[np.int64]]:
         encodings = self._tokenizer.encode_batch_fast(sequences)
         return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+
+    def _fast_encoder(self, path: Path) -> FastBPE | None:
+        """The fast way if it is there and right on examples; else None, and a line in the log."""
+        try:
+            from virnucpro.models.bpe import FastBPE, examples
+
+            fast, tried = FastBPE(path), list(examples())
+        except ImportError:
+            logger.info("Numba is not installed: tokenizing more slowly; pip install 'virnucpro[fast]'")
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            logger.warning("tokenizing more slowly, since %s is no plain BPE of DNA: %s", path, error)
+            return None
+        pairs = zip(fast.encode(tried) or [], self._encode(tried), strict=True)
+        if all(np.array_equal(found, wanted) for found, wanted in pairs):
+            return fast
+        logger.warning("tokenizing more slowly: the fast way does not agree with the tokenizers library on %s", path)
+        return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -23,10 +23,12 @@ from virnucpro.core.device import available_threads, memory_gib, optimal_tokens,
 from virnucpro.errors import DeviceError, UsageError
 from virnucpro.io.fasta import DNA, Alphabet, count_records
 from virnucpro.models.attention import PackedLayout
+from virnucpro.models.backend import kernels_for, why_no_kernels
+from virnucpro.models.graph import Recorded
 from virnucpro.models.linear import prepack
 from virnucpro.models.registry import LocalModel, resolve
 from virnucpro.pipeline.events import EventSink
-from virnucpro.pipeline.packing import round_budget
+from virnucpro.pipeline.packing import BUDGET_STEP, round_budget
 from virnucpro.pipeline.stream import Stream
 
 logger = logging.getLogger("virnucpro.worker")
@@ -149,6 +151,8 @@ class BaseEmbeddingWorker(ABC):
     pad_id: int
     tokenizer: Tokenizer
     network: torch.nn.Module
+    #: (tokens, layout) → hidden states: the network, on a GPU by way of its recorded pass.
+    encode: Callable[[torch.Tensor, PackedLayout], torch.Tensor]
 
     def __init__(self, model: LocalModel, dtype: str = "auto") -> None:
         self.model = model
@@ -199,21 +203,21 @@ class BaseEmbeddingWorker(ABC):
     @torch.no_grad()
     def embed(self, tokens: torch.Tensor, layout: PackedLayout, used: int) -> torch.Tensor:
         """(size,) ids and their layout, both on the device → (n, dim) fp32 embeddings there."""
-        return self.pool(self.network(tokens, layout), layout.lengths, used)
+        return self.pool(self.encode(tokens, layout), layout.lengths, used)
 
     def load(self, device: torch.device, dtype: torch.dtype, budget: int) -> None:
         """Read tokenizer and weights and put the network on `device` in `dtype`. Raises ModelError, DeviceError."""
         began = time.perf_counter()
         self.tokenizer, network, self.dim = self.read_model(dtype)
         self.pad_id = self.tokenizer.pad_id
-        self.network = network.to(device=device, dtype=dtype)
+        self.network = self.encode = network.to(device=device, dtype=dtype)
         self._describe(device, dtype, budget)
         if device.type == "cpu" and not prepack(self.network, budget):
             logger.warning(
                 "no prepacked oneDNN products in this dtype here; using PyTorch's plain ones, which are slower"
             )
         if device.type == "cuda":
-            self._try_out(device, budget)
+            self._try_out(device, round_budget(budget))
         logger.info("%s ready in %.1f s", self.model.name, time.perf_counter() - began)
 
     def _describe(self, device: torch.device, dtype: torch.dtype, budget: int) -> None:
@@ -224,18 +228,34 @@ class BaseEmbeddingWorker(ABC):
         native = "native" if self.supports_bf16(device) else "not native"
         name = next(name for name, value in TORCH_DTYPES.items() if value is dtype)
         logger.info("%s (%s), BF16 %s; computing in %s, %d tokens a batch", device, what, native, name, budget)
+        if device.type == "cuda" and kernels_for("cuda") is None:
+            logger.warning("%s: computing in plain PyTorch, which is several times slower", why_no_kernels("cuda"))
 
-    def _try_out(self, device: torch.device, budget: int) -> None:
-        """One pass over inert tokens: warms the GPU up, and finds out before the run whether a batch fits."""
-        tokens = torch.full((budget,), self.pad_id, device=device)
-        lengths = [TRIAL_LENGTH] * (budget // TRIAL_LENGTH)
+    def _try_out(self, device: torch.device, size: int) -> None:
+        """Find out before the run whether a batch fits. A smaller one would change results, so it is only proposed."""
+        if self._fits(device, size):
+            return
+        smaller = size // 2
+        while smaller >= BUDGET_STEP and not self._fits(device, round_budget(smaller)):
+            smaller //= 2
+        hint = "choose a smaller model, or a GPU with more memory"
+        if smaller >= BUDGET_STEP:
+            hint = f"--batch-size {round_budget(smaller)} does (results differ in their last bits)"
+        raise DeviceError(f"a batch of {size} tokens does not fit the memory of {device}", hint=hint)
+
+    def _fits(self, device: torch.device, size: int) -> bool:
+        """One pass over inert tokens, which also warms the GPU up; with kernels of our own the pass is recorded."""
+        tokens = torch.full((size,), self.pad_id, device=device)
+        lengths = [TRIAL_LENGTH] * (size // TRIAL_LENGTH)
+        layout = PackedLayout.build(lengths, size, "cuda").to(device)
         try:
-            self.embed(tokens, PackedLayout.build(lengths, budget, "cuda").to(device), sum(lengths))
+            if layout.tiles is not None:
+                self.encode = Recorded(self.network, tokens, layout)
+            self.embed(tokens, layout, sum(lengths))
             torch.cuda.synchronize(device)
-        except torch.OutOfMemoryError as error:
-            raise DeviceError(
-                f"a batch of {budget} tokens does not fit the memory of {device}", hint="lower --batch-size"
-            ) from error
+        except torch.OutOfMemoryError:
+            return False
+        return True
 
     def run_subset(
         self, files: Iterable[Path], device_id: int | str, batch_size: int, output_dir: Path, options: WorkerOptions

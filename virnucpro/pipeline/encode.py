@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from virnucpro.core.config import DEFAULT_MAX_TOKENS, RunConfig
-from virnucpro.core.device import Device, available_threads, select_devices, select_dtype
+from virnucpro.core.device import Device, available_threads, select_devices, select_dtype, triton_version
 from virnucpro.errors import InputError
 from virnucpro.io.fasta import DNA, PROTEIN, Alphabet
 from virnucpro.io.store import read_shard
@@ -56,6 +56,11 @@ class Placement:
     def kinds(self) -> list[str]:
         """The kinds of devices: results of different kinds may differ in the last bits."""
         return sorted({device.model for device in self.devices})
+
+    @property
+    def triton_version(self) -> str | None:
+        """What compiles the kernels that a GPU runs; None on CPUs, and where GPUs do without."""
+        return triton_version() if any(device.type == "cuda" for device in self.devices) else None
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,10 @@ BUDGET_STEP = 256
 #: Buffers of one shape kept open at a time; more pack tighter but hold results back longer.
 OPEN_BUFFERS = 8
 
+#: A buffer with less room than this part of it is full: it goes out at once, and the next stage need not wait for a
+#: sequence that would fill it to the last token.
+ROOM_LEFT = 256
+
 
 def round_budget(tokens: int) -> int:
     """The smallest budget that this engine uses which is not below `tokens`."""
@@ -84,7 +88,7 @@ class Packer(Generic[Key]):
             best = PackedBatch(size)
             batches.append(best)
         best.add(key, ids)
-        if best.used == size:
+        if best.used > size - size // ROOM_LEFT:
             batches.remove(best)
             yield best
 

@@ -197,6 +197,7 @@ class Run(ABC, Generic[Result]):
             "virnucpro_version": __version__,
             "format_version": FORMAT_VERSION,
             "torch_version": torch.__version__,
+            "triton_version": self.placement.triton_version,
             **self.own_identity(),
         }
         self.fingerprint = fingerprint(self.identity)

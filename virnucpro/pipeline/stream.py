@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from virnucpro.errors import DeviceError, InputError, VirnucproError
 from virnucpro.io.fasta import Alphabet, BadRecord, Record, read_records
 from virnucpro.io.store import Shard, write_shard
-from virnucpro.models.attention import PackedLayout
+from virnucpro.models.attention import PackedLayout, to_device
 from virnucpro.pipeline.channel import Aborted, Channel
 from virnucpro.pipeline.events import EventSink, FileDone, FileFailed, Progress, Ready
 from virnucpro.pipeline.packing import PackedBatch, Packer
@@ -242,8 +242,7 @@ class Stream:
     ) -> Callable[[], tuple[NDArray[np.float32], float]]:
         began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         began.record()
-        on_device = tokens.pin_memory().to(self.device, non_blocking=True)
-        vectors = self.worker.embed(on_device, layout.to(self.device), used)
+        vectors = self.worker.embed(to_device(tokens, self.device), layout.to(self.device), used)
         back = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
         back.copy_(vectors, non_blocking=True)
         ended.record()
