@@ -160,7 +160,7 @@ def _row(task: Task, gpus: str, outcome: Outcome) -> dict[str, object]:
         "busy share": "  ".join(f"{seconds / engine.seconds:.3f}" for seconds in busy),
         "busy max/mean": max(busy) / (sum(busy) / len(busy)),
         "startup s": engine.startup_seconds,
-        "sha256": outcome.sha256[:16],
+        "sha256": outcome.sha256,
     }
 
 
