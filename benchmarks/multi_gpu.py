@@ -30,7 +30,7 @@ from benchmarks.common import EngineRun, Report, Row, parser, random_sequences, 
 from benchmarks.esm import random_esm_worker, random_proteins
 from benchmarks.scaling import together, unequal_sizes
 from virnucpro.errors import DeviceError
-from virnucpro.io.store import read_result, read_shard, write_merged
+from virnucpro.io.store import read_result, read_shard, read_shards, write_merged
 from virnucpro.models.registry import resolve, sha256_of
 from virnucpro.pipeline.events import FileDone, Progress, Ready
 from virnucpro.pipeline.parallel_dnabert import process_dnabert_files_worker
@@ -128,7 +128,7 @@ def run(task: Task, devices: Sequence[str], folder: Path, kill: bool = False) ->
 
 def merge(shards: Sequence[Path], rows: int, merged: Path) -> None:
     """One HDF5 of all shards in their order, as a run of the engine ends."""
-    write_merged(merged, map(read_shard, shards), rows, read_shard(shards[0]).embeddings.shape[1], {}, "hdf5")
+    write_merged(merged, read_shards(shards), rows, read_shard(shards[0]).embeddings.shape[1], {}, "hdf5")
 
 
 def task_rows(task: Task, device: str, numbers: Sequence[int], folder: Path) -> Iterator[Row]:
@@ -160,7 +160,7 @@ def _row(task: Task, gpus: str, outcome: Outcome) -> dict[str, object]:
         "busy share": "  ".join(f"{seconds / engine.seconds:.3f}" for seconds in busy),
         "busy max/mean": max(busy) / (sum(busy) / len(busy)),
         "startup s": engine.startup_seconds,
-        "sha256": outcome.sha256[:16],
+        "sha256": outcome.sha256,
     }
 
 
@@ -217,9 +217,8 @@ def main() -> None:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="virnucpro-") as folder:
         for task in tasks(Path(folder), args, QUICK if args.quick else WHOLE):
-            for row in task_rows(task, args.device, args.gpus, Path(folder)):
-                rows.append(row)
-                report.table("multi_gpu", "FASTA → merged HDF5", rows)
+            rows += task_rows(task, args.device, args.gpus, Path(folder))
+            report.table("multi_gpu", "FASTA → merged HDF5", rows)
     print(f"\n{time.perf_counter() - began:.0f} s in all")
     if len({(row["network"], row["sha256"]) for row in rows}) != len({row["network"] for row in rows}):
         sys.exit("error: the merged files differ")

@@ -237,6 +237,7 @@ def work_files(folder: Path, scale: Scale, seed: int) -> dict[str, dict[Path, in
     sizes = unequal_sizes(scale.sequences, scale.smallest, scale.largest)
     whole = next(iter(write_files(folder / "whole", sequences, [scale.sequences])))
     paths = RunPaths(folder / "cut.h5")
+    paths.parts.mkdir(parents=True)
     plan = Splitter(paths, DEFAULT_SEQUENCES_PER_FILE, scale.devices[-1]).split([whole], [whole])
     return {
         "equal": write_files(folder / "equal", sequences, even_sizes(scale.sequences, scale.equal_files)),

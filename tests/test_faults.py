@@ -34,6 +34,7 @@ from virnucpro.errors import DeviceError
 from virnucpro.io.fasta import read_records
 from virnucpro.io.store import Shard, layout_of, read_result, read_shard, write_merged
 from virnucpro.models.attention import PackedLayout, segment_mean
+from virnucpro.models.registry import resolve
 from virnucpro.pipeline.base_worker import BaseEmbeddingWorker
 from virnucpro.pipeline.embed import run_embed
 from virnucpro.pipeline.events import FileDone, Ready
@@ -371,8 +372,11 @@ class Light(BaseEmbeddingWorker):
     def get_optimal_batch_size(self, device: torch.device) -> int:
         return 256
 
-    def load(self, device: torch.device, dtype: torch.dtype, budget: int) -> None:
-        return
+    def read_model(self, dtype: torch.dtype) -> Any:
+        raise NotImplementedError
+
+    def pool(self, hidden: torch.Tensor, lengths: torch.Tensor, used: int) -> torch.Tensor:
+        raise NotImplementedError
 
     def tokenize(self, sequences: Sequence[str]) -> list[NDArray[np.int64]]:
         return [np.frombuffer(sequence.encode(), np.uint8).astype(np.int64) for sequence in sequences]
@@ -388,7 +392,9 @@ def test_out_of_memory_fails_the_files_of_one_batch(lanes: int, tmp_path: Path) 
     """Each file but the last two fills batches of its own; those share one."""
     sequences = {"a": "A" * 256, "g": "G" * 256, "c": "C" * 256, "t": "T" * 100, "tg": "TG" * 78}
     files = [to_fasta(tmp_path / f"{name}.fa", [(name, sequence)]) for name, sequence in sequences.items()]
-    processed, failed = Light().run_files(files, torch.device("cpu"), 256, tmp_path, threads=lanes)
+    processed, failed = Light(resolve("dnabert-mini")).run_files(
+        files, torch.device("cpu"), 256, tmp_path, threads=lanes
+    )
     assert sorted(path.name for path in processed) == ["a.fa.h5", "c.fa.h5"]
     assert [float(read_shard(tmp_path / f"{name}.fa.h5").embeddings[0, 0]) for name in "ac"] == [ord("A"), ord("C")]
     assert sorted(path.name for path, _ in failed) == ["g.fa", "t.fa", "tg.fa"]

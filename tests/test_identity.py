@@ -108,3 +108,12 @@ def test_rows_of_a_product_do_not_depend_on_their_place(dtype: torch.dtype, wide
     alone = torch.zeros_like(x)
     alone[99] = x[7]
     assert np.array_equal(layer(alone)[99].float().numpy(), layer(x)[7].float().numpy())
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("device", ["1", "0,1", "1,1,0"])
+def test_every_gpu_gives_the_same_bytes(tmp_path: Path, records: list[tuple[str, str]], device: str) -> None:
+    path = write(tmp_path / "a.fa", records)
+    one = virnucpro.embed(path, tmp_path / "one.h5", device="0", batch_size=2048)
+    other = virnucpro.embed(path, tmp_path / "other.h5", device=device, batch_size=2048)
+    assert one.read_bytes() == other.read_bytes()

@@ -12,8 +12,9 @@ import contextlib
 import hashlib
 import io
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -31,6 +32,9 @@ TEXT = h5py.string_dtype("utf-8")
 
 #: Rows written at a time when results are merged; fixed, so that the bytes do not depend on how the input was split.
 MERGE_ROWS = 4096
+
+#: Shards read ahead, each in a thread, when results are merged.
+READ_AHEAD = 4
 
 OUTPUT_SUFFIXES = (".h5", ".hdf5", ".npy", ".pt")
 
@@ -140,6 +144,22 @@ def read_shard(path: Path) -> Shard:
         raise InputError(f"{path} is damaged: its checksum differs", hint="it will be made again")
     with h5py.File(io.BytesIO(data)) as file:
         return Shard(_text(file["headers"]), file["embeddings"][...], _failures(file), dict(file.attrs))
+
+
+def read_shards(paths: Iterable[Path]) -> Iterator[Shard]:
+    """Read shards in their order, a few ahead in threads, since checksums take most of the time. Raises InputError."""
+    with ThreadPoolExecutor(READ_AHEAD) as pool:
+        coming: deque[Future[Shard]] = deque()
+        try:
+            for path in paths:
+                coming.append(pool.submit(read_shard, path))
+                if len(coming) > READ_AHEAD:
+                    yield coming.popleft().result()
+            while coming:
+                yield coming.popleft().result()
+        finally:
+            for shard in coming:
+                shard.cancel()
 
 
 def _text(dataset: h5py.Dataset) -> list[str]:

@@ -240,7 +240,7 @@ class BaseEmbeddingWorker(ABC):
             smaller //= 2
         hint = "choose a smaller model, or a GPU with more memory"
         if smaller >= BUDGET_STEP:
-            hint = f"--batch-size {round_budget(smaller)} does (results differ in their last bits)"
+            hint = f"--batch-size {round_budget(smaller)} does; results then differ in their last bits"
         raise DeviceError(f"a batch of {size} tokens does not fit the memory of {device}", hint=hint)
 
     def _fits(self, device: torch.device, size: int) -> bool:

@@ -11,13 +11,16 @@ from virnucpro.core.config import EmbedConfig
 from virnucpro.core.paths import RunPaths
 from virnucpro.errors import InputError, OutputError, UsageError
 from virnucpro.io.fasta import PROTEIN, read_records
-from virnucpro.io.store import OUTPUT_SUFFIXES, Shard, ids_path, layout_of, read_shard, write_merged
+from virnucpro.io.store import OUTPUT_SUFFIXES, Shard, ids_path, layout_of, read_shards, write_merged
 from virnucpro.models.registry import LocalModel, resolve
 from virnucpro.pipeline.encode import ALPHABETS, Encoding, Placement, WorkFile
 from virnucpro.pipeline.events import Listener
 from virnucpro.pipeline.run import Failure, Run, balance, work_folder, write_failed
 from virnucpro.pipeline.split import Part, Plan, Splitter
 from virnucpro.pipeline.work_queue import DeviceStats, QueueResult
+
+#: Of one work file: (record number in it, id, reason) of what has no embedding.
+_LeftOut = list[tuple[int, str, str]]
 
 
 @dataclass
@@ -98,7 +101,7 @@ class EmbedRun(Run[EmbedResult]):
     def work(self) -> EmbedResult:
         """Embed, merge, record."""
         if not self.plan.parts:
-            self._write_failed(self._failures({}))
+            self._write_failed(self._failures({}, {}))
             reasons = {item.reason for item in self.plan.rejected[:1]}
             raise InputError(f"no usable sequence in the input: {'; '.join(reasons)}", hint=f"see {self.paths.failed}")
         self.encoding = Encoding(
@@ -113,9 +116,9 @@ class EmbedRun(Run[EmbedResult]):
     def _complete(self, queue: QueueResult) -> EmbedResult:
         failed_parts = {path.name: reason for path, reason in queue.failed.items()}
         good = [part for part in self.plan.parts if part.name not in failed_parts]
-        failures = self._failures(failed_parts)
         with self.stage("writing the result"):
-            rows, dim = self._shape(good)
+            rows, dim, left_out = self._outline(good)
+            failures = self._failures(failed_parts, left_out)
             if good:
                 layout = layout_of(self.config.output, proteins=self.alphabet is PROTEIN)
                 attributes = self.attributes(self.model)
@@ -128,34 +131,32 @@ class EmbedRun(Run[EmbedResult]):
             raise InputError("no work file could be embedded", hint=f"see {self.paths.failed}")
         return result
 
-    def _shard(self, part: Part) -> Shard:
-        return read_shard(self.encoding.shard(self._path(part)))
-
     def _shards(self, parts: list[Part]) -> Iterator[Shard]:
-        return (self._shard(part) for part in parts)
+        return read_shards(self.encoding.shard(self._path(part)) for part in parts)
 
-    def _shape(self, parts: list[Part]) -> tuple[int, int]:
+    def _outline(self, parts: list[Part]) -> tuple[int, int, dict[str, _LeftOut]]:
+        """Rows and width of the result, and by work file what has no embedding."""
         rows = dim = 0
-        for shard in self._shards(parts):
+        left_out: dict[str, _LeftOut] = {}
+        for part, shard in zip(parts, self._shards(parts), strict=True):
             rows, dim = rows + len(shard.headers), shard.embeddings.shape[1]
-        return rows, dim
+            left_out[part.name] = shard.failed
+        return rows, dim, left_out
 
-    def _failures(self, failed_parts: dict[str, str]) -> list[Failure]:
+    def _failures(self, failed_parts: dict[str, str], left_out: dict[str, _LeftOut]) -> list[Failure]:
         """Everything without an embedding, in input order."""
         found = [(item.input_index, item.record, item.id, item.reason) for item in self.plan.rejected]
         for part in self.plan.parts:
-            for number, name, reason in self._failures_of(part, failed_parts.get(part.name)):
-                found.append((*part.origin(number), name, reason))
+            reason = failed_parts.get(part.name)
+            of_part = left_out.get(part.name, []) if reason is None else self._whole(part, reason)
+            found += [(*part.origin(number), name, why) for number, name, why in of_part]
         return self.in_input_order(found)
 
-    def _failures_of(self, part: Part, reason: str | None) -> list[tuple[int, str, str]]:
-        if reason is None:
-            return self._shard(part).failed
+    def _whole(self, part: Part, reason: str) -> _LeftOut:
+        """All sequences of a work file that failed."""
         names = self._names(part)
-        return [
-            (number, names.get(number, ""), f"its work file failed: {reason}")
-            for number in range(1, part.sequences + 1)
-        ]
+        numbers = range(1, part.sequences + 1)
+        return [(number, names.get(number, ""), f"its work file failed: {reason}") for number in numbers]
 
     def _names(self, part: Part) -> dict[int, str]:
         """The ids in a work file by record number; none if that is what it failed of."""

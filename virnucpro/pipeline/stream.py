@@ -151,6 +151,9 @@ class Stream:
 
     def _stage(self, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
         try:
+            if self.device.type == "cuda":
+                # Each thread has a current device of its own. Left at GPU 0, events would not wait for another one.
+                torch.cuda.set_device(self.device)
             work(*arguments)
         except Aborted:
             pass
