@@ -96,3 +96,33 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from toy_set import save_toy_set
 
     return save_toy_set(tmp_path_factory.mktemp("toy") / "set")
+
+
+@pytest.fixture(scope="session")
+def complete(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an undisturbed run of `predict` that wrote all it can; `in.fa` stands beside it."""
+    from toy_set import toy_records
+
+    from virnucpro.core.config import PredictConfig
+    from virnucpro.pipeline.predict import run_predict
+
+    folder = tmp_path_factory.mktemp("undisturbed")
+    path = to_fasta(folder / "in.fa", toy_records())
+    everything = {"vanilla_output": True, "keep_embeddings": True}
+    run_predict(PredictConfig((path,), folder / "out", model=str(toy), device="cpu", dtype="fp32", **everything))
+    return folder / "out"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MB, which may be grown."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder]).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def set_size(disk: Path, kilobytes: int) -> None:
+    subprocess.run(["mount", "-o", f"remount,size={kilobytes}k", disk], check=True)

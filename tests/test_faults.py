@@ -24,7 +24,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from conftest import HANGS, Cli, command_line, random_records, to_fasta
+from conftest import HANGS, Cli, command_line, random_records, set_size, to_fasta
 from numpy.typing import NDArray
 
 from virnucpro.cli import main
@@ -238,21 +238,6 @@ def test_second_run_on_the_same_output(fasta: Path, tmp_path: Path, expected: by
 
 
 # A full disk.
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MB, which may be grown."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder]).returncode:
-        pytest.skip("no file system can be mounted here")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
-
-
-def set_size(disk: Path, kilobytes: int) -> None:
-    subprocess.run(["mount", "-o", f"remount,size={kilobytes}k", disk], check=True)
 
 
 @pytest.mark.parametrize(("kilobytes", "what"), [(150, "parts"), (900, "shards/"), (1800, "o.h5: ")])

@@ -77,14 +77,6 @@ def everything(path: Path, output: Path, toy: Path, **changes: Any) -> PredictCo
     return config(path, output, toy, vanilla_output=True, keep_embeddings=True, **changes)
 
 
-@pytest.fixture(scope="session")
-def complete(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of an undisturbed run that wrote all it can; `in.fa` stands beside it."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    run_predict(everything(to_fasta(folder / "in.fa", RECORDS), folder / "out", toy))
-    return folder / "out"
-
-
 @pytest.fixture(scope="module")
 def fasta(complete: Path) -> Path:
     return complete.with_name("in.fa")

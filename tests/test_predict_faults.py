@@ -1,0 +1,235 @@
+"""`virnucpro predict` under real faults: killed at every step, workers that die, disks that are full.
+
+The same command run again gives the bytes of an undisturbed run.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import HANGS, Cli, set_size
+from test_faults import wait_for, workers_of
+from test_predict import RECORD, RECORDS, everything, record, results, rows
+
+from virnucpro.core.config import PredictConfig
+from virnucpro.core.paths import PredictPaths
+from virnucpro.pipeline import encode
+from virnucpro.pipeline.frame_split import IndexedWindow, read_index
+from virnucpro.pipeline.parallel_dnabert import process_dnabert_files_worker
+from virnucpro.pipeline.predict import run_predict
+from virnucpro.pipeline.stream import FLUSH
+from virnucpro.sequence.frames import ALL_STOPPED
+
+#: Sequences a work file, so that there are a good many.
+A_FILE = 12
+
+
+@pytest.fixture
+def settings(complete: Path, tmp_path: Path, toy: Path) -> PredictConfig:
+    return everything(complete.with_name("in.fa"), tmp_path / "out", toy, sequences_per_file=A_FILE, threads=2)
+
+
+def words(settings: PredictConfig, device: str = "cpu") -> list[object]:
+    """The command line of `settings`."""
+    options = ("-d", device, "--dtype", "fp32", "--sequences-per-file", A_FILE, "--threads", 2)
+    outputs = ("--vanilla-output", "--keep-embeddings")
+    return ["predict", *settings.inputs, "-o", settings.output, "--model", settings.model, *options, *outputs]
+
+
+def paths_of(settings: PredictConfig) -> PredictPaths:
+    return PredictPaths(settings.output / "in")
+
+
+def shards(settings: PredictConfig, suffix: str) -> int:
+    return len(list(paths_of(settings).shards.glob(f"0*{suffix}.h5")))
+
+
+# Kill -9 of the parent, at moments that are named and not timed.
+
+#: The command line in a process that is killed when it does a thing to a path for the nth time.
+DOOMED = """if True:
+    import fnmatch, os, signal, sys
+    event, pattern, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    del sys.argv[1:4]
+
+    def look(name, arguments):
+        global count
+        if name == event and fnmatch.fnmatch(os.path.basename(str(arguments[event == "os.rename"])), pattern):
+            count -= 1
+            if not count:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(look)
+    from virnucpro.cli import main
+    main()
+"""
+
+MOMENTS = {
+    "splitting": ("open", "000003.faa", 1),
+    "DNA": ("os.rename", "*.fna.h5", 6),
+    "proteins": ("os.rename", "*.faa.h5", 4),
+    "calling": ("open", ".in.virus.fna.*.tmp", 1),
+    "publishing": ("os.rename", "in.regions.bed", 1),
+    "recording": ("os.rename", "in.run.json", 2),
+    "tidying": ("shutil.rmtree", "shards", 1),
+}
+
+
+def killed(settings: PredictConfig, moment: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", DOOMED, *map(str, MOMENTS[moment]), *map(str, words(settings))],
+        capture_output=True,
+        timeout=HANGS,
+    )
+    assert done.returncode == -signal.SIGKILL, (moment, done.stderr.decode())
+
+
+def test_killed_again_and_again(settings: PredictConfig, complete: Path, cli: Cli) -> None:
+    """In each step once; each run takes up what the one before left."""
+    output, work = settings.output, paths_of(settings).work
+    killed(settings, "splitting")
+    assert not (output / "in.run.json").exists()
+    assert (work / "parts" / "000003.fna").exists()
+    killed(settings, "DNA")
+    assert (record(output)["state"], shards(settings, ".fna")) == ("embedding", 5)
+    killed(settings, "proteins")
+    parts = len(list(paths_of(settings).parts.glob("*.fna")))
+    assert (shards(settings, ".fna"), shards(settings, ".faa")) == (parts, 3)
+    killed(settings, "calling")
+    assert {path.name for path in output.iterdir() if path.is_file() and path.name[0] != "."} == RECORD
+    killed(settings, "publishing")
+    assert record(output)["state"] == "publishing"
+    there = results_of(output)
+    assert 0 < len(there) < len(results(complete))
+    killed(settings, "recording")
+    assert record(output)["state"] == "publishing"
+    assert results_of(output).keys() == results(complete).keys()
+    killed(settings, "tidying")
+    assert record(output)["state"] == "complete"
+    assert work.exists()
+    done = cli(*words(settings))
+    assert (done.returncode, "nothing to do" in done.stderr) == (6, True), done.stderr  # there are bad records
+    assert results(output) == results(complete)
+    assert {path.name for path in output.iterdir()} == {path.name for path in complete.iterdir()}
+
+
+def results_of(output: Path) -> dict[str, bytes]:
+    """What has its final name in the folder of a run that was killed."""
+    return {
+        path.name: path.read_bytes()
+        for path in output.iterdir()
+        if path.is_file() and path.name[0] != "." and path.name not in RECORD
+    }
+
+
+# Workers that die. What a spawned process runs must be importable, so it stands here.
+
+POISON = "000003.fna"
+
+
+def poisoned(file_subset: Iterable[Path | None], *arguments: Any, **options: Any) -> object:
+    """The real worker of DNA, killed when it meets a certain file."""
+
+    def met() -> Iterator[Path | None]:
+        for path in file_subset:
+            yield path
+            if path is not FLUSH and path.name == POISON:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return process_dnabert_files_worker(met(), *arguments, **options)  # type: ignore[arg-type]
+
+
+def kill_one_when(condition: Callable[[], object]) -> threading.Thread:
+    """Kill one of this process's two workers as soon as `condition` holds."""
+
+    def kill() -> None:
+        wait_for(lambda: condition() and len(workers_of(os.getpid())) == 2)
+        random.Random(1).choice(workers_of(os.getpid())).kill()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    return thread
+
+
+def test_workers_that_die(
+    settings: PredictConfig, complete: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A work file that kills two workers is given up; one worker's death costs nothing; a rerun mends all."""
+    real = encode._worker
+    with monkeypatch.context() as changed:
+        changed.setattr(encode, "_worker", lambda model: poisoned if model.kind == "dnabert" else real(model))
+        killer = kill_one_when(lambda: shards(settings, ".faa"))
+        with caplog.at_level(logging.INFO, "virnucpro"):
+            result = run_predict(replace(settings, device="cpu,cpu"))
+        killer.join()
+    assert caplog.text.count("died (SIGKILL; was memory short?)") == 3
+    reason = "its work file failed: 2 workers died on it, the last on cpu (SIGKILL; was memory short?)"
+    check_given_up(settings, complete, reason)
+    assert [row[2] for row in result.failures if reason in row[3]] == sorted_ids(given_up(settings))
+    done = cli(*words(settings))
+    assert done.returncode == 6  # there are bad records
+    assert "some work files failed last time and are tried again" in done.stderr
+    assert results(settings.output) == results(complete)
+    assert not paths_of(settings).work.exists()
+
+
+def given_up(settings: PredictConfig) -> set[str]:
+    """Keys of the windows in the work file that was given up."""
+    index = read_index(paths_of(settings).parts / POISON.replace(".fna", ".index"))
+    return {row.key for row in index if isinstance(row, IndexedWindow) and (row.frames or row.reason == ALL_STOPPED)}
+
+
+def sorted_ids(keys: set[str]) -> list[str]:
+    numbers = sorted({int(key.partition("_")[0]) for key in keys})
+    return [RECORDS[number][0].split()[0] for number in numbers]
+
+
+def check_given_up(settings: PredictConfig, complete: Path, reason: str) -> None:
+    """Windows of that work file have no score and the reason; all others are as ever."""
+    lost = given_up(settings)
+    assert lost
+    pairs = zip(rows(settings.output / "in.windows.tsv.gz"), rows(complete / "in.windows.tsv.gz"), strict=True)
+    for found, expected in pairs:
+        if f"{int(found['number']) - 1}_{found['window']}" in lost:
+            blank = dict.fromkeys(("evidence", "best_frame", "virus_score", "other_score", "score"), "")
+            assert found == expected | blank | {"call": "not_scored", "note": reason}
+        else:
+            assert found == expected
+    both = zip(rows(settings.output / "in.sequences.tsv"), rows(complete / "in.sequences.tsv"), strict=True)
+    for found, expected in both:
+        touched = found["sequence_id"] in sorted_ids(lost)
+        assert (reason in found["note"]) is touched
+        assert touched or found == expected
+
+
+# A full disk.
+
+
+@pytest.mark.parametrize(("kilobytes", "what"), [(40, "parts"), (300, "shards/"), (700, "out/")])
+def test_full_disk(
+    kilobytes: int, what: str, small_disk: Path, settings: PredictConfig, complete: Path, cli: Cli
+) -> None:
+    """Full when the input is cut, when a work file is done, when the results are written."""
+    set_size(small_disk, kilobytes)
+    settings = replace(settings, output=small_disk / "out")
+    done = cli(*words(settings))
+    assert done.returncode == 3, done.stderr
+    assert what in done.stderr
+    assert "No space left on device" in done.stderr
+    assert "→ free space" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not results_of(settings.output)
+    set_size(small_disk, 20_000)
+    assert cli(*words(settings)).returncode == 6
+    assert results(settings.output) == results(complete)
