@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,17 +18,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import HANGS, Cli, set_size
+from conftest import HANGS, Cli, set_size, to_fasta
 from poison import POISON, poisoned
 from test_faults import wait_for, workers_of
-from test_predict import RECORD, RECORDS, everything, record, results, rows
+from test_predict import CLEAN, RECORD, RECORDS, config, everything, record, results, rows
 
 from virnucpro.core.config import PredictConfig
 from virnucpro.core.paths import PredictPaths
 from virnucpro.pipeline import encode
+from virnucpro.pipeline.events import Phase
 from virnucpro.pipeline.frame_split import IndexedWindow, read_index
 from virnucpro.pipeline.predict import run_predict
-from virnucpro.sequence.frames import ALL_STOPPED
+from virnucpro.sequence.frames import ALL_STOPPED, NO_CODON, TOO_SHORT
 
 #: Sequences a work file, so that there are a good many.
 A_FILE = 12
@@ -36,6 +38,12 @@ A_FILE = 12
 @pytest.fixture
 def settings(complete: Path, tmp_path: Path, toy: Path) -> PredictConfig:
     return everything(complete.with_name("in.fa"), tmp_path / "out", toy, sequences_per_file=A_FILE, threads=2)
+
+
+@pytest.fixture
+def clean(tmp_path: Path) -> Path:
+    """Input of one work file, without bad records."""
+    return to_fasta(tmp_path / "in.fa", [*CLEAN, ("n", "N" * 90)])
 
 
 def words(settings: PredictConfig) -> list[object]:
@@ -191,6 +199,82 @@ def check_given_up(settings: PredictConfig, complete: Path, reason: str) -> None
         touched = found["sequence_id"] in sorted_ids(lost)
         assert (reason in found["note"]) is touched
         assert touched or found == expected
+
+
+def test_of_a_work_file_that_fails_only_what_needed_it_is_lost(clean: Path, tmp_path: Path, toy: Path) -> None:
+    """A window that has nothing to embed says why, as ever."""
+    settings = config(clean, tmp_path / "out", toy)
+    away = tmp_path / "away.faa"
+
+    def lose(_worker: int, event: object) -> None:
+        if isinstance(event, Phase) and event.name == "embedding proteins":
+            shutil.move(paths_of(settings).parts / "000001.faa", away)
+
+    result = run_predict(settings, lose)
+    notes = {row["sequence_id"]: row["note"] for row in rows(settings.output / "in.sequences.tsv")}
+    assert (notes["two"], notes["n"]) == (TOO_SHORT, NO_CODON)
+    assert all("its work file failed" in notes[name] for name in ("v", "o"))
+    assert [row[2] for row in result.failures] == ["v", "o"]
+    assert record(settings.output)["failed_work_files"].keys() == {"000001.faa"}
+    shutil.move(away, paths_of(settings).parts)
+    assert run_predict(settings).failures == []
+    run_predict(replace(settings, output=tmp_path / "fresh"))
+    assert results(settings.output) == results(tmp_path / "fresh")
+
+
+# Resuming: what is damaged is made again.
+
+
+def interrupt(settings: PredictConfig, where: str) -> None:
+    """Run until stage `where` begins, and stop there as Ctrl-C does."""
+
+    def stop(_worker: int, event: object) -> None:
+        if isinstance(event, Phase) and event.name == where:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_predict(settings, stop)
+    assert record(settings.output)["state"] == "embedding"
+
+
+@pytest.mark.parametrize("suffix", [".fna", ".faa", ".index"])
+def test_work_files_that_are_cut_are_made_again(
+    suffix: str, clean: Path, tmp_path: Path, toy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = config(clean, tmp_path / "out", toy)
+    interrupt(settings, "embedding proteins")
+    path = paths_of(settings).parts / f"000001{suffix}"
+    path.write_bytes(path.read_bytes()[:-5])
+    run_predict(settings)
+    assert f"work file 000001{suffix} is gone or cut; starting anew" in caplog.text
+    run_predict(replace(settings, output=tmp_path / "fresh"))
+    assert results(settings.output) == results(tmp_path / "fresh")
+
+
+def test_results_of_work_files_that_are_damaged_are_made_again(
+    settings: PredictConfig, complete: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    interrupt(settings, "calling")
+    damaged = sorted(paths_of(settings).shards.glob("0*.h5"))[3:5]
+    assert {path.suffixes[0] for path in damaged} == {".fna", ".faa"}
+    for path in damaged:
+        path.write_bytes(path.read_bytes()[:-100])
+    with caplog.at_level(logging.INFO, "virnucpro"):
+        run_predict(replace(settings, sequences_per_file=5))  # the split stays that of the run that began
+    for path in damaged:
+        assert f"{path} is damaged" in caplog.text
+    parts = len(record(settings.output)["plan"]["parts"])
+    assert caplog.text.count(f"of {parts} work files are done") == 2
+    assert results(settings.output) == results(complete)
+
+
+def test_what_other_settings_made_is_not_taken_up(
+    settings: PredictConfig, complete: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    interrupt(replace(settings, window=300), "calling")
+    run_predict(settings)
+    assert "not resuming the earlier run: window changed; starting anew" in caplog.text
+    assert results(settings.output) == results(complete)
 
 
 # A full disk.
