@@ -13,6 +13,7 @@ import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -30,6 +31,10 @@ WHOLE = "W"
 
 #: Windows in a work file for each frame that it may hold, so that input without frames does not make one large file.
 WINDOWS_A_FRAME = 8
+#: Rows of an index with which no further sequence begins in it: those that are too short have no windows to count.
+MOST_ROWS = 50_000
+#: Sequences that may wait for windows before them to be scanned; many at once are scanned faster.
+MOST_AHEAD = 10_000
 
 
 class IndexedSequence(NamedTuple):
@@ -122,7 +127,8 @@ class FrameSplitter:
     def __init__(self, paths: RunPaths, rules: Rules, most: int, devices: int) -> None:
         self.paths, self.rules, self.most, self.devices = paths, rules, most, devices
         self.plan = FramePlan()
-        self._limit = 0
+        #: Of the work file that is open: the most frames, and the rows of its index so far.
+        self._limit = self._rows = 0
         self._files: list[BinaryIO] = []
         #: Sequences that were read but are not in the index yet: windows are scanned many at a time.
         self._ahead: deque[IndexedSequence] = deque()
@@ -133,10 +139,11 @@ class FrameSplitter:
     def split(self, inputs: Iterable[Path], names: Sequence[Path]) -> FramePlan:
         """Write the work files; what cannot be used stands in their indices. Raises OSError."""
         with contextlib.closing(self):
-            windows = self._windows(self._records(inputs, names))
-            for scan in scan_windows(windows, exact=self.rules.exact):
-                self._take(scan)
-            self._index_sequences(self.plan.sequences)
+            records = self._records(inputs, names)
+            while (first := next(records, None)) is not None:
+                for scan in scan_windows(self._windows(chain((first,), records)), exact=self.rules.exact):
+                    self._take(scan)
+                self._index_sequences(self.plan.sequences)
         return self.plan
 
     def _records(self, inputs: Iterable[Path], names: Sequence[Path]) -> Iterator[tuple[int, Record | BadRecord]]:
@@ -148,6 +155,7 @@ class FrameSplitter:
                 yield index, BadRecord("", 0, str(error)).renamed(path, names[index])
 
     def _windows(self, records: Iterable[tuple[int, Record | BadRecord]]) -> Iterator[Window]:
+        """The windows of the next records, not of all if many wait."""
         for index, record in records:
             sequence = self._described(index, record)
             self._ahead.append(sequence)
@@ -157,6 +165,8 @@ class FrameSplitter:
                 bounds = window_bounds(sequence.length, self.rules.window)
                 for place, (start, end) in enumerate(bounds, 1):
                     yield Window(f"{sequence.number}_{place}", start, end, record.sequence[start:end])
+            if len(self._ahead) >= MOST_AHEAD:
+                return
 
     def _described(self, index: int, record: Record | BadRecord) -> IndexedSequence:
         number = self.plan.sequences
@@ -191,16 +201,20 @@ class FrameSplitter:
         """Write down the sequences up to number `last` that are not in the index yet."""
         while self._ahead and self._ahead[0].number <= last:
             self._current = None  # else a new work file would begin with the one before
+            if self._rows >= MOST_ROWS:
+                self.close()
             self._index("sequence", sequence := self._ahead.popleft())
             self._current = sequence
 
     def _index(self, kind: str, row: IndexedSequence | IndexedWindow) -> None:
         if not self._files:
             self._open()
+        self._rows += 1
         self._files[-1].write(json.dumps((kind, *row)).encode() + b"\n")
 
     def _open(self) -> None:
         """Begin a work file; a sequence that runs on into it is named again."""
+        self._rows = 0
         self._limit = part_limit(sum(part.frames + part.whole for part in self.plan.parts), self.most, self.devices)
         name = f"{len(self.plan.parts) + 1:06d}"
         self.plan.parts.append(FramePart(name))
