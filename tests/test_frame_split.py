@@ -17,6 +17,7 @@ from slow_chain import reason_of
 from test_sequence import random_sequence, reference_frames, reference_windows
 
 from virnucpro.core.paths import PredictPaths
+from virnucpro.pipeline import frame_split
 from virnucpro.pipeline.frame_split import (
     SUFFIXES,
     WHOLE,
@@ -142,7 +143,7 @@ def check(cut: Cut, inputs: Sequence[Records], rules: Rules, most: int, devices:
 
 
 def check_parts(cut: Cut, most: int, devices: int) -> None:
-    """Each work file ends with the window that fills it."""
+    """Each work file ends with the window that fills it, or before a sequence if its index is long."""
     before = 0
     for place, (part, index) in enumerate(zip(cut.plan.parts, cut.indices, strict=True)):
         windows = [row for row in index if isinstance(row, IndexedWindow)]
@@ -153,8 +154,9 @@ def check_parts(cut: Cut, most: int, devices: int) -> None:
         assert part.sizes == [cut.paths.part_file(part.name, suffix).stat().st_size for suffix in SUFFIXES]
         limit = part_limit(before, most, devices)
         full = [sum(load[:n]) >= limit or n >= WINDOWS_A_FRAME * limit for n in range(1, len(windows) + 1)]
-        last = place == len(cut.plan.parts) - 1
-        assert full == [False] * (len(full) - 1) + [True] or (last and not any(full))
+        assert not any(full[:-1])
+        last, long = place == len(cut.plan.parts) - 1, len(index) >= frame_split.MOST_ROWS
+        assert full[-1:] == [True] or long or last
         before += part.frames + part.whole
 
 
@@ -222,6 +224,20 @@ def test_input_without_frames_does_not_make_one_large_work_file(tmp_path: Path) 
     cut = split(tmp_path, [to_fasta(tmp_path / "a.fa", records)], most=2)
     check(cut, [records], RULES, 2, 1)
     assert max(part.windows for part in cut.plan.parts) <= WINDOWS_A_FRAME * 2
+
+
+@pytest.mark.parametrize("ahead", [frame_split.MOST_AHEAD, 50])
+def test_sequences_without_windows_do_not_make_one_large_work_file(
+    ahead: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor do they all wait for the window before them to be scanned with others."""
+    monkeypatch.setattr(frame_split, "MOST_AHEAD", ahead)
+    monkeypatch.setattr(frame_split, "MOST_ROWS", 64)
+    records = [*some(3), *((f"t{i}", "ACG") for i in range(1000)), *some(5), *((f"u{i}", "") for i in range(300))]
+    rules = Rules(60, False, 4)
+    cut = split(tmp_path, [to_fasta(tmp_path / "a.fa", records)], rules)
+    check(cut, [records], rules, 8, 1)
+    assert max(map(len, cut.indices)) <= 64 + WINDOWS_A_FRAME * 8
 
 
 def test_exact_frames_are_a_base_shorter_where_there_was_one(tmp_path: Path) -> None:
