@@ -339,8 +339,9 @@ class Run(ABC, Generic[Result]):
     def _clean(self) -> None:
         """Remove what was needed only while the run was on; a folder that holds anything else stays."""
         for path in (*self.results, self.paths.manifest, self.paths.failed):
-            for unfinished in path.parent.glob(f".{glob.escape(path.name)}.[0-9]*.tmp"):  # of a run that was killed
-                unfinished.unlink(missing_ok=True)
+            for dots in (".", ".."):  # a file that is put together under its temporary name has one more while it is
+                for unfinished in path.parent.glob(f"{dots}{glob.escape(path.name)}.[0-9]*.tmp"):  # of a killed run
+                    unfinished.unlink(missing_ok=True)
         for folder in (self.paths.parts, self.paths.shards, self.paths.streams):
             shutil.rmtree(folder, ignore_errors=True)
         self.paths.lock.unlink(missing_ok=True)
