@@ -269,12 +269,14 @@ def test_results_of_work_files_that_are_damaged_are_made_again(
 
 
 def test_what_other_settings_made_is_not_taken_up(
-    settings: PredictConfig, complete: Path, caplog: pytest.LogCaptureFixture
+    clean: Path, tmp_path: Path, toy: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    interrupt(replace(settings, window=300), "calling")
+    settings = config(clean, tmp_path / "out", toy)
+    interrupt(replace(settings, window=300, exact=True), "calling")
     run_predict(settings)
-    assert "not resuming the earlier run: window changed; starting anew" in caplog.text
-    assert results(settings.output) == results(complete)
+    assert "not resuming the earlier run: frames, window changed; starting anew" in caplog.text
+    run_predict(replace(settings, output=tmp_path / "fresh"))
+    assert results(settings.output) == results(tmp_path / "fresh")
 
 
 # A full disk.
