@@ -209,15 +209,10 @@ class _Run:
 @contextlib.contextmanager
 def _written_together(paths: list[Path]) -> Iterator[list[BinaryIO]]:
     """Files that get their names only after the last byte of the last one is on the disk."""
-    from virnucpro.io.store import atomic_path
+    from virnucpro.io.store import atomic_paths
 
-    with contextlib.ExitStack() as stack:
-        temporaries = [stack.enter_context(atomic_path(path)) for path in paths]
-        files: list[BinaryIO] = [stack.enter_context(open(path, "wb", buffering=1 << 20)) for path in temporaries]
-        yield files
-        for file in files:
-            file.flush()
-            os.fsync(file.fileno())
+    with atomic_paths(paths) as names, contextlib.ExitStack() as stack:
+        yield [stack.enter_context(open(path, "wb", buffering=1 << 20)) for path in names.values()]
 
 
 def _named(reason: str) -> str:

@@ -65,26 +65,43 @@ class Shard:
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that becomes `path` when the block ends well, and vanishes when it does not.
+def atomic_paths(paths: Iterable[Path]) -> Iterator[dict[Path, Path]]:
+    """Temporary names beside `paths`, which become these when the block ends well, and vanish when it does not.
 
-    The file is synced before it is renamed, and its folder after: what has the final name is whole, even after a
-    power cut. Raises OutputError (disk full, no permission) naming the file.
+    All files are synced before the first is renamed, and their folders after the last: what has its final name is
+    whole, even after a power cut. Raises OutputError (disk full, no permission) naming the file.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    names = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in paths}
+    path = next(iter(names))
     try:
-        yield temporary
-        _sync(temporary)
-        os.replace(temporary, path)
-        _sync(path.parent)
-    except (OSError, RuntimeError) as error:  # h5py raises RuntimeError for a disk that fills up while it closes
-        raise OutputError(
-            f"cannot write {path}: {getattr(error, 'strerror', None) or error}",
-            hint="free space or choose another place, then rerun",
-        ) from error
+        yield names
+        for path in names:
+            _sync(names[path])
+        for path, temporary in names.items():
+            os.replace(temporary, path)
+        for folder in {path.parent for path in names}:
+            _sync(folder)
+    except OSError as error:
+        raise _unwritable(path, error) from error
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        for temporary in names.values():
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """The same for one file, whose writing may also fail within HDF5."""
+    try:
+        with atomic_paths((path,)) as names:
+            yield names[path]
+    except RuntimeError as error:  # h5py raises it for a disk that fills up while it closes
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: Exception) -> OutputError:
+    reason = getattr(error, "strerror", None) or error
+    return OutputError(f"cannot write {path}: {reason}", hint="free space or choose another place, then rerun")
 
 
 def _sync(path: Path) -> None:

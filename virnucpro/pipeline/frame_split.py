@@ -129,6 +129,8 @@ class FrameSplitter:
         self.plan = FramePlan()
         #: Of the work file that is open: the most frames, and the rows of its index so far.
         self._limit = self._rows = 0
+        #: What is to be embedded, of all work files.
+        self._embedded = 0
         self._files: list[BinaryIO] = []
         #: Sequences that were read but are not in the index yet: windows are scanned many at a time.
         self._ahead: deque[IndexedSequence] = deque()
@@ -191,9 +193,11 @@ class FrameSplitter:
         part = self.plan.parts[-1]
         part.windows += 1
         part.frames += len(names)
-        if self.rules.dna_only and scan.reason == ALL_STOPPED:
+        whole = self.rules.dna_only and scan.reason == ALL_STOPPED
+        if whole:
             write_fasta(fna, key + WHOLE, scan.window.sequence)
-            part.whole += 1
+        part.whole += whole
+        self._embedded += len(names) + whole
         if part.frames + part.whole >= self._limit or part.windows >= WINDOWS_A_FRAME * self._limit:
             self.close()
 
@@ -215,7 +219,7 @@ class FrameSplitter:
     def _open(self) -> None:
         """Begin a work file; a sequence that runs on into it is named again."""
         self._rows = 0
-        self._limit = part_limit(sum(part.frames + part.whole for part in self.plan.parts), self.most, self.devices)
+        self._limit = part_limit(self._embedded, self.most, self.devices)
         name = f"{len(self.plan.parts) + 1:06d}"
         self.plan.parts.append(FramePart(name))
         paths = [self.paths.part_file(name, suffix) for suffix in SUFFIXES]

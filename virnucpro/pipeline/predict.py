@@ -11,7 +11,7 @@ from virnucpro.core.config import STDIN, PredictConfig
 from virnucpro.core.device import available_threads
 from virnucpro.core.paths import PredictPaths
 from virnucpro.errors import InputError, UsageError
-from virnucpro.io.store import atomic_path
+from virnucpro.io.store import atomic_paths
 from virnucpro.io.tables import gzip_text, text_file
 from virnucpro.models.card import CARD, DNA_ONLY
 from virnucpro.models.classifier import WEIGHTS, Classifier
@@ -152,8 +152,7 @@ class PredictRun(FrameRun[PredictResult]):
 
     def _write(self, scorer: Scorer) -> PredictResult:
         """All results under temporary names, then all at once under their own."""
-        with contextlib.ExitStack() as stack:
-            temporary = {path: stack.enter_context(atomic_path(path)) for path in self.results}
+        with atomic_paths(self.results) as temporary:
             summary = self._write_tables(temporary, scorer)
             with open(temporary[self.paths.viruses], "wb", buffering=1 << 20) as file:
                 write_viruses(file, self.inputs, summary.viral)
