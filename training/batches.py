@@ -30,11 +30,16 @@ Arrays = tuple[NDArray[Any], ...]
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples of one window size, on a device: as `Examples`, with `dna` as (n, width) ids, padded."""
+    """Examples of one window size, on a device.
+
+    dna: (n, width) ids of each window's example, padded; protein: (k, width) ids of those with an open frame; framed,
+    bare: (k,) and (n - k,) which windows have one, and which have none; codes, viral, group: as in `Examples`.
+    """
 
     dna: Tensor
     protein: Tensor
-    residues: Tensor
+    framed: Tensor
+    bare: Tensor
     codes: Tensor
     viral: Tensor
     group: Tensor
@@ -42,7 +47,11 @@ class Batch:
     @classmethod
     def of(cls, arrays: Arrays, device: torch.device) -> Batch:
         """The arrays on `device`, ids as int64."""
-        dna, protein, *others = (torch.from_numpy(each).to(device) for each in arrays)
+        tensors = [torch.from_numpy(each) for each in arrays]
+        if device.type == "cuda":
+            # Copied from pinned memory, nothing waits for what the device is at.
+            tensors = [each.pin_memory().to(device, non_blocking=True) for each in tensors]
+        dna, protein, *others = tensors
         return cls(dna.long(), protein.long(), *others)
 
 
@@ -66,7 +75,8 @@ class Draws(IterableDataset[Arrays]):
 def to_arrays(examples: Examples, tokenizer: DNATokenizer) -> Arrays:
     """Tokenize and pad."""
     dna = pad(tokenizer.encode(examples.dna))
-    return (dna, examples.protein, examples.residues, examples.codes, examples.viral, examples.group)
+    framed, bare = np.flatnonzero(examples.residues), np.flatnonzero(examples.residues == 0)
+    return (dna, examples.protein[framed], framed, bare, examples.codes, examples.viral, examples.group)
 
 
 def pad(rows: list[NDArray[np.int64]], fill: int = DNA_PAD) -> NDArray[np.int16]:

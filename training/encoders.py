@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from training import init_mini
-from training.networks import TrainedDNABERT, TrainedESM2
+from training.networks import TrainedDNABERT, TrainedEncoder, TrainedESM2
 from virnucpro.models.dnabert_s import DNABERT, load_dnabert
 from virnucpro.models.dnabert_s import _published_key as dnabert_key
 from virnucpro.models.esm2 import ESM2, load_esm2
@@ -19,11 +19,18 @@ from virnucpro.models.esm2 import _published_keys as fair_keys
 DNA, PROTEIN = "dnabert-mini", "esm2-mini"
 
 
-def start(folder: Path, groups: int, dropout: float, seed: int) -> tuple[TrainedDNABERT, TrainedESM2]:
-    """Both networks with weights from `seed`; their files are written to `folder`."""
+def start(folder: Path, seed: int) -> None:
+    """Write both networks with weights from `seed`."""
     for name in (DNA, PROTEIN):
         init_mini.write(folder / name, name, seed)
-    return TrainedDNABERT(load_dna(folder), groups, dropout), TrainedESM2(load_protein(folder), groups, dropout)
+
+
+def trained(folder: Path, groups: int, dropout: float) -> dict[str, TrainedEncoder]:
+    """Both encoders in `folder`, with new heads, to be trained on."""
+    return {
+        "dna": TrainedDNABERT(load_dna(folder), groups, dropout),
+        "protein": TrainedESM2(load_protein(folder), groups, dropout),
+    }
 
 
 def load_dna(folder: Path) -> DNABERT:

@@ -49,10 +49,10 @@ def collect(
     framed: list[Labelled] = []
     bare: list[Labelled] = []
     for batch in islice(batches, count):
-        has = batch.residues > 0
         vectors = dna(batch.dna)
-        framed.append((torch.cat((vectors[has], protein(batch.protein[has])), 1), batch.viral[has]))
-        bare.append((vectors[~has], batch.viral[~has]))
+        both = torch.cat((vectors[batch.framed], protein(batch.protein)), 1)
+        framed.append((both, batch.viral[batch.framed]))
+        bare.append((vectors[batch.bare], batch.viral[batch.bare]))
     return _joined(framed), _joined(bare)
 
 

@@ -10,10 +10,19 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, dropout, gelu, linear, scaled_dot_product_attention
+from torch.nn.functional import (
+    cross_entropy,
+    dropout,
+    embedding,
+    gelu,
+    layer_norm,
+    linear,
+    scaled_dot_product_attention,
+)
 
 from virnucpro.models.dnabert_s import DNABERT
 from virnucpro.models.esm2 import ESM2, TOKEN_SCALE, rotate
+from virnucpro.models.layers import Norm
 from virnucpro.models.protein_tokenizer import PAD
 
 #: Tokens of the DNA tokenizer.
@@ -65,16 +74,26 @@ class TrainedEncoder(nn.Module, ABC):
 
     def losses(self, ids: Tensor, viral: Tensor, group: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Cross entropies of a batch: of the class, of the group, of the masked tokens."""
-        masked = (torch.rand(ids.shape, device=ids.device) < MASKED) & (ids != self.pad_id)
-        masked[::2] = False
-        hidden = self.hidden(ids, masked)
+        places = self._places(ids)
+        masked = torch.zeros_like(ids, dtype=torch.bool)
+        masked[1::2] = masked[1::2].scatter(1, places, True)
+        hidden = self.hidden(ids, masked & (ids != self.pad_id))
         logits = self.logits(self.embed(ids, hidden)).float()
-        tokens = linear(self.norm(hidden[masked]), self.table(self.encoder), self.token_bias)
         return (
             cross_entropy(logits[:, :2], viral),
             cross_entropy(logits[:, 2:], group),
-            cross_entropy(tokens.float(), ids[masked]),
+            self._token_loss(hidden[1::2], ids[1::2], places),
         )
+
+    def _places(self, ids: Tensor) -> Tensor:
+        """Places of the tokens to mask in every second row: a fixed number, so that a GPU is never waited for."""
+        chance = torch.rand(ids[1::2].shape, device=ids.device)
+        return chance.topk(max(1, round(MASKED * ids.shape[1])), dim=1).indices
+
+    def _token_loss(self, hidden: Tensor, ids: Tensor, places: Tensor) -> Tensor:
+        found = hidden.gather(1, places[:, :, None].expand(-1, -1, hidden.shape[2]))
+        tokens = linear(self.norm(found), self.table(self.encoder), self.token_bias)
+        return cross_entropy(tokens.float().flatten(0, 1), ids.gather(1, places).flatten(), ignore_index=self.pad_id)
 
     def _drop(self, x: Tensor) -> Tensor:
         return dropout(x, self.dropout, self.training)
@@ -96,14 +115,15 @@ class TrainedDNABERT(TrainedEncoder):
         """(n, width, dim) hidden states of the last layer."""
         model = self.encoder
         bias = self._bias(ids)
-        x = self._drop(model.norm(model.word[ids.masked_fill(masked, DNA_MASK)] + model.kind[0]))
+        tokens = embedding(ids.masked_fill(masked, DNA_MASK), model.word) + model.kind[0]
+        x = self._drop(_norm(model.norm, _working(tokens)))
         for attention, mlp in zip(model.attention, model.mlp, strict=True):
             q, k, v = _heads(attention.qkv(x), model.config.num_attention_heads)
             context = scaled_dot_product_attention(q, k, v, bias.to(q.dtype))
-            x = attention.norm(self._drop(attention.dense(_joined(context))) + x)
+            x = _norm(attention.norm, self._drop(attention.dense(_joined(context))) + x)
             gate, value = mlp.gated_layers(x).chunk(2, dim=-1)
-            x = mlp.norm(self._drop(mlp.wo(gelu(gate) * value)) + x)
-        return x  # type: ignore[no-any-return]
+            x = _norm(mlp.norm, self._drop(mlp.wo(gelu(gate) * value)) + x)
+        return x
 
     def _bias(self, ids: Tensor) -> Tensor:
         """(n, heads, width, width) ALiBi, minus infinity where a key is padding."""
@@ -130,20 +150,34 @@ class TrainedESM2(TrainedEncoder):
         model = self.encoder
         cos, sin = model._angles(torch.arange(ids.shape[1], device=ids.device))
         keys = (ids != self.pad_id)[:, None, None].expand(-1, model.config.heads, ids.shape[1], -1)
-        x = self._embedded(ids, masked)
+        x = _working(self._embedded(ids, masked))
         for layer in model.layers:
-            q, k, v = _heads(layer.qkv(layer.self_attn_layer_norm(x)), model.config.heads)
-            q, k = (rotate(each.float().transpose(1, 2), cos, sin).transpose(1, 2).to(v.dtype) for each in (q, k))
+            q, k, v = _heads(layer.qkv(_norm(layer.self_attn_layer_norm, x)), model.config.heads)
+            q, k = (rotate(each.transpose(1, 2), cos.to(q.dtype), sin.to(q.dtype)).transpose(1, 2) for each in (q, k))
             context = scaled_dot_product_attention(q, k, v, keys)
             x = x + self._drop(layer.out_proj(_joined(context)))
-            x = x + self._drop(layer.fc2(gelu(layer.fc1(layer.final_layer_norm(x)))))
-        return model.emb_layer_norm_after(x)  # type: ignore[no-any-return]
+            x = x + self._drop(layer.fc2(gelu(layer.fc1(_norm(layer.final_layer_norm, x)))))
+        return _norm(model.emb_layer_norm_after, x)
 
     def _embedded(self, ids: Tensor, masked: Tensor) -> Tensor:
         """Token embeddings, masked ones zero, scaled so that their sum looks alike with and without masks."""
         length = (ids != self.pad_id).sum(1)
         scale = TOKEN_SCALE / (1 - masked.sum(1) / length)
-        return self.encoder.embed_tokens[ids] * (scale[:, None] * ~masked)[:, :, None]
+        # A product, since 33 rows that all look up take turns in the gradient of a table look-up.
+        letters = ids[:, :, None] == torch.arange(self.encoder.config.vocab_size, device=ids.device)
+        return (letters * (scale[:, None] * ~masked)[:, :, None]) @ self.encoder.embed_tokens
+
+
+def _working(x: Tensor) -> Tensor:
+    """`x` in the dtype of the products: BF16 under autocast."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
+def _norm(norm: Norm, x: Tensor) -> Tensor:
+    """The package's norm without its detour over fp32, which a GPU's kernel takes by itself."""
+    with torch.autocast(x.device.type, enabled=False):
+        return layer_norm(x, x.shape[-1:], norm.weight.to(x.dtype), norm.bias.to(x.dtype), norm.eps)
 
 
 def _heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -19,6 +19,8 @@ from virnucpro.sequence.windows import Window, window_bounds
 
 #: Shares of the bases of a group are damped by this power, so that small groups are seen too.
 DAMPING = 0.7
+#: Groups that are drawn more often than their damped size says: many genomes, and hard to tell from viral ones.
+EMPHASIS = {"other/eukaryote_markers": 2.5, "other/bacteria_markers": 1.5}
 #: Share of windows shorter than the full size: records that end give such in use.
 SHORTER = 0.2
 _ASCII = np.frombuffer(LETTERS.encode(), np.uint8)
@@ -96,7 +98,7 @@ def record_weights(genomes: Genomes, records: NDArray[np.bool_]) -> NDArray[np.f
     """(records,) how often each is drawn: half of the draws a class, groups by damped size, records by length."""
     bases = np.where(records, genomes.lengths, 0).astype(np.float64)
     groups = np.bincount(genomes.group, bases, len(genomes.names))
-    damped = groups**DAMPING
+    damped = groups**DAMPING * np.array([EMPHASIS.get(name, 1.0) for name in genomes.names])
     for viral in (False, True):
         here = genomes.viral_groups == viral
         damped[here] /= damped[here].sum()
