@@ -1,4 +1,4 @@
-"""The encoders between training and files: start from seeded weights, write what was trained in the published layout."""
+"""The encoders between training and files: seeded weights to start from, trained ones in the published layout."""
 
 from __future__ import annotations
 

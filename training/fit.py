@@ -75,10 +75,10 @@ def fit(data: Labelled, epochs: int, seed: int) -> Published:
     steps = epochs * (-(-len(features) // ROWS))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
     for _ in range(epochs):
-        for rows in torch.randperm(len(features), device=features.device).split(ROWS):
+        for rows in torch.randperm(len(features), device=features.device).split(ROWS):  # type: ignore[no-untyped-call]
             loss = cross_entropy(network(features[rows]), viral[rows])
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
     return network.eval()
@@ -92,6 +92,6 @@ def calibrate(network: Published, data: Labelled, weight: Tensor) -> float:
     tried = torch.linspace(0.25, 5, 476).tolist()
     temperature = min(tried, key=lambda t: float(cross_entropy(logits / t, viral, weight)))
     with torch.no_grad():
-        network.output.weight /= temperature
-        network.output.bias /= temperature
+        for value in network.output.parameters():
+            value.div_(temperature)
     return float(temperature)

@@ -67,7 +67,8 @@ def fit_mini(data: Data, args: argparse.Namespace) -> None:
     """Fit to the chosen records, calibrate, write."""
     networks = encoders.trained(args.out, len(data.genomes.names), 0)
     dna, protein = networks["dna"].to(data.device).eval(), networks["protein"].to(data.device).eval()
-    assert isinstance(dna, TrainedDNABERT) and isinstance(protein, TrainedESM2)
+    assert isinstance(dna, TrainedDNABERT)
+    assert isinstance(protein, TrainedESM2)
     dev = {size: DevFeatures.of(held, dna, protein, data.device) for size, held in data.dev.items()}
     records = {KEPT: ~data.seen} | ({SEEN: data.seen, ALL: data.seen | True} if args.choices == "all" else {})
     found = {}

@@ -104,8 +104,15 @@ def save(path: Path, genomes: Genomes) -> None:
     other = np.flatnonzero(np.diff(np.r_[False, genomes.codes == OTHER, False]))
     codes = np.pad(np.where(genomes.codes == OTHER, 0, genomes.codes), (0, -len(genomes.codes) % 4)).reshape(-1, 4)
     packed = (codes << np.array([0, 2, 4, 6], np.uint8)).sum(1, dtype=np.uint8)
-    small = {"bounds": genomes.bounds, "group": genomes.group, "cluster": genomes.cluster}
-    np.savez(path, packed=packed, runs=other, names=np.array(genomes.names), **small)
+    np.savez(
+        path,
+        packed=packed,
+        runs=other,
+        bounds=genomes.bounds,
+        group=genomes.group,
+        cluster=genomes.cluster,
+        names=np.array(genomes.names),
+    )
 
 
 def load(path: Path) -> Genomes:

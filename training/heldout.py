@@ -57,7 +57,9 @@ class HeldOut:
             record,
         )
 
-    def scores(self, frame_scores: NDArray[np.float32], bare_scores: NDArray[np.float32]) -> NDArray[np.float64]:
+    def scores(
+        self, frame_scores: NDArray[np.float32], bare_scores: NDArray[np.float32] | np.float32
+    ) -> NDArray[np.float64]:
         """(windows,) from the scores of frames (frames, 2) and of bare windows (k,): as `predict` has them."""
         found = np.zeros(len(self.windows))
         found[self.bare] = bare_scores

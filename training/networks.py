@@ -7,6 +7,8 @@ off the results agree with the packed forward pass (tests/test_training.py).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -117,7 +119,8 @@ class TrainedDNABERT(TrainedEncoder):
         bias = self._bias(ids)
         tokens = embedding(ids.masked_fill(masked, DNA_MASK), model.word) + model.kind[0]
         x = self._drop(_norm(model.norm, _working(tokens)))
-        for attention, mlp in zip(model.attention, model.mlp, strict=True):
+        layers: Iterable[tuple[Any, Any]] = zip(model.attention, model.mlp, strict=True)
+        for attention, mlp in layers:
             q, k, v = _heads(attention.qkv(x), model.config.num_attention_heads)
             context = scaled_dot_product_attention(q, k, v, bias.to(q.dtype))
             x = _norm(attention.norm, self._drop(attention.dense(_joined(context))) + x)
@@ -151,7 +154,8 @@ class TrainedESM2(TrainedEncoder):
         cos, sin = model._angles(torch.arange(ids.shape[1], device=ids.device))
         keys = (ids != self.pad_id)[:, None, None].expand(-1, model.config.heads, ids.shape[1], -1)
         x = _working(self._embedded(ids, masked))
-        for layer in model.layers:
+        layers: Iterable[Any] = model.layers
+        for layer in layers:
             q, k, v = _heads(layer.qkv(_norm(layer.self_attn_layer_norm, x)), model.config.heads)
             q, k = (rotate(each.transpose(1, 2), cos.to(q.dtype), sin.to(q.dtype)).transpose(1, 2) for each in (q, k))
             context = scaled_dot_product_attention(q, k, v, keys)
@@ -224,4 +228,5 @@ def _pairs() -> Tensor:
     mers = torch.arange(1024)
     letters = torch.stack([mers >> shift & 3 for shift in (8, 6, 4, 2, 0)])
     reverse = sum((3 - letters[place]) << 2 * place for place in range(5))
-    return torch.unique(torch.minimum(mers, torch.as_tensor(reverse)), return_inverse=True)[1]
+    place: Tensor = torch.unique(torch.minimum(mers, torch.as_tensor(reverse)), return_inverse=True)[1]
+    return place

@@ -87,7 +87,7 @@ class Training:
             encoders.start(begin, data.seed)
         networks = {"fivemer": FiveMerNetwork(), **encoders.trained(begin, len(data.genomes.names), recipe.dropout)}
         self.networks = nn.ModuleDict({name: networks[name] for name in PARTS[part]}).to(data.device)
-        self.average = AveragedModel(self.networks, multi_avg_fn=get_ema_multi_avg_fn(recipe.average))
+        self.average = AveragedModel(self.networks, multi_avg_fn=get_ema_multi_avg_fn(recipe.average))  # type: ignore[no-untyped-call]
         self.optimizer = torch.optim.AdamW(
             self.networks.parameters(),
             recipe.rate,
@@ -116,7 +116,7 @@ class Training:
         self.networks.train()
         loss = self.loss(batch)
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         for network in self.networks.values():
             nn.utils.clip_grad_norm_(network.parameters(), CLIP)
         self.optimizer.step()
@@ -187,9 +187,9 @@ def quick_scores(
                 logits = network.logits(embed_rows(network, rows, device))
             virus = logits[:, :2].softmax(1)[:, 1].cpu().numpy()
             frames, bare = virus[: len(held.frames)], virus[len(held.frames) :]
-            whole = len(bare) > 0
-            scores = held.scores(np.stack((1 - frames, frames), 1), bare if whole else np.zeros(len(held.bare)))
-            kept = framed | whole
+            # A protein network has nothing to say of windows without a frame.
+            kept = framed | (len(bare) > 0)
+            scores = held.scores(np.stack((1 - frames, frames), 1), bare if len(bare) else np.float32(0))
             found[name] = (scores[kept], kept)
     return found
 

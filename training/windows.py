@@ -102,7 +102,8 @@ def record_weights(genomes: Genomes, records: NDArray[np.bool_]) -> NDArray[np.f
     for viral in (False, True):
         here = genomes.viral_groups == viral
         damped[here] /= damped[here].sum()
-    return bases * (damped / np.maximum(groups, 1))[genomes.group]
+    weights: NDArray[np.float64] = bases * (damped / np.maximum(groups, 1))[genomes.group]
+    return weights
 
 
 def cut(
@@ -138,7 +139,8 @@ def _translate(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(n, length // 3) ids of the codons from the first base on; those with N are of no meaning."""
     width = codes.shape[1] // 3 * 3
     letters = (codes[:, :width] & 3).reshape(len(codes), -1, 3)
-    return _IDS[letters[:, :, 0] * 16 + letters[:, :, 1] * 4 + letters[:, :, 2]]
+    ids: NDArray[np.uint8] = _IDS[letters[:, :, 0] * 16 + letters[:, :, 1] * 4 + letters[:, :, 2]]
+    return ids
 
 
 def with_ends(proteins: NDArray[np.uint8], residues: NDArray[np.int64]) -> NDArray[np.uint8]:
