@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from virnucpro.models.backend import kernels_for
 
@@ -211,6 +212,13 @@ def packed_attention(
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, padding: Tensor, scale: float, slopes: Tensor | None, first_row: int
 ) -> Tensor:
+    # PyTorch's fused attention is about twice as fast on a CPU. It takes a bias in the dtype of q, and ALiBi's would
+    # be rounded in BF16.
+    if q.device.type == "cpu" and (slopes is None or q.dtype == torch.float32):
+        bias = torch.zeros(padding.shape, dtype=q.dtype).masked_fill_(padding, float("-inf"))
+        if slopes is not None:
+            bias = bias + slopes.view(-1, 1, 1) * _distances(first_row, q.shape[2], k.shape[2], q.device)
+        return scaled_dot_product_attention(q, k, v, attn_mask=bias.expand(*q.shape[:3], k.shape[2]), scale=scale)
     scores = torch.matmul(q, k.transpose(-1, -2)).float()
     if scale != 1:
         scores.mul_(scale)
