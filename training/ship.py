@@ -82,7 +82,7 @@ def model_card(card: ClassifierCard, figures: dict[str, Any]) -> Iterator[str]:
         "it.",
     ]
     worse = [name for name, each in figures["500"]["groups of windows"].items() if each["gain"][0] < 0]
-    yield from ["", f"Of windows of 500 bases the 5-mer network tells these groups better: {', '.join(worse) or 'none'}."]
+    yield from ["", f"The 5-mer network is better on 500-base windows of: {', '.join(worse) or 'none'}."]
     for size, found in figures.items():
         yield from _size(size, found)
     yield from ["", "## Presets", "", "| preset | score | others called viral, 500 bases | viral found |"]
