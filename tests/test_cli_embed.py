@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from virnucpro.cli import cli as group
 from virnucpro.cli.embed import embed as embed_command
 from virnucpro.errors import InputError
 from virnucpro.io.store import read_result
+from virnucpro.models.registry import EMBEDDED
 
 CPU = ("-d", "cpu", "--dtype", "fp32")
 GOOD: Records = random_records(5)
@@ -348,7 +350,7 @@ def test_result_says_what_made_it(fasta: Fasta, cli: Cli, tmp_path: Path) -> Non
         said = dict(file.attrs)
     assert (said["model"], said["dtype"], said["token_budget"]) == ("dnabert-mini", "fp32", 512)
     assert said["virnucpro_version"] == virnucpro.__version__
-    assert not said["model_trained"]
+    assert said["model_trained"]
 
 
 def test_library_function(fasta: Fasta, tmp_path: Path) -> None:
@@ -396,11 +398,21 @@ def test_closed_standard_input(cli: Cli, tmp_path: Path, monkeypatch: pytest.Mon
     assert "standard input is closed" in done.stderr
 
 
+def untrained_copy(folder: Path) -> Path:
+    """The embedded DNA model, whose config says that it is not trained."""
+    shutil.copytree(EMBEDDED / "dnabert-mini", folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"trained": False}))
+    return folder
+
+
 def test_quiet_and_verbose(fasta: Fasta, cli: Cli, tmp_path: Path) -> None:
     path = fasta(text_of(GOOD))
+    model = untrained_copy(tmp_path / "model")
     said = {}
     for level in ("--quiet", None, "--verbose"):
-        done = cli("embed", path, "-o", tmp_path / "o.h5", *CPU, "--force", *([level] if level else []))
+        options = (*CPU, "--force", "--model", model, *([level] if level else []))
+        done = cli("embed", path, "-o", tmp_path / "o.h5", *options)
         assert (done.returncode, done.stdout) == (0, "")
         said[level] = done.stderr
     assert said["--quiet"] == ""

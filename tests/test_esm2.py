@@ -266,7 +266,7 @@ def test_heads_of_published_sizes_are_known_without_inv_freq(tmp_path: Path, dim
 def wide_state(dim: int) -> dict[str, torch.Tensor]:
     """One layer of `dim`, made of the mini network's names."""
     state = {key: value for key, value in load_file(MINI).items() if ".layer." not in key or ".layer.0." in key}
-    sizes = {128: dim, 512: 4 * dim, 33: 33, 8: dim // 40}
+    sizes = {160: dim, 320: 4 * dim, 33: 33, 40: dim // 40}
     return {key: torch.zeros([sizes[n] for n in value.shape]) for key, value in state.items()}
 
 

@@ -236,7 +236,7 @@ def test_esm_model_is_known_by_its_config_or_its_tensors(tmp_path: Path) -> None
         assert (model.name, model.kind, model.config, model.trained) == (file, "esm2", None, True)
         assert model.files == (by_keys / file,)
     copy = write(tmp_path / "c", {path.name: path.read_bytes() for path in mini.iterdir()})
-    assert not resolve(str(copy)).trained
+    assert resolve(str(copy)).trained is MODELS["esm2-mini"].trained
     assert resolve("dnabert-mini").kind == "dnabert"
 
 
@@ -496,9 +496,9 @@ def test_cli_list(tmp_path: Path) -> None:
         ["dnabert-mini", "embedded", trained, str(mini.dim), "MIT", str(EMBEDDED / "dnabert-mini"), "dnabert"],
         ["dnabert-s", "damaged", "trained", "768", "Apache-2.0", "-", "dnabert"],
         ["dnabert-2", "downloaded", "trained", "768", "Apache-2.0", str(tmp_path / "dnabert-2"), "dnabert"],
-        ["esm2-mini", "embedded", esm_trained, "128", "MIT", str(EMBEDDED / "esm2-mini"), "esm2"],
+        ["esm2-mini", "embedded", esm_trained, "160", "MIT", str(EMBEDDED / "esm2-mini"), "esm2"],
         *([name, "not downloaded", "trained", str(dim), "MIT", "-", "esm2"] for name, dim in ESM_WIDTHS.items()),
-        ["mini", "ready", set_trained, "256", "MIT", str(EMBEDDED / "mini"), "set"],
+        ["mini", "ready", set_trained, "288", "MIT", str(EMBEDDED / "mini"), "set"],
         ["500", "needs dnabert-s, esm2-3b, virnucpro-500", "trained", "3328", "-", "-", "set"],
         ["300", "needs dnabert-s, esm2-3b, virnucpro-300", "trained", "3328", "-", "-", "set"],
     ]

@@ -21,6 +21,7 @@ from virnucpro.models.published import import_published
 from virnucpro.models.registry import EMBEDDED, MODELS, FilePin, resolve
 from virnucpro.models.sets import SETS, available_sets, resolve_set
 
+MINI_DIM = SETS["mini"].dim
 SMALL = "net = MLPClassifier(256, 512)"
 
 
@@ -63,13 +64,18 @@ def pins(files: dict[str, bytes]) -> dict[str, FilePin]:
     return {name: FilePin(len(data), hashlib.sha256(data).hexdigest()) for name, data in files.items()}
 
 
+def pin(name: str) -> EncoderPin:
+    """A registered encoder as it is now."""
+    return EncoderPin(name, MODELS[name].dim, (resolve(name).sha256,))
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A classifier of the user, whose encoders lie beside it, called by relative paths."""
     for name in ("dnabert-mini", "esm2-mini"):
         shutil.copytree(EMBEDDED / name, tmp_path / "trained" / name)
-    dna, protein = (EncoderPin(f"../{name}", 128, (resolve(name).sha256,)) for name in ("dnabert-mini", "esm2-mini"))
-    save(tmp_path / "trained" / "mine", state_of(network(256)), replace(make_card(), dna=dna, protein=protein))
+    dna, protein = (replace(pin(name), name=f"../{name}") for name in ("dnabert-mini", "esm2-mini"))
+    save(tmp_path / "trained" / "mine", state_of(network(MINI_DIM)), replace(make_card(), dna=dna, protein=protein))
     return tmp_path / "trained" / "mine"
 
 
@@ -95,17 +101,20 @@ def test_the_embedded_set_is_complete_and_scores() -> None:
     assert (found.dna, found.protein) == (resolve("dnabert-mini"), resolve("esm2-mini"))
     assert found.card.window == (500, 300)
     assert found.trained is (found.card.trained and found.dna.trained and found.protein.trained)
-    scores = Classifier.load(found.classifier_folder).score(random_features(100, 256))
+    scores = Classifier.load(found.classifier_folder).score(random_features(100, MINI_DIM))
     np.testing.assert_allclose(scores.sum(1), 1, atol=1e-6)
     assert np.ptp(scores[:, 1]) > 0.1
 
 
 def test_a_set_is_trained_if_all_its_parts_are(folder: Path) -> None:
     found = resolve_set(str(folder))
-    assert not found.trained
+    assert found.trained
     for part in (found.dna, found.protein):
         assert part.config is not None
-        part.config.write_text(json.dumps(json.loads(part.config.read_text()) | {"trained": True}))
+        before = part.config.read_text()
+        part.config.write_text(json.dumps(json.loads(before) | {"trained": False}))
+        assert not resolve_set(str(folder)).trained
+        part.config.write_text(before)
     assert resolve_set(str(folder)).trained
 
 
@@ -169,7 +178,7 @@ def test_encoders_are_sought_from_the_folder(folder: Path, monkeypatch: pytest.M
 
 def test_a_card_may_name_registered_encoders(folder: Path) -> None:
     for part, name in (("dna", "dnabert-mini"), ("protein", "esm2-mini")):
-        change_card(folder, **{part: EncoderPin(name, 128, (resolve(name).sha256,))})
+        change_card(folder, **{part: pin(name)})
     shutil.rmtree(folder.parent / "dnabert-mini")
     assert resolve_set(str(folder)).dna == resolve("dnabert-mini")
 
@@ -194,7 +203,7 @@ def test_other_encoders_are_refused(folder: Path) -> None:
 
 
 def test_an_encoder_of_the_other_family_is_refused(folder: Path) -> None:
-    change_card(folder, dna=EncoderPin("esm2-mini", 128, (resolve("esm2-mini").sha256,)))
+    change_card(folder, dna=pin("esm2-mini"))
     with pytest.raises(ModelError, match=r"model\.json: esm2-mini is of the family esm2, expected dnabert"):
         resolve_set(str(folder))
 

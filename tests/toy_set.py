@@ -14,13 +14,12 @@ from torch import Tensor
 
 from virnucpro.models.card import ClassifierCard, EncoderPin
 from virnucpro.models.classifier import save
-from virnucpro.models.registry import resolve
+from virnucpro.models.registry import MODELS, resolve
 from virnucpro.pipeline.features import extract_dnabert_features, extract_esm_features, merge_features
 from virnucpro.sequence.frames import open_frames
 from virnucpro.sequence.windows import iter_windows
 
 WINDOWS = (150, 300)
-DIM = 128
 #: Hidden units: two that tell the kinds apart, and others that scatter the scores.
 HIDDEN = 24
 
@@ -52,13 +51,18 @@ def toy_records() -> Records:
 
 def save_toy_set(folder: Path) -> Path:
     """A classifier over the embedded encoders, also of windows without a frame; returns its folder, the set's name."""
-    pins = [EncoderPin(name, DIM, (resolve(name).sha256,)) for name in ("dnabert-mini", "esm2-mini")]
+    pins = [EncoderPin(name, MODELS[name].dim, (resolve(name).sha256,)) for name in ("dnabert-mini", "esm2-mini")]
     card = ClassifierCard(
         name="toy", trained=False, window=WINDOWS, dna=pins[0], protein=pins[1],
         citation="nobody", licence="MIT", source="a test",
     )  # fmt: skip
     of_viral, of_other = _vectors(folder, viral), _vectors(folder, other)
-    save(folder, _state(of_viral, of_other), card, dna_only=_state(of_viral[:, :DIM], of_other[:, :DIM]))
+    save(
+        folder,
+        _state(of_viral, of_other),
+        card,
+        dna_only=_state(of_viral[:, : pins[0].dim], of_other[:, : pins[0].dim]),
+    )
     return folder
 
 

@@ -1,0 +1,194 @@
+"""`training/`: examples as `predict` feeds them, networks as the package computes them, the whole at a tiny size."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from training import encoders, fit_mini, genomes, train_mini
+from training.batches import pad
+from training.evaluate import Scored, figures_of
+from training.genomes import cluster_of, load, read_folder, save
+from training.heldout import HeldOut, embed_rows
+from training.metrics import Comparison, auroc, calibration_error
+from training.networks import FiveMerNetwork
+from training.train_mini import TOKENIZER
+from training.windows import Sampler, record_weights
+from virnucpro import metrics
+from virnucpro.models.attention import PackedLayout, segment_mean
+from virnucpro.models.classifier import check_state
+from virnucpro.models.esm2 import protein_mean
+from virnucpro.models.protein_tokenizer import ALPHABET
+from virnucpro.models.weights import read_weights
+from virnucpro.sequence.frames import open_frames
+from virnucpro.sequence.windows import Window
+
+CPU = torch.device("cpu")
+
+
+def write_genomes(folder: Path) -> Path:
+    """Two groups of either class; the viral ones are rich in G and C."""
+    rng = random.Random(3)
+    weights = {"viral": (1, 3, 3, 1), "other": (3, 1, 1, 3)}
+    for name in ("viral", "other"):
+        (folder / name).mkdir(parents=True)
+        for group in ("a", "b"):
+            records = ["".join(rng.choices("ACGT", weights[name], k=rng.randint(200, 900))) for _ in range(30)]
+            records[0] += "N" + records[1]
+            text = "".join(f">{group}{i} cluster=C{i} species=x\n{each}\n" for i, each in enumerate(records))
+            (folder / name / f"{group}.fa.gz").write_bytes(gzip.compress(text.encode()))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("genomes")
+    save(folder / "data.npz", read_folder(write_genomes(folder), {"other/b": 0.5}))
+    return folder / "data.npz"
+
+
+# Data
+
+
+def test_packed_genomes_come_back(packed: Path) -> None:
+    found, again = load(packed), read_folder(packed.parent, {"other/b": 0.5})
+    for name in ("codes", "bounds", "group", "cluster"):
+        assert np.array_equal(getattr(found, name), getattr(again, name))
+    assert found.names == again.names == ("other/a", "other/b", "viral/a", "viral/b")
+    counts = np.bincount(found.group).tolist()
+    assert counts[0] == counts[2] == counts[3] == 30 > counts[1]
+    assert found.sequence(0)[-5:].strip("ACGT") == ""
+    assert "N" in found.sequence(0)
+
+
+def test_a_record_without_a_cluster_is_one() -> None:
+    assert cluster_of("chr1:1-500 group=human species=x") == "chr1:1-500"
+    assert cluster_of("r1 cluster=G7 species=x") == "G7"
+
+
+def test_examples_are_what_predict_reads(packed: Path) -> None:
+    examples = Sampler(load(packed), np.ones(load(packed).bounds.size - 1, bool), 5).draw(200, 300)
+    letters = np.frombuffer(genomes.LETTERS.encode(), np.uint8)
+    for codes, dna, protein, residues in zip(
+        examples.codes, examples.dna, examples.protein, examples.residues, strict=True
+    ):
+        window = letters[codes[codes < 4]].tobytes().decode()
+        frames = open_frames(Window("w", 0, len(window), window))
+        word = "".join(ALPHABET[i] for i in protein[1 : residues + 1])
+        if residues:
+            assert (dna, word) in [(frame.nucleotide, frame.protein) for frame in frames]
+        else:
+            assert not frames
+            assert dna == window
+
+
+def test_half_of_the_draws_are_viral_and_only_of_the_records_given(packed: Path) -> None:
+    found = load(packed)
+    chosen = found.cluster % 2 == 0
+    weights = record_weights(found, chosen)
+    assert weights[~chosen].max() == 0
+    np.testing.assert_allclose(weights[found.viral].sum(), weights[~found.viral].sum())
+
+
+# Networks
+
+
+@pytest.mark.parametrize("name", ["dna", "protein"])
+def test_the_forward_pass_is_that_of_the_package(tmp_path: Path, name: str) -> None:
+    encoders.start(tmp_path, seed=1)
+    network = encoders.trained(tmp_path, groups=4, dropout=0.1)[name].eval()
+    torch.manual_seed(0)
+    for value in network.encoder.parameters():
+        value.data.add_(torch.randn_like(value) * 0.05)
+    rows = [torch.randint(5, 24, (n,)).numpy() for n in (5, 40, 63, 17)]
+    with torch.inference_mode():
+        ours = network(torch.from_numpy(pad(rows, network.pad_id)).long())
+        layout = PackedLayout.build([len(row) for row in rows], 256, "cpu")
+        buffer = torch.full((256,), network.pad_id)
+        buffer[: layout.used] = torch.from_numpy(np.concatenate(rows))
+        hidden = network.encoder(buffer, layout)
+        mean = segment_mean if name == "dna" else protein_mean
+        torch.testing.assert_close(ours, mean(hidden, layout.lengths, layout.used), atol=1e-4, rtol=0)
+    torch.testing.assert_close(embed_rows(network, rows, CPU), ours, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["dna", "protein"])
+def test_every_parameter_learns_and_is_written(tmp_path: Path, name: str) -> None:
+    encoders.start(tmp_path, seed=1)
+    network = encoders.trained(tmp_path, groups=4, dropout=0.1)[name]
+    labels = torch.tensor([0, 1, 1, 0])
+    torch.stack(network.losses(torch.randint(5, 24, (4, 32)), labels, labels)).sum().backward()
+    assert all(value.grad is not None for value in network.parameters())
+    encoders.write(tmp_path / "trained", network.encoder, "a test")
+    again = encoders.load_dna(tmp_path / "trained") if name == "dna" else encoders.load_protein(tmp_path / "trained")
+    for key, value in network.encoder.named_parameters():
+        assert torch.equal(again.state_dict()[key], value.detach().half().float())
+
+
+def test_five_mers_of_both_strands_are_one() -> None:
+    network = FiveMerNetwork()
+    codes = torch.randint(0, 4, (3, 60))
+    found = network.counts(codes)
+    assert found.shape == (3, 512)
+    torch.testing.assert_close(found.sum(1), torch.ones(3))
+    torch.testing.assert_close(network.counts(3 - codes.flip(1)), found)
+    with_n = torch.cat((codes, torch.full((3, 9), 4)), 1)
+    torch.testing.assert_close(network.counts(with_n), found)
+
+
+# Figures
+
+
+def test_auroc_is_that_of_the_package() -> None:
+    rng = np.random.default_rng(0)
+    viral, scores = rng.random(500) < 0.3, rng.integers(0, 20, 500) / 20
+    assert auroc(scores, viral) == pytest.approx(metrics.auroc(viral.astype(np.int64), scores))
+
+
+def test_gain_and_calibration() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.random(4000)
+    viral = rng.random(4000) < truth
+    found = Comparison.of(truth, rng.random(4000), viral, np.arange(4000) // 8)
+    assert found.gain[0] == pytest.approx(found.ours[0] - found.theirs[0], abs=2e-4)
+    assert 0.2 < found.gain[1] < found.gain[0] < found.gain[2]
+    assert calibration_error(truth, viral) < 0.03 < 0.1 < calibration_error(truth**3, viral)
+
+
+def test_figures_by_group_and_sequence(packed: Path) -> None:
+    data = load(packed)
+    held = HeldOut.cut(data, 300, TOKENIZER)
+    scores = np.where(held.viral, 0.8, 0.3) + np.random.default_rng(0).normal(0, 0.01, len(held.viral))
+    scored = Scored(scores, 1 - scores, held.viral, data.cluster[held.record], data.group[held.record], held.record)
+    framed = np.arange(len(held.windows)) % 3 > 0
+    found = json.loads(json.dumps(figures_of(scored, framed, data.names)))
+    assert found["windows"]["auroc"][0] == 1
+    assert found["windows"]["beside 5-mers"]["theirs"][0] == 0
+    assert found["groups of windows"]["viral/a"]["records"] == 30
+    assert found["recall"] == {"conservative": 1, "default": 1, "relaxed": 1}
+
+
+# The whole
+
+
+def test_training_and_fitting_at_a_tiny_size(packed: Path, tmp_path: Path) -> None:
+    words = [
+        *("--train", str(packed), "--dev", str(packed), "--out", str(tmp_path)),
+        *("--device", "cpu", "--workers", "0", "--batch", "16"),
+    ]
+    train_mini.train(train_mini.parse_args([*words, "--steps", "5", "--evaluations", "1"]))
+    fit_mini.main([*words, "--batches", "3", "--epochs", "2"])
+    for name in ("classifier", "dna_only"):
+        path = tmp_path / f"{name}.safetensors"
+        check_state(path, read_weights(path))
+    assert read_weights(tmp_path / "classifier.safetensors")["hidden.weight"].shape == (512, 288)
+    assert read_weights(tmp_path / "dna_only.safetensors")["hidden.weight"].shape == (512, 128)
+    last = json.loads((tmp_path / "log-both.jsonl").read_text().splitlines()[-1])
+    assert last["step"] == 5
+    assert set(last["dev_auroc"]) == {"dna", "protein", "fivemer"}

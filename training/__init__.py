@@ -1,0 +1,1 @@
+"""How the models and the classifier inside the package were made. Not installed."""

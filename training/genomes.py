@@ -1,0 +1,149 @@
+"""Genomes as arrays: one byte a base in memory, two bits a base in a file.
+
+`python -m training.genomes --data DIR --out FILE.npz` packs the FASTA files of `DIR/viral` and `DIR/other`. A file is a
+group; the homology cluster of a record is what its header says (`cluster=…`), or else the record itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: A base's code is its place here; N stands for every other letter.
+LETTERS = "ACGTN"
+OTHER = LETTERS.index("N")
+CLASSES = ("other", "viral")
+_CODES = np.full(256, OTHER, np.uint8)
+_CODES[np.frombuffer(b"ACGTacgt", np.uint8)] = [0, 1, 2, 3] * 2
+
+
+@dataclass(frozen=True)
+class Genomes:
+    """Records end to end.
+
+    codes: (bases,) uint8; bounds: (records + 1,) where each record begins, and the end; group: (records,) places in
+    `names`, which are `class/file`; cluster: (records,) checksums of the clusters' names.
+    """
+
+    codes: NDArray[np.uint8]
+    bounds: NDArray[np.int64]
+    group: NDArray[np.int64]
+    cluster: NDArray[np.int64]
+    names: tuple[str, ...]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(records,) bases of each."""
+        return np.diff(self.bounds)
+
+    @property
+    def viral_groups(self) -> NDArray[np.bool_]:
+        """(groups,) whether each is viral."""
+        return np.array([name.startswith("viral/") for name in self.names])
+
+    @property
+    def viral(self) -> NDArray[np.bool_]:
+        """(records,) whether each is viral."""
+        return self.viral_groups[self.group]
+
+    def sequence(self, record: int) -> str:
+        """The letters of a record."""
+        codes = self.codes[self.bounds[record] : self.bounds[record + 1]]
+        return np.frombuffer(LETTERS.encode(), np.uint8)[codes].tobytes().decode()
+
+
+def checksum(text: str) -> int:
+    """The same number for the same text in every run."""
+    return zlib.crc32(text.encode())
+
+
+def cluster_of(header: str) -> str:
+    """The homology cluster that a header names, or else its record without the bounds of a slice."""
+    found = re.search(r"cluster=(\S+)", header)
+    return found[1] if found else header.split()[0]
+
+
+def kept(header: str, share: float) -> bool:
+    """Whether a record belongs to the share of its group that is kept."""
+    return checksum(header) % 1000 < 1000 * share
+
+
+def read_folder(folder: Path, shares: Mapping[str, float]) -> Genomes:
+    """Read `folder/{viral,other}/*.fa.gz`; of a group named in `shares`, that share of its records."""
+    paths = [(name, path) for name in CLASSES for path in sorted((folder / name).glob("*.fa.gz"))]
+    names = tuple(f"{name}/{path.name.removesuffix('.fa.gz')}" for name, path in paths)
+    records = [
+        (group, checksum(cluster_of(header)), codes)
+        for group, (_, path) in enumerate(paths)
+        for header, codes in read_fasta(path)
+        if kept(header, shares.get(names[group], 1))
+    ]
+    group, cluster, codes = zip(*records, strict=True)
+    bounds = np.cumsum([0, *map(len, codes)])
+    return Genomes(np.concatenate(codes), bounds, np.array(group), np.array(cluster), names)
+
+
+def read_fasta(path: Path) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """Header and codes of each record."""
+    import dnaio  # here, so that packed genomes can be used without it
+
+    with dnaio.open(path) as reader:
+        for record in reader:
+            yield record.name, _CODES[np.frombuffer(record.sequence.encode(), np.uint8)]
+
+
+def save(path: Path, genomes: Genomes) -> None:
+    """Write genomes; other letters than A C G T are kept as runs."""
+    other = np.flatnonzero(np.diff(np.r_[False, genomes.codes == OTHER, False]))
+    codes = np.pad(np.where(genomes.codes == OTHER, 0, genomes.codes), (0, -len(genomes.codes) % 4)).reshape(-1, 4)
+    packed = (codes << np.array([0, 2, 4, 6], np.uint8)).sum(1, dtype=np.uint8)
+    np.savez(
+        path,
+        packed=packed,
+        runs=other,
+        bounds=genomes.bounds,
+        group=genomes.group,
+        cluster=genomes.cluster,
+        names=np.array(genomes.names),
+    )
+
+
+def load(path: Path) -> Genomes:
+    """Read what `save` wrote."""
+    with np.load(path) as file:
+        packed, runs, bounds = file["packed"], file["runs"].reshape(-1, 2), file["bounds"]
+        codes = ((packed[:, None] >> np.array([0, 2, 4, 6], np.uint8)) & 3).reshape(-1)[: bounds[-1]]
+        for start, end in runs:
+            codes[start:end] = OTHER
+        return Genomes(codes, bounds, file["group"], file["cluster"], tuple(file["names"].tolist()))
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Pack genomes for training.")
+    parser.add_argument("--data", type=Path, required=True, help="folder with viral/*.fa.gz and other/*.fa.gz")
+    parser.add_argument("--out", type=Path, required=True, help="the .npz file to write")
+    parser.add_argument("--share", nargs="*", default=[], metavar="CLASS/FILE=SHARE", help="records kept of a group")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Read, pack, count."""
+    args = parse_args()
+    shares = {name: float(share) for name, share in (each.split("=") for each in args.share)}
+    genomes = read_folder(args.data, shares)
+    save(args.out, genomes)
+    for index, name in enumerate(genomes.names):
+        lengths = genomes.lengths[genomes.group == index]
+        print(f"{name:28} {len(lengths):7,} records {lengths.sum():13,} bases")
+
+
+if __name__ == "__main__":
+    main()
