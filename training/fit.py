@@ -14,7 +14,7 @@ from training.networks import TrainedDNABERT, TrainedESM2
 
 HIDDEN = 512
 DROPOUT = 0.5
-ROWS = 4096
+ROWS = 1024
 RATE, DECAY = 1e-3, 1e-3
 
 Labelled = tuple[Tensor, Tensor]
