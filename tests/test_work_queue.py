@@ -30,6 +30,7 @@ from virnucpro.pipeline.parallel_dnabert import (
     WorkerOptions,
     assign_files_by_sequences,
     count_sequences,
+    embed_dnabert_files,
     process_dnabert_files_worker,
 )
 from virnucpro.pipeline.stream import FLUSH
@@ -397,3 +398,19 @@ def test_channel_abort_wakes_all() -> None:
         full.put(4)
     with pytest.raises(Aborted):
         next(iter(full))
+
+
+def test_files_by_hand_on_two_workers_as_on_one(tmp_path: Path) -> None:
+    files = [to_fasta(tmp_path / f"{size}.fa", random_records(size, seed=size)) for size in (3, 12, 5)]
+    bad = tmp_path / "bad.fa"
+    bad.write_bytes(gzip.compress(b">a\nACGT\n" * 2000)[:-20])
+    for devices in (["cpu"], ["cpu", "cpu"]):
+        out = tmp_path / f"out{len(devices)}"
+        processed, failed = embed_dnabert_files(files, devices, out, 512, dtype="fp32", threads=1)
+        assert processed == [out / f"{path.name}.h5" for path in files]
+        assert failed == []
+    for path in files:
+        one, two = (tmp_path / f"out{count}" / f"{path.name}.h5" for count in (1, 2))
+        assert one.read_bytes() == two.read_bytes()
+    with pytest.raises(InputError, match="cannot count"):
+        embed_dnabert_files([*files, bad], ["cpu"], tmp_path / "out3")
