@@ -46,7 +46,7 @@ def dtype(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def records(dtype: str) -> list[tuple[str, str]]:
     """Fewer where the CPU has to imitate BF16."""
-    return sequences(60 if dtype == "fp32" or find_cpu().bf16 else 20)
+    return sequences(60 if dtype == "fp32" or find_cpu().bf16 else 14)
 
 
 @pytest.fixture(scope="module")
