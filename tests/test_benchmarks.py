@@ -121,9 +121,9 @@ def test_tokenizer_compares_two_ways(tmp_path: Path) -> None:
 def test_multi_gpu_on_a_cpu_ends_in_the_same_bytes_even_with_a_worker_killed(tmp_path: Path) -> None:
     rows = quick(
         "multi_gpu", tmp_path, "--device", "cpu", "--gpus", 1, 2,
-        "--sequences", 120, "--proteins", 60, "--dna-tokens", 512, "--protein-tokens", 512,
+        "--sequences", 60, "--proteins", 30, "--dna-tokens", 512, "--protein-tokens", 512,
     )["multi_gpu"]  # fmt: skip
-    for network, number in (("DNABERT-S", 120), ("ESM-2", 60)):
+    for network, number in (("DNABERT-S", 60), ("ESM-2", 30)):
         found = [row for row in rows if row["network"] == network]
         assert [row["GPUs"].partition(" killed")[0][:1] for row in found] == ["1", "2", "2"]
         assert "killed" in found[-1]["GPUs"]

@@ -171,5 +171,5 @@ def test_formats_hold_the_same(config: EmbedConfig, tmp_path: Path, cli: Cli) ->
     assert list(published) == ["proteins", "data"]
     assert published["proteins"] == ids
     assert isinstance(published["data"], list)
-    assert {tuple(vector.shape) for vector in published["data"]} == {(128,)}
+    assert {tuple(vector.shape) for vector in published["data"]} == {vectors.shape[1:]}
     assert np.array_equal(torch.stack(published["data"]).numpy(), vectors)
