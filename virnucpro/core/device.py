@@ -109,7 +109,14 @@ def _cpu_model() -> str:
 
 
 def find_gpus() -> list[Device]:
-    """Every visible GPU, found by a process of its own so that this one stays clear of CUDA."""
+    """Every visible GPU, found by a process of its own so that this one stays clear of CUDA.
+
+    A PyTorch that was built without CUDA sees none, and is not asked: that would cost another start of it.
+    """
+    import torch
+
+    if torch.version.cuda is None and torch.version.hip is None:
+        return []
     command = [sys.executable, "-m", "virnucpro.core.device"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
