@@ -8,7 +8,7 @@ from typing import Any
 import rich_click as click
 
 from virnucpro.cli.options import GROUPS, force_option, inputs_argument, message_level, models_dir_option, run_options
-from virnucpro.core.config import DEFAULT_MAX_TOKENS, DEFAULT_MODEL, EmbedConfig
+from virnucpro.core.config import DEFAULT_MAX_TOKENS, DEFAULT_MODEL, DEFAULT_SEQUENCES_PER_FILE, EmbedConfig
 from virnucpro.errors import EXIT_SOME_FAILED
 from virnucpro.models.registry import MODELS
 
@@ -45,7 +45,7 @@ click.rich_click.OPTION_GROUPS["virnucpro embed"] = [
     show_default=True,
     help="Longer sequences fail with a message (DNA: about 4.7 bases a token; protein: one residue).",
 )
-@run_options
+@run_options(DEFAULT_SEQUENCES_PER_FILE)
 def embed(quiet: bool, verbose: bool, log_format: str, **settings: Any) -> int:
     """Embed DNA or proteins: one vector each, in input order, identical on one device or many.
 

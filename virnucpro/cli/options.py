@@ -9,8 +9,6 @@ from typing import Any, TypeVar
 import rich_click as click
 from rich_click.utils import OptionGroupDict
 
-from virnucpro.core.config import DEFAULT_SEQUENCES_PER_FILE
-
 Command = TypeVar("Command", bound=Callable[..., Any])
 Option = Callable[[Any], Any]
 
@@ -71,13 +69,6 @@ _RUN = [
         metavar="DIR",
         help="Folder for work files, for example on a fast disk; default: beside the result. Removed when all is done.",
     ),
-    click.option(
-        "--sequences-per-file",
-        type=click.IntRange(min=1),
-        default=DEFAULT_SEQUENCES_PER_FILE,
-        show_default=True,
-        help="Most sequences in a work file, the unit of work and of resuming.",
-    ),
 ]
 
 _MESSAGES = [
@@ -93,12 +84,23 @@ _MESSAGES = [
 ]
 
 
-def run_options(command: Command) -> Command:
+def run_options(sequences_per_file: int) -> Callable[[Command], Command]:
     """Give a command the options of devices, the run, and messages, in this order."""
-    options: list[Option] = [*_DEVICES, *_RUN, *_MESSAGES]
-    for option in reversed(options):
-        command = option(command)
-    return command
+    per_file = click.option(
+        "--sequences-per-file",
+        type=click.IntRange(min=1),
+        default=sequences_per_file,
+        show_default=True,
+        help="Most sequences, or open frames, in a work file, the unit of work and of resuming.",
+    )
+    options: list[Option] = [*_DEVICES, *_RUN, per_file, *_MESSAGES]
+
+    def give(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return give
 
 
 def message_level(quiet: bool, verbose: bool) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import rich_click as click
 
 from virnucpro.cli.options import GROUPS, force_option, inputs_argument, message_level, models_dir_option, run_options
-from virnucpro.core.config import DEFAULT_MODEL_SET, PredictConfig
+from virnucpro.core.config import DEFAULT_FRAMES_PER_FILE, DEFAULT_MODEL_SET, PredictConfig
 from virnucpro.errors import EXIT_SOME_FAILED
 from virnucpro.io import tables
 
@@ -118,7 +118,7 @@ def _lines(columns: Mapping[str, str]) -> Iterator[str]:
     show_default=True,
     help="Shorter sequences are listed and not scored.",
 )
-@run_options
+@run_options(DEFAULT_FRAMES_PER_FILE)
 def predict(quiet: bool, verbose: bool, log_format: str, frames: str, **settings: Any) -> int:
     """Tell which sequences are viral, where, and how sure.
 

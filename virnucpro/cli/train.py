@@ -8,7 +8,7 @@ from typing import Any
 import rich_click as click
 
 from virnucpro.cli.options import GROUPS, force_option, message_level, models_dir_option, run_options
-from virnucpro.core.config import DEFAULT_MODEL_SET, TrainConfig
+from virnucpro.core.config import DEFAULT_FRAMES_PER_FILE, DEFAULT_MODEL_SET, TrainConfig
 from virnucpro.errors import EXIT_SOME_FAILED
 
 _file = click.Path(path_type=Path, allow_dash=True)
@@ -85,7 +85,7 @@ click.rich_click.OPTION_GROUPS["virnucpro train"] = [
     "--learning-rate", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True, help="Of AdamW."
 )
 @click.option("--seed", type=int, default=1, show_default=True, help="Of division, initial weights, and sampling.")
-@run_options
+@run_options(DEFAULT_FRAMES_PER_FILE)
 def train(
     quiet: bool,
     verbose: bool,

@@ -13,6 +13,8 @@ DEFAULT_PROTEIN_MODEL = "esm2-mini"
 DEFAULT_MODEL_SET = "mini"
 DEFAULT_MAX_TOKENS = 8192
 DEFAULT_SEQUENCES_PER_FILE = 10_000
+#: Of open frames: results of whole work files are held when they are joined and scored.
+DEFAULT_FRAMES_PER_FILE = 2_000
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class TrainConfig(RunConfig):
     between the parts; None: every record is a group. dna_only: also fit a network for windows without an open frame.
     """
 
+    sequences_per_file: int = DEFAULT_FRAMES_PER_FILE
     virus: int = 1
     model: str = DEFAULT_MODEL_SET
     window: int = 500
@@ -74,6 +77,7 @@ class PredictConfig(RunConfig):
     scored. exact: frames without the extra base of the published rule.
     """
 
+    sequences_per_file: int = DEFAULT_FRAMES_PER_FILE
     prefix: str | None = None
     model: str = DEFAULT_MODEL_SET
     window: int | None = None
