@@ -71,9 +71,8 @@ def model_card(card: ClassifierCard, figures: dict[str, Any]) -> Iterator[str]:
         f"Two small encoders ({DNA}, {PROTEIN}) and a classifier over their vectors, for windows of 500 and of 300 "
         "bases. Windows without an open frame are scored from their DNA alone by a second network.",
         "",
-        "Trained from nothing on viral and other genomes and genes (RefSeq, GenBank, and uncultured phages); nothing of "
-        "a published model is "
-        "in it. How: training/README.md in the source repository.",
+        "Trained from nothing on viral and other genomes and genes (RefSeq, GenBank, and uncultured phages); nothing "
+        "of a published model is in it. How: training/README.md in the source repository.",
         "",
         "All figures: `python -m training.evaluate` on dev, genomes of clusters and genera that nothing was trained "
         "on, all windows by the published rule. Brackets: 95% intervals from drawing clusters. Dev chose the recipe, "
