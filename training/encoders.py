@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from training import init_mini
+from training.init_mini import DNA, PROTEIN
 from training.networks import TrainedDNABERT, TrainedEncoder, TrainedESM2
 from virnucpro.models.dnabert_s import DNABERT, load_dnabert
 from virnucpro.models.dnabert_s import _published_key as dnabert_key
@@ -16,13 +17,11 @@ from virnucpro.models.esm2 import ESM2, load_esm2
 from virnucpro.models.esm2 import _fair_key as fair_key
 from virnucpro.models.esm2 import _published_keys as fair_keys
 
-DNA, PROTEIN = "dnabert-mini", "esm2-mini"
 
-
-def start(folder: Path, seed: int) -> None:
+def start(folder: Path, seed: int, size: str = "mini") -> None:
     """Write both networks with weights from `seed`."""
     for name in (DNA, PROTEIN):
-        init_mini.write(folder / name, name, seed)
+        init_mini.write(folder / name, name, seed, size)
 
 
 def trained(folder: Path, groups: int, dropout: float) -> dict[str, TrainedEncoder]:
@@ -43,10 +42,10 @@ def load_protein(folder: Path) -> ESM2:
     return load_esm2(folder / PROTEIN / "model.safetensors")
 
 
-def write(folder: Path, encoder: DNABERT | ESM2, note: str) -> None:
+def write(folder: Path, encoder: DNABERT | ESM2, note: str, size: str = "mini") -> None:
     """Write a trained encoder, float16; `note` says how it was trained."""
     name = DNA if isinstance(encoder, DNABERT) else PROTEIN
-    config, shapes = init_mini.MODELS[name]
+    config, shapes = init_mini.layout(name, size)
     found = _dnabert_tensors(encoder) if isinstance(encoder, DNABERT) else _esm2_tensors(encoder)
     tensors = {key: found[_key(key)].to("cpu", torch.float16).contiguous() for key in shapes}
     (folder / name).mkdir(parents=True, exist_ok=True)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from training.batches import Batch
 from training.networks import TrainedDNABERT, TrainedESM2
+from training.windows import Examples
 
 HIDDEN = 512
 DROPOUT = 0.5
@@ -43,16 +43,16 @@ class Published(nn.Module):
 
 @torch.inference_mode()
 def collect(
-    dna: TrainedDNABERT, protein: TrainedESM2, batches: Iterable[Batch], count: int
+    dna: TrainedDNABERT, protein: TrainedESM2, batches: Iterable[Examples], count: int
 ) -> tuple[Labelled, Labelled]:
     """Features and classes of drawn examples: both vectors of frames, the DNA vector of windows without a frame."""
     framed: list[Labelled] = []
     bare: list[Labelled] = []
     for batch in islice(batches, count):
         vectors = dna(batch.dna)
-        both = torch.cat((vectors[batch.framed], protein(batch.protein)), 1)
+        both = torch.cat((vectors[batch.framed], protein(batch.protein[batch.framed])), 1)
         framed.append((both, batch.viral[batch.framed]))
-        bare.append((vectors[batch.bare], batch.viral[batch.bare]))
+        bare.append((vectors[~batch.framed], batch.viral[~batch.framed]))
     return _joined(framed), _joined(bare)
 
 

@@ -19,10 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from training import encoders, fit, metrics
-from training.batches import SIZES
 from training.heldout import HeldOut, embed_rows
 from training.networks import TrainedDNABERT, TrainedESM2
 from training.train_mini import Data, parser, prepare
+from training.windows import SIZES
 
 KEPT, SEEN, ALL = "kept from the encoders", "seen by the encoders", "all"
 
@@ -73,7 +73,7 @@ def fit_mini(data: Data, args: argparse.Namespace) -> None:
     records = {KEPT: ~data.seen} | ({SEEN: data.seen, ALL: data.seen | True} if args.choices == "all" else {})
     found = {}
     for place, (name, kept) in enumerate(records.items()):
-        framed, bare = fit.collect(dna, protein, data.batches(kept, data.seed + 1 + place), args.batches)
+        framed, bare = fit.collect(dna, protein, data.sampler(kept, data.seed + 1 + place), args.batches)
         found[name] = fit.fit(framed, args.epochs, data.seed), fit.fit(bare, args.epochs, data.seed)
         figures = {size: each.auroc(*found[name]) for size, each in dev.items()}
         data.log(fitted_to=name, frames=len(framed[0]), bare=len(bare[0]), dev_auroc=figures)

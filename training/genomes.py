@@ -1,7 +1,8 @@
 """Genomes as arrays: one byte a base in memory, two bits a base in a file.
 
 `python -m training.genomes --data DIR --out FILE.npz` packs the FASTA files of `DIR/viral` and `DIR/other`. A file is a
-group; the homology cluster of a record is what its header says (`cluster=…`), or else the record itself.
+group; the homology cluster of a record is what its header says (`cluster=…`), or else the record itself. Of an mRNA it
+is a block of accessions: RefSeq numbers a genome's mRNAs in a row, so that a block is about a species.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 LETTERS = "ACGTN"
 OTHER = LETTERS.index("N")
 CLASSES = ("other", "viral")
+#: RefSeq numbers of mRNAs in a block.
+BLOCK = 20_000
 _CODES = np.full(256, OTHER, np.uint8)
 _CODES[np.frombuffer(b"ACGTacgt", np.uint8)] = [0, 1, 2, 3] * 2
 
@@ -65,7 +68,9 @@ def checksum(text: str) -> int:
 
 
 def cluster_of(header: str) -> str:
-    """The homology cluster that a header names, or else its record without the bounds of a slice."""
+    """The homology cluster that a header names, the block of an mRNA, or else the record without a slice's bounds."""
+    if mrna := re.match(r"[NX]M_(\d+)", header):
+        return f"mRNA{int(mrna[1]) // BLOCK}"
     found = re.search(r"cluster=(\S+)", header)
     return found[1] if found else header.split()[0]
 

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.batches import pad
 from training.genomes import Genomes
 from training.networks import TrainedEncoder
 from training.windows import CutWindow, all_windows
@@ -21,6 +20,8 @@ from virnucpro.pipeline.consensus import window_score
 
 #: Rows embedded at a time.
 ROWS = 1024
+#: A row of tokens is cut here; no protein of 500 bases has more, and DNA of that length seldom.
+MOST_TOKENS = 176
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,18 @@ def embed_rows(network: TrainedEncoder, rows: Sequence[NDArray[np.int64]], devic
     order = np.argsort([len(row) for row in rows], kind="stable")
     fill = network.pad_id
     parts = [
-        network(torch.from_numpy(pad([rows[i] for i in order[at : at + ROWS]], fill)).long().to(device))
+        network(torch.from_numpy(pad([rows[i] for i in order[at : at + ROWS]], fill)).to(device))
         for at in range(0, len(order), ROWS)
     ]
     found = torch.empty(len(rows), network.encoder.dim, device=device)
     found[torch.from_numpy(order).to(device)] = torch.cat(parts)
     return found
+
+
+def pad(rows: list[NDArray[np.int64]], fill: int) -> NDArray[np.int64]:
+    """(n, width) rows of ids, filled up to a width that is a multiple of 8, which attention on a GPU wants."""
+    width = min(MOST_TOKENS, -(-max(map(len, rows)) // 8) * 8)
+    ids = np.full((len(rows), width), fill)
+    for row, values in zip(ids, rows, strict=True):
+        row[: min(width, len(values))] = values[:width]
+    return ids

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,123 +20,130 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-VOCABULARY = 4096
-TYPES = 2
-HIDDEN = 128
-LAYERS = 3
-HEADS = 2
-INTERMEDIATE = 256
+VOCABULARY, TYPES = 4096, 2
+PROTEIN_VOCABULARY = 33
 STD = 0.05
+DNA, PROTEIN = "dnabert-mini", "esm2-mini"
 
-CONFIG = {
-    "architectures": ["BertModel"],
-    "model_type": "bert",
-    "vocab_size": VOCABULARY,
-    "type_vocab_size": TYPES,
-    "hidden_size": HIDDEN,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": HEADS,
-    "intermediate_size": INTERMEDIATE,
-    "hidden_act": "gelu",
-    "layer_norm_eps": 1e-12,
-    "initializer_range": STD,
-    "alibi_starting_size": 512,
-    "pad_token_id": 3,
-    "torch_dtype": "float16",
-    "trained": False,
-}
+Shapes = dict[str, tuple[int, ...]]
 
-ESM_HIDDEN = 160
-ESM_LAYERS = 4
-ESM_HEADS = 2
-ESM_INTERMEDIATE = 320
-ESM_VOCABULARY = 33
 
-ESM_CONFIG = {
-    "architectures": ["EsmModel"],
-    "model_type": "esm",
-    "vocab_size": ESM_VOCABULARY,
-    "hidden_size": ESM_HIDDEN,
-    "num_hidden_layers": ESM_LAYERS,
-    "num_attention_heads": ESM_HEADS,
-    "intermediate_size": ESM_INTERMEDIATE,
-    "hidden_act": "gelu",
-    "layer_norm_eps": 1e-5,
-    "initializer_range": STD,
-    "position_embedding_type": "rotary",
-    "token_dropout": True,
-    "emb_layer_norm_before": False,
-    "pad_token_id": 1,
-    "mask_token_id": 32,
-    "torch_dtype": "float16",
-    "trained": False,
+@dataclass(frozen=True)
+class Size:
+    """Layers of a network, their width, and the width of their feed-forward part."""
+
+    layers: int
+    width: int
+    heads: int
+    feed_forward: int
+
+
+#: What is shipped, and what teaches it.
+SIZES = {
+    "mini": {DNA: Size(3, 128, 2, 256), PROTEIN: Size(4, 160, 2, 320)},
+    "teacher": {DNA: Size(6, 384, 6, 768), PROTEIN: Size(6, 384, 6, 1536)},
 }
 
 
-def norm_shapes(name: str, dim: int) -> dict[str, tuple[int, ...]]:
-    """Tensors of a LayerNorm."""
-    return {f"{name}.weight": (dim,), f"{name}.bias": (dim,)}
-
-
-def layer_shapes(name: str) -> dict[str, tuple[int, ...]]:
-    """Tensors of one encoder layer."""
+def dnabert_config(size: Size) -> dict[str, Any]:
+    """`config.json` of a DNABERT-S."""
     return {
-        f"{name}.attention.self.Wqkv.weight": (3 * HIDDEN, HIDDEN),
-        f"{name}.attention.self.Wqkv.bias": (3 * HIDDEN,),
-        f"{name}.attention.output.dense.weight": (HIDDEN, HIDDEN),
-        f"{name}.attention.output.dense.bias": (HIDDEN,),
-        **norm_shapes(f"{name}.attention.output.LayerNorm", HIDDEN),
-        f"{name}.mlp.gated_layers.weight": (2 * INTERMEDIATE, HIDDEN),
-        f"{name}.mlp.wo.weight": (HIDDEN, INTERMEDIATE),
-        f"{name}.mlp.wo.bias": (HIDDEN,),
-        **norm_shapes(f"{name}.mlp.layernorm", HIDDEN),
+        "architectures": ["BertModel"],
+        "model_type": "bert",
+        "vocab_size": VOCABULARY,
+        "type_vocab_size": TYPES,
+        "hidden_size": size.width,
+        "num_hidden_layers": size.layers,
+        "num_attention_heads": size.heads,
+        "intermediate_size": size.feed_forward,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-12,
+        "initializer_range": STD,
+        "alibi_starting_size": 512,
+        "pad_token_id": 3,
+        "torch_dtype": "float16",
+        "trained": False,
     }
 
 
-def shapes() -> dict[str, tuple[int, ...]]:
-    """Every tensor of the network, in the order of a published checkpoint."""
-    found: dict[str, tuple[int, ...]] = {
-        "embeddings.word_embeddings.weight": (VOCABULARY, HIDDEN),
-        "embeddings.token_type_embeddings.weight": (TYPES, HIDDEN),
-        **norm_shapes("embeddings.LayerNorm", HIDDEN),
+def esm2_config(size: Size) -> dict[str, Any]:
+    """`config.json` of an ESM-2."""
+    return {
+        "architectures": ["EsmModel"],
+        "model_type": "esm",
+        "vocab_size": PROTEIN_VOCABULARY,
+        "hidden_size": size.width,
+        "num_hidden_layers": size.layers,
+        "num_attention_heads": size.heads,
+        "intermediate_size": size.feed_forward,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-5,
+        "initializer_range": STD,
+        "position_embedding_type": "rotary",
+        "token_dropout": True,
+        "emb_layer_norm_before": False,
+        "pad_token_id": 1,
+        "mask_token_id": 32,
+        "torch_dtype": "float16",
+        "trained": False,
     }
-    for layer in range(LAYERS):
-        found |= layer_shapes(f"encoder.layer.{layer}")
-    return found
 
 
-def linear_shapes(name: str, rows: int, columns: int) -> dict[str, tuple[int, ...]]:
+def norm_shapes(name: str, width: int) -> Shapes:
+    """Tensors of a LayerNorm."""
+    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+
+
+def linear_shapes(name: str, rows: int, columns: int) -> Shapes:
     """Tensors of a linear layer."""
     return {f"{name}.weight": (rows, columns), f"{name}.bias": (rows,)}
 
 
-def esm_layer_shapes(name: str) -> dict[str, tuple[int, ...]]:
-    """Tensors of one layer of ESM-2."""
-    found: dict[str, tuple[int, ...]] = {}
-    for part in ("self.query", "self.key", "self.value", "output.dense"):
-        found |= linear_shapes(f"{name}.attention.{part}", ESM_HIDDEN, ESM_HIDDEN)
-    return {
-        **found,
-        f"{name}.attention.self.rotary_embeddings.inv_freq": (ESM_HIDDEN // ESM_HEADS // 2,),
-        **norm_shapes(f"{name}.attention.LayerNorm", ESM_HIDDEN),
-        **linear_shapes(f"{name}.intermediate.dense", ESM_INTERMEDIATE, ESM_HIDDEN),
-        **linear_shapes(f"{name}.output.dense", ESM_HIDDEN, ESM_INTERMEDIATE),
-        **norm_shapes(f"{name}.LayerNorm", ESM_HIDDEN),
+def dnabert_shapes(size: Size) -> Shapes:
+    """Every tensor of the network, in the order of a published checkpoint."""
+    width = size.width
+    found: Shapes = {
+        "embeddings.word_embeddings.weight": (VOCABULARY, width),
+        "embeddings.token_type_embeddings.weight": (TYPES, width),
+        **norm_shapes("embeddings.LayerNorm", width),
     }
+    for layer in range(size.layers):
+        name = f"encoder.layer.{layer}"
+        found |= {
+            **linear_shapes(f"{name}.attention.self.Wqkv", 3 * width, width),
+            **linear_shapes(f"{name}.attention.output.dense", width, width),
+            **norm_shapes(f"{name}.attention.output.LayerNorm", width),
+            f"{name}.mlp.gated_layers.weight": (2 * size.feed_forward, width),
+            **linear_shapes(f"{name}.mlp.wo", width, size.feed_forward),
+            **norm_shapes(f"{name}.mlp.layernorm", width),
+        }
+    return found
 
 
-def esm_shapes() -> dict[str, tuple[int, ...]]:
-    """Every tensor of the protein network, in the order of a published checkpoint."""
-    found: dict[str, tuple[int, ...]] = {"esm.embeddings.word_embeddings.weight": (ESM_VOCABULARY, ESM_HIDDEN)}
-    for layer in range(ESM_LAYERS):
-        found |= esm_layer_shapes(f"esm.encoder.layer.{layer}")
-    return found | norm_shapes("esm.encoder.emb_layer_norm_after", ESM_HIDDEN)
+def esm2_shapes(size: Size) -> Shapes:
+    """Every tensor of the network, in the order of a published checkpoint."""
+    width = size.width
+    found: Shapes = {"esm.embeddings.word_embeddings.weight": (PROTEIN_VOCABULARY, width)}
+    for layer in range(size.layers):
+        name = f"esm.encoder.layer.{layer}"
+        for part in ("self.query", "self.key", "self.value", "output.dense"):
+            found |= linear_shapes(f"{name}.attention.{part}", width, width)
+        found |= {
+            f"{name}.attention.self.rotary_embeddings.inv_freq": (width // size.heads // 2,),
+            **norm_shapes(f"{name}.attention.LayerNorm", width),
+            **linear_shapes(f"{name}.intermediate.dense", size.feed_forward, width),
+            **linear_shapes(f"{name}.output.dense", width, size.feed_forward),
+            **norm_shapes(f"{name}.LayerNorm", width),
+        }
+    return found | norm_shapes("esm.encoder.emb_layer_norm_after", width)
 
 
-MODELS: dict[str, tuple[dict[str, Any], dict[str, tuple[int, ...]]]] = {
-    "dnabert-mini": (CONFIG, shapes()),
-    "esm2-mini": (ESM_CONFIG, esm_shapes()),
-}
+def layout(model: str, size: str) -> tuple[dict[str, Any], Shapes]:
+    """`config.json` and the tensors of `model` in a size of `SIZES`."""
+    found = SIZES[size][model]
+    if model == DNA:
+        return dnabert_config(found), dnabert_shapes(found)
+    return esm2_config(found), esm2_shapes(found)
 
 
 def initial(shape: tuple[int, ...], name: str, generator: torch.Generator) -> Tensor:
@@ -160,10 +168,10 @@ def sort_header(data: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header + data[end:]
 
 
-def weights(model: str, seed: int) -> bytes:
+def weights(model: str, seed: int, size: str = "mini") -> bytes:
     """A safetensors file of the network of `model` initialised from `seed`."""
     generator = torch.Generator().manual_seed(seed)
-    tensors = {name: initial(shape, name, generator) for name, shape in MODELS[model][1].items()}
+    tensors = {name: initial(shape, name, generator) for name, shape in layout(model, size)[1].items()}
     return to_bytes(tensors, {"format": "pt", "trained": "false", "seed": str(seed)})
 
 
@@ -172,17 +180,17 @@ def to_bytes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     return sort_header(save(tensors, metadata))
 
 
-def write(folder: Path, model: str, seed: int) -> None:
+def write(folder: Path, model: str, seed: int, size: str = "mini") -> None:
     """Write both files of the untrained network."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(MODELS[model][0], indent=2) + "\n", encoding="utf-8")
-    (folder / "model.safetensors").write_bytes(weights(model, seed))
+    (folder / "config.json").write_text(json.dumps(layout(model, size)[0], indent=2) + "\n", encoding="utf-8")
+    (folder / "model.safetensors").write_bytes(weights(model, seed, size))
 
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Write a small network with random weights.")
-    parser.add_argument("--model", choices=MODELS, default="dnabert-mini", help="which network (%(default)s)")
+    parser.add_argument("--model", choices=SIZES["mini"], default=DNA, help="which network (%(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the files")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights (%(default)s)")
     return parser.parse_args()

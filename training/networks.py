@@ -6,6 +6,7 @@ off the results agree with the packed forward pass (tests/test_training.py).
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
@@ -25,10 +26,12 @@ from torch.nn.functional import (
 from virnucpro.models.dnabert_s import DNABERT
 from virnucpro.models.esm2 import ESM2, TOKEN_SCALE, rotate
 from virnucpro.models.layers import Norm
-from virnucpro.models.protein_tokenizer import PAD
+from virnucpro.models.protein_tokenizer import ALPHABET, PAD
 
 #: Tokens of the DNA tokenizer.
-DNA_SEP, DNA_PAD, DNA_MASK = 2, 3, 4
+DNA_CLS, DNA_SEP, DNA_PAD, DNA_MASK = 1, 2, 3, 4
+#: The most residues of a protein that are replaced by others in training, as a share.
+SUBSTITUTED = float(os.environ.get("VSUB", "0.3"))
 #: Share of the tokens masked in every second sequence; the others are seen whole, as in use.
 MASKED = 0.15
 
@@ -70,6 +73,10 @@ class TrainedEncoder(nn.Module, ABC):
         """(n, dim) embeddings of rows of ids, as `predict` computes them."""
         return self.embed(ids, self.hidden(ids, torch.zeros_like(ids, dtype=torch.bool)))
 
+    def varied(self, ids: Tensor) -> Tensor:
+        """`ids` as a related sequence might have them."""
+        return ids
+
     def logits(self, vectors: Tensor) -> Tensor:
         """(n, 2 + groups) of embeddings: other and viral, then each group."""
         return self.head(dropout(vectors, self.dropout, self.training))  # type: ignore[no-any-return]
@@ -79,7 +86,7 @@ class TrainedEncoder(nn.Module, ABC):
         places = self._places(ids)
         masked = torch.zeros_like(ids, dtype=torch.bool)
         masked[1::2] = masked[1::2].scatter(1, places, True)
-        hidden = self.hidden(ids, masked & (ids != self.pad_id))
+        hidden = self.hidden(self.varied(ids), masked & (ids != self.pad_id))
         logits = self.logits(self.embed(ids, hidden)).float()
         return (
             cross_entropy(logits[:, :2], viral),
@@ -142,6 +149,20 @@ class TrainedESM2(TrainedEncoder):
     pad_id, ends = PAD, 1
     encoder: ESM2
 
+    def __init__(self, encoder: DNABERT | ESM2, groups: int, dropout: float) -> None:
+        super().__init__(encoder, groups, dropout)
+        self.substitutes: Tensor
+        self.register_buffer("substitutes", _substitutes(), persistent=False)
+
+    def varied(self, ids: Tensor) -> Tensor:
+        """Up to `SUBSTITUTED` of the residues of every second pair of rows replaced, by BLOSUM62's odds."""
+        rows, kinds = self.substitutes.shape
+        rates = torch.rand(len(ids), 1, device=ids.device) * SUBSTITUTED
+        rates = rates * (torch.arange(len(ids), device=ids.device)[:, None] % 4 >= 2)
+        drawn = torch.randint(kinds, ids.shape, device=ids.device)
+        chosen = torch.rand(ids.shape, device=ids.device) < rates
+        return torch.where(chosen, self.substitutes.flatten()[ids * kinds + drawn], ids)
+
     @staticmethod
     def table(encoder: DNABERT | ESM2) -> Tensor:
         """(vocabulary, dim) the token embeddings."""
@@ -170,6 +191,47 @@ class TrainedESM2(TrainedEncoder):
         # A product, since 33 rows that all look up take turns in the gradient of a table look-up.
         letters = ids[:, :, None] == torch.arange(self.encoder.config.vocab_size, device=ids.device)
         return (letters * (scale[:, None] * ~masked)[:, :, None]) @ self.encoder.embed_tokens
+
+
+#: BLOSUM62 (Henikoff and Henikoff 1992), half bits, rows and columns in the order of `_RESIDUES`.
+_RESIDUES = "ARNDCQEGHILKMFPSTWYV"
+_BLOSUM62 = """
+ 4 -1 -2 -2  0 -1 -1  0 -2 -1 -1 -1 -1 -2 -1  1  0 -3 -2  0
+-1  5  0 -2 -3  1  0 -2  0 -3 -2  2 -1 -3 -2 -1 -1 -3 -2 -3
+-2  0  6  1 -3  0  0  0  1 -3 -3  0 -2 -3 -2  1  0 -4 -2 -3
+-2 -2  1  6 -3  0  2 -1 -1 -3 -4 -1 -3 -3 -1  0 -1 -4 -3 -3
+ 0 -3 -3 -3  9 -3 -4 -3 -3 -1 -1 -3 -1 -2 -3 -1 -1 -2 -2 -1
+-1  1  0  0 -3  5  2 -2  0 -3 -2  1  0 -3 -1  0 -1 -2 -1 -2
+-1  0  0  2 -4  2  5 -2  0 -3 -3  1 -2 -3 -1  0 -1 -3 -2 -2
+ 0 -2  0 -1 -3 -2 -2  6 -2 -4 -4 -2 -3 -3 -2  0 -2 -2 -3 -3
+-2  0  1 -1 -3  0  0 -2  8 -3 -3 -1 -2 -1 -2 -1 -2 -2  2 -3
+-1 -3 -3 -3 -1 -3 -3 -4 -3  4  2 -3  1  0 -3 -2 -1 -3 -1  3
+-1 -2 -3 -4 -1 -2 -3 -4 -3  2  4 -2  2  0 -3 -2 -1 -2 -1  1
+-1  2  0 -1 -3  1  1 -2 -1 -3 -2  5 -1 -3 -1  0 -1 -3 -2 -2
+-1 -1 -2 -3 -1  0 -2 -3 -2  1  2 -1  5  0 -2 -1 -1 -1 -1  1
+-2 -3 -3 -3 -2 -3 -3 -3 -1  0  0 -3  0  6 -4 -2 -2  1  3 -1
+-1 -2 -2 -1 -3 -1 -1 -2 -2 -3 -3 -1 -2 -4  7 -1 -1 -4 -3 -2
+ 1 -1  1  0 -1  0  0  0 -1 -2 -2  0 -1 -2 -1  4  1 -3 -2 -2
+ 0 -1  0 -1 -1 -1 -1 -2 -2 -1 -1 -1 -1 -2 -1  1  5 -2 -2  0
+-3 -3 -4 -4 -2 -2 -3 -2 -2 -3 -2 -3 -1  1 -4 -3 -2 11  2 -3
+-2 -2 -2 -3 -2 -1 -2 -3  2 -1 -1 -2 -1  3 -3 -2 -2  2  7 -1
+ 0 -3 -3 -3 -1 -2 -2 -3 -3  3  1 -2  1 -1 -2 -2  0 -3 -1  4
+"""
+#: Substitutes listed of each residue: the smallest odds make one.
+_LISTED = 256
+
+
+def _substitutes() -> Tensor:
+    """(33, 256) ids that may take the place of each id: other residues by their odds, any other id itself."""
+    places = torch.tensor([ALPHABET.index(letter) for letter in _RESIDUES])
+    scores = torch.tensor([float(word) for word in _BLOSUM62.split()]).view(20, 20)
+    odds = torch.exp2(scores / 2).fill_diagonal_(0)
+    ends = (odds / odds.sum(1, keepdim=True)).cumsum(1)
+    middles = (torch.arange(_LISTED) + 0.5) / _LISTED
+    drawn = torch.searchsorted(ends, middles.expand(20, -1).contiguous()).clamp(max=19)
+    found = torch.arange(len(ALPHABET))[:, None].repeat(1, _LISTED)
+    found[places] = places[drawn]
+    return found
 
 
 def _working(x: Tensor) -> Tensor:
@@ -203,7 +265,7 @@ class FiveMerNetwork(nn.Module):
         super().__init__()
         self.pair: Tensor
         self.register_buffer("pair", _pairs(), persistent=False)
-        pairs = int(self.pair.max()) + 1
+        self.pairs = pairs = int(self.pair.max()) + 1
         self.layers = nn.Sequential(
             *(nn.BatchNorm1d(pairs), nn.Linear(pairs, hidden), nn.ReLU(), nn.Dropout(dropout)),
             *(nn.Linear(hidden, hidden // 2), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden // 2, 2)),
@@ -215,10 +277,11 @@ class FiveMerNetwork(nn.Module):
 
     def counts(self, codes: Tensor) -> Tensor:
         """(n, 512) share of each pair among a window's 5-mers; those with N are left out."""
-        mers = codes.long().unfold(1, 5, 1)
-        clean = (mers < 4).all(2)
-        place = self.pair[(mers * torch.tensor([256, 64, 16, 4, 1], device=codes.device)).sum(2).clamp(max=1023)]
-        found = torch.zeros(len(codes), int(self.pair.max()) + 1, device=codes.device)
+        width = codes.shape[1] - 4
+        clean = (codes < 4).unfold(1, 5, 1).all(2)
+        mers = sum(codes[:, at : at + width].long() << 2 * (4 - at) for at in range(5))
+        place = self.pair[torch.as_tensor(mers).clamp(max=1023)]
+        found = torch.zeros(len(codes), self.pairs, device=codes.device)
         found.scatter_add_(1, place, clean.float())
         return found / clean.sum(1, keepdim=True).clamp(min=1)
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,33 +29,38 @@ from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from training import encoders, metrics
-from training.batches import SIZES, Batch, Draws, drawn
 from training.genomes import OTHER, Genomes, load
+from training.init_mini import SIZES as SIZES_OF
 from training.heldout import HeldOut, embed_rows
 from training.networks import FiveMerNetwork, TrainedEncoder
+from training.windows import SIZES, Examples, Sampler, Strands, without_gaps
 
 TOKENIZER = Path(__file__).parents[1] / "virnucpro/models/embedded/dnabert-mini/tokenizer.json"
 #: Of the clusters one in so many is kept from the encoders.
 KEPT_BACK = 10
+#: The encoders.
+DNA, PROTEIN = "dna", "protein"
 #: Steps over which the learning rate rises.
 WARM_UP = 300
+#: Steps after which the clock is started anew: those before are slow, since networks are compiled in them.
+SETTLED = 20
 #: Steps between two updates of the averaged weights.
 BETWEEN = 5
 CLIP = 1.0
-#: What is trained together: the baseline is small, and goes with the DNA encoder.
-PARTS = {"dna": ("dna", "fivemer"), "protein": ("protein",), "both": ("dna", "protein", "fivemer")}
+#: Batches of unseen clusters that are measured on.
+UNSEEN = 8
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the encoders are trained. group, tokens: weights of the losses beside that of the class."""
+    """How an encoder is trained. group, tokens: weights of the losses beside that of the class."""
 
     group: float = 0.5
     tokens: float = 0.3
     dropout: float = 0.1
     rate: float = 1.5e-3
     decay: float = 0.05
-    average: float = 0.99
+    average: float = 0.995
 
 
 @dataclass(frozen=True)
@@ -62,102 +68,123 @@ class Data:
     """What a training sees: windows of `seen` records, and of dev; `log` takes every figure."""
 
     genomes: Genomes
+    strands: Strands
     seen: NDArray[np.bool_]
     dev: dict[int, HeldOut]
-    device: torch.device
-    workers: int
     batch: int
     seed: int
     log: Callable[..., None]
 
-    def batches(self, records: NDArray[np.bool_], seed: int) -> Iterator[Batch]:
-        """Endless batches of windows of `records`."""
-        return drawn(Draws(self.genomes, records, TOKENIZER, self.batch, seed), self.workers, self.device)
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.strands.codes.device
+
+    def sampler(self, records: NDArray[np.bool_], seed: int, windows: int = 1) -> Sampler:
+        """Draws of `records`, so many windows for each row of a batch."""
+        return Sampler(self.genomes, self.strands, records, seed, self.batch * windows)
 
 
 class Training:
-    """The networks of a training, their averages over the last steps, and what moves them."""
+    """One encoder in training, with the baseline beside the DNA encoder: their averages, and what moves them."""
 
-    def __init__(self, recipe: Recipe, data: Data, folder: Path, part: str, begin: Path | None) -> None:
+    def __init__(self, recipe: Recipe, data: Data, folder: Path, part: str, begin: Path, size: str = "mini") -> None:
         torch.manual_seed(data.seed)
-        self.recipe, self.data, self.folder = recipe, data, folder
-        self.step_count, self.losses = 0, dict[str, tuple[Tensor, ...]]()
-        if begin is None:
-            begin = folder / "start"
-            encoders.start(begin, data.seed)
-        networks = {"fivemer": FiveMerNetwork(), **encoders.trained(begin, len(data.genomes.names), recipe.dropout)}
-        self.networks = nn.ModuleDict({name: networks[name] for name in PARTS[part]}).to(data.device)
+        self.recipe, self.data, self.folder, self.part, self.size = recipe, data, folder, part, size
+        self.step_count, self.losses = 0, (torch.zeros(()),) * 3
+        networks: dict[str, nn.Module] = {part: encoders.trained(begin, len(data.genomes.names), recipe.dropout)[part]}
+        if part == DNA:
+            networks["fivemer"] = FiveMerNetwork()
+        self.networks = nn.ModuleDict(networks).to(data.device)
+        encoder: Any = self.networks[part]
+        fast = data.device.type == "cuda"
+        self.losses_of: Callable[..., tuple[Tensor, ...]] = torch.compile(encoder.losses, dynamic=False) if fast else encoder.losses
         self.average = AveragedModel(self.networks, multi_avg_fn=get_ema_multi_avg_fn(recipe.average))  # type: ignore[no-untyped-call]
+        self.rate = torch.zeros((), device=data.device)
         self.optimizer = torch.optim.AdamW(
-            self.networks.parameters(),
-            recipe.rate,
-            betas=(0.9, 0.98),
-            weight_decay=recipe.decay,
-            fused=data.device.type == "cuda",
+            *(self.networks.parameters(), self.rate, (0.9, 0.98)), weight_decay=recipe.decay, fused=fast, capturable=fast
         )
+        unseen = data.sampler(~data.seen, data.seed + 1)
+        self.unseen = [unseen.draw(SIZES[0]) for _ in range(UNSEEN)]
+        # Not every window has a protein.
+        self.sampler = data.sampler(data.seen, data.seed, 2 if part == PROTEIN else 1)
+        self.step = Replayed(self.one_step, self.sampler.random) if fast and not os.environ.get("VNOGRAPH") else self.one_step
 
     def run(self, steps: int | None, seconds: float, evaluations: int) -> None:
         """Train for `steps`, or for about `seconds`, and write what came out."""
         start, done, evaluated = time.perf_counter(), 0.0, 0
-        for batch in self.data.batches(self.data.seen, self.data.seed):
-            self.step(batch, min(1.0, (self.step_count + 1) / WARM_UP) * (1 - done))
+        while done < 1:
+            if self.step_count == SETTLED:
+                start = time.perf_counter()
+            self.rate.fill_(self.recipe.rate * min(1.0, (self.step_count + 1) / WARM_UP) * (1 - done))
+            self.step(self.sampler.window())
+            self.step_count += 1
+            if self.step_count % BETWEEN == 0:
+                self.average.update_parameters(self.networks)
+                # Else the clock would run ahead of the device.
+                self.rate.item()
             done = self.step_count / steps if steps else (time.perf_counter() - start) / seconds
             if done * evaluations >= evaluated + 1 or done >= 1:
                 evaluated += 1
                 self.evaluate(time.perf_counter() - start)
                 self.write()
-            if done >= 1:
-                return
 
-    def step(self, batch: Batch, rate: float) -> None:
-        """One step on a batch, at a share `rate` of the learning rate."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * self.recipe.rate
+    def one_step(self, size: int) -> None:
+        """One step on windows of `size` bases."""
         self.networks.train()
-        loss = self.loss(batch)
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        self.loss(self.sampler.draw(size)).backward()  # type: ignore[no-untyped-call]
         for network in self.networks.values():
             nn.utils.clip_grad_norm_(network.parameters(), CLIP)
         self.optimizer.step()
-        self.step_count += 1
-        if self.step_count % BETWEEN == 0:
-            self.average.update_parameters(self.networks)
 
-    def loss(self, batch: Batch) -> Tensor:
-        """The sum of the losses of all networks, which share nothing."""
-        rows = {"dna": (batch.dna, batch.viral, batch.group)}
-        rows["protein"] = (batch.protein, batch.viral[batch.framed], batch.group[batch.framed])
+    def loss(self, batch: Examples) -> Tensor:
+        """The sum of the losses of the encoder and of the baseline, which share nothing."""
+        ids, viral, group = self.rows(batch)
         with torch.autocast(self.data.device.type, torch.bfloat16, self.data.device.type == "cuda"):
-            for name, network in self.networks.items():
-                if isinstance(network, TrainedEncoder):
-                    self.losses[name] = network.losses(*rows[name])
+            self.losses = self.losses_of(ids, viral, group)
         weights = (1.0, self.recipe.group, self.recipe.tokens)
-        parts = [weight * loss for each in self.losses.values() for weight, loss in zip(weights, each, strict=True)]
+        parts = [weight * loss for loss, weight in zip(self.losses, weights, strict=True)]
         if "fivemer" in self.networks:
             parts.append(cross_entropy(self.networks["fivemer"](batch.codes), batch.viral))
         return torch.stack(parts).sum()
 
+    def rows(self, batch: Examples) -> tuple[Tensor, Tensor, Tensor]:
+        """What the encoder reads of a batch, with classes and groups."""
+        if self.part == DNA:
+            return batch.dna, batch.viral, batch.group
+        # As many rows as a batch has, all with a protein: those that have one come first, and again if they are few.
+        order = torch.argsort(batch.framed, descending=True, stable=True)
+        rows = order[torch.arange(self.data.batch, device=order.device) % batch.framed.sum()]
+        return batch.protein[rows], batch.viral[rows], batch.group[rows]
+
     def evaluate(self, seconds: float) -> None:
-        """Log AUROCs on dev windows of the first size, by the heads the encoders are trained with."""
+        """Log AUROCs by the head the encoder is trained with: on dev windows of the first size, on unseen clusters."""
         held = self.data.dev[SIZES[0]]
         found = {
-            name: metrics.auroc(scores, held.viral[kept])
+            name: round(metrics.auroc(scores, held.viral[kept]), 4)
             for name, (scores, kept) in quick_scores(self.averaged(), held, self.data.device).items()
         }
         names = ("class", "group", "tokens")
-        losses = {
-            part: {name: round(loss.item(), 4) for name, loss in zip(names, each, strict=True)}
-            for part, each in self.losses.items()
-        }
-        self.data.log(step=self.step_count, seconds=round(seconds, 1), losses=losses, dev_auroc=found)
+        losses = {name: round(loss.item(), 4) for name, loss in zip(names, self.losses, strict=True)}
+        unseen = round(self.auroc_of_unseen(), 4)
+        self.data.log(step=self.step_count, seconds=round(seconds, 1), losses=losses, unseen=unseen, dev_auroc=found)
+
+    @torch.inference_mode()
+    def auroc_of_unseen(self) -> float:
+        """AUROC of drawn windows of the clusters kept back."""
+        network: Any = self.averaged()[self.part]
+        rows = [self.rows(batch) for batch in self.unseen]
+        scores = torch.cat([network.logits(network(ids))[:, :2].diff(dim=1)[:, 0] for ids, _, _ in rows])
+        viral = torch.cat([viral for _, viral, _ in rows])
+        return metrics.auroc(scores.double().cpu().numpy(), viral.cpu().numpy() > 0)
 
     def write(self) -> None:
         """Write the averaged networks."""
         note = f"training/train_mini.py, {self.step_count} steps of {self.data.batch}, seed {self.data.seed}"
         for network in self.averaged().values():
             if isinstance(network, TrainedEncoder):
-                encoders.write(self.folder, network.encoder, note)
+                encoders.write(self.folder, network.encoder, note, self.size)
             else:
                 save_file({key: value.contiguous() for key, value in network.state_dict().items()}, self.fivemer)
 
@@ -170,6 +197,34 @@ class Training:
         """The averaged networks, ready for use."""
         networks: Any = self.average.module.eval()
         return dict(networks.items())
+
+
+class Replayed:
+    """A function of a window size on a GPU, recorded once a size and replayed: launching takes longer than computing."""
+
+    def __init__(self, function: Callable[[int], None], random: torch.Generator) -> None:
+        self.function, self.random = function, random
+        self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
+
+    def __call__(self, size: int) -> None:
+        """Run."""
+        if size not in self.graphs:
+            self.graphs[size] = self.record(size)
+        self.graphs[size].replay()
+
+    def record(self, size: int) -> torch.cuda.CUDAGraph:
+        """Run thrice, so that everything is compiled and has its place, then record."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                self.function(size)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        graph.register_generator_state(self.random)
+        with torch.cuda.graph(graph):
+            self.function(size)
+        return graph
 
 
 def quick_scores(
@@ -225,26 +280,31 @@ def logger(path: Path) -> Callable[..., None]:
     return log
 
 
-def prepare(args: argparse.Namespace, name: str, sizes: tuple[int, ...] = SIZES[:1]) -> Data:
+def prepare(args: argparse.Namespace, part: str, sizes: tuple[int, ...] = SIZES[:1]) -> Data:
     """Read everything, and cut dev into windows of `sizes`."""
     args.out.mkdir(parents=True, exist_ok=True)
-    log = logger(args.out / f"log-{name}.jsonl")
-    genomes, dev = load(args.train), load(args.dev)
+    log = logger(args.out / f"log-{part}.jsonl")
+    genomes, dev = without_gaps(load(args.train)), load(args.dev)
     seen = genomes.cluster % KEPT_BACK != 0
     cut = {size: HeldOut.cut(dev, size, TOKENIZER) for size in sizes}
     device = torch.device(args.device)
+    strands = Strands.of(genomes, None if part == PROTEIN else TOKENIZER, device)
     machine = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     counts = {size: (len(each.windows), len(each.frames), len(each.bare)) for size, each in cut.items()}
     log(torch=torch.__version__, device=machine, bases=len(genomes.codes), dev_windows_frames_bare=counts)
-    return Data(genomes, seen, cut, device, args.workers, args.batch, args.seed, log)
+    return Data(genomes, strands, seen, cut, args.batch, args.seed, log)
 
 
 def train(args: argparse.Namespace) -> None:
     """Train and write."""
+    recipe = Recipe(**{name: value for name, value in vars(args).items() if name in Recipe.__dataclass_fields__ and value is not None})
     data = prepare(args, args.part)
-    recipe = Recipe()
-    data.log(recipe=asdict(recipe), begin=str(args.begin), part=args.part)
-    Training(recipe, data, args.out, args.part, args.begin).run(args.steps, args.seconds, args.evaluations)
+    begin = args.begin
+    if begin is None:
+        begin = args.out / "start"
+        encoders.start(begin, data.seed, args.size)
+    data.log(recipe=asdict(recipe), begin=str(begin), part=args.part, size=args.size)
+    Training(recipe, data, args.out, args.part, begin, args.size).run(args.steps, args.seconds, args.evaluations)
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -254,7 +314,6 @@ def parser(description: str) -> argparse.ArgumentParser:
     found.add_argument("--dev", type=Path, required=True, help="packed genomes to measure on")
     found.add_argument("--out", type=Path, required=True, help="folder for the results")
     found.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
-    found.add_argument("--workers", type=int, default=14, help="processes that draw and tokenize (%(default)s)")
     found.add_argument("--batch", type=int, default=1024, help="windows a step (%(default)s)")
     found.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     return found
@@ -263,7 +322,10 @@ def parser(description: str) -> argparse.ArgumentParser:
 def parse_args(words: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     found = parser("Train dnabert-mini and esm2-mini.")
-    found.add_argument("--part", choices=PARTS, default="both", help="which encoder (%(default)s)")
+    found.add_argument("--part", choices=(DNA, PROTEIN), required=True, help="which encoder")
+    found.add_argument("--size", choices=SIZES_OF, default="mini", help="(%(default)s)")
+    for name in ("group", "tokens", "dropout", "rate", "decay", "average"):
+        found.add_argument(f"--{name}", type=float)
     found.add_argument("--begin", type=Path, help="folder with encoders to go on with")
     found.add_argument("--steps", type=int, help="steps of the training; instead of --seconds")
     found.add_argument("--seconds", type=float, default=300, help="time of the training (%(default)s)")

@@ -1,168 +1,240 @@
 """What the networks read: random windows of genomes for training, all windows by the published rule for testing.
 
 A window gives one example: the nucleotides and the protein of one of its open frames, as `predict` feeds them, or the
-bases of the whole window where no frame is open.
+bases of the whole window where no frame is open. Drawing is done on the device that trains: a processor could not keep
+up with it. So genomes are tokenized once, whole, and the DNA of an example is cut where tokens meet: it may lack some
+bases at either end.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from training.genomes import LETTERS, OTHER, Genomes
+from training.networks import DNA_CLS, DNA_PAD, DNA_SEP
 from virnucpro.models.protein_tokenizer import ALPHABET, CLS, EOS, PAD
+from virnucpro.models.tokenizer import DNATokenizer
 from virnucpro.sequence.frames import scan_windows
 from virnucpro.sequence.windows import Window, window_bounds
 
 #: Shares of the bases of a group are damped by this power, so that small groups are seen too.
 DAMPING = 0.7
-#: Groups that are drawn more often than their damped size says: many genomes, and hard to tell from viral ones.
-EMPHASIS = {"other/eukaryote_markers": 2.5, "other/bacteria_markers": 1.5}
+#: The same for clusters within their group.
+CLUSTER_DAMPING = 0.7
+#: Groups drawn more or less often than their damped size says: those of many genomes are hard to tell from viral ones.
+EMPHASIS = {"other/eukaryote_markers": 3.5, "other/plant": 2.0, "other/bacteria_genomic": 0.8}
+#: Window sizes, and how often each is drawn.
+SIZES, SHARES = (500, 300), (0.65, 0.35)
 #: Share of windows shorter than the full size: records that end give such in use.
 SHORTER = 0.2
+#: Bases tokenized in one piece, at most.
+PIECE = 5_000
+#: Pieces tokenized at a time.
+PIECES = 20_000
 _ASCII = np.frombuffer(LETTERS.encode(), np.uint8)
-_COMPLEMENT = np.array([3, 2, 1, 0, OTHER], np.uint8)
 # The standard code, NCBI's table 1, codons in the order AAA, AAC, AAG, AAT, ACA … TTT.
 _AMINO_ACIDS = "KNKNTTTTRSRSIIMIQHQHPPPPRRRRLLLLEDEDAAAAGGGGVVVV*Y*YSSSS*CWCLFLF"
 _STOP = 255
-_IDS = np.array([_STOP if letter == "*" else ALPHABET.index(letter) for letter in _AMINO_ACIDS], np.uint8)
+_IDS = [_STOP if letter == "*" else ALPHABET.index(letter) for letter in _AMINO_ACIDS]
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Some windows, one example each.
+    """Windows of one size, one example each, on a device.
 
-    dna: what the DNA encoder reads; protein: (n, width) ids, padded; residues: (n,) of each protein, 0 where the
-    window has no open frame; codes: (n, size) the windows' bases; viral: (n,) 0 or 1; group: (n,).
+    dna: (n, width) ids of what the DNA encoder reads, padded; protein: (n, width) ids, padded, of the same frame, or of
+    none; framed: (n,) whether the window has an open frame; codes: (n, size) the windows' bases, 4 behind their ends;
+    viral: (n,) 0 or 1; group: (n,).
     """
 
-    dna: list[str]
-    protein: NDArray[np.uint8]
-    residues: NDArray[np.int64]
-    codes: NDArray[np.uint8]
-    viral: NDArray[np.int64]
-    group: NDArray[np.int64]
+    dna: Tensor
+    protein: Tensor
+    framed: Tensor
+    codes: Tensor
+    viral: Tensor
+    group: Tensor
+
+
+@dataclass(frozen=True)
+class Strands:
+    """Genomes without letters other than A C G T on a device, both strands end to end, and their DNA tokens.
+
+    codes: (2 * bases,) uint8; tokens: (tokens,) ids; places: (tokens,) where each begins.
+    """
+
+    codes: Tensor
+    tokens: Tensor
+    places: Tensor
+
+    @classmethod
+    def of(cls, genomes: Genomes, tokenizer: Path | None, device: torch.device) -> Strands:
+        """Both strands of `genomes`; without a tokenizer there is no DNA to read, only proteins."""
+        both = np.concatenate((genomes.codes, 3 - genomes.codes[::-1]))
+        bounds = np.r_[genomes.bounds, len(both) - genomes.bounds, np.arange(0, len(both), PIECE)]
+        tokens, places = np.zeros(1, np.int16), np.zeros(1, np.int32)
+        if tokenizer:
+            tokens, places = tokenize(both, np.unique(bounds), tokenizer)
+        return cls(*(torch.from_numpy(each).to(device) for each in (both, tokens, places)))
+
+
+def tokenize(
+    codes: NDArray[np.uint8], bounds: NDArray[np.int64], tokenizer: Path
+) -> tuple[NDArray[np.int16], NDArray[np.int32]]:
+    """Tokens of pieces of `codes`, and where each begins; a last one stands for the end."""
+    model = json.loads(tokenizer.read_text(encoding="utf-8"))["model"]
+    lengths = np.zeros(len(model["vocab"]), np.int32)
+    for token, place in model["vocab"].items():
+        lengths[place] = 0 if token.startswith("[") else len(token)
+    letters, encoder = _ASCII[codes].tobytes().decode(), DNATokenizer(tokenizer)
+    found = []
+    for at in range(0, len(bounds) - 1, PIECES):
+        part = bounds[at : at + PIECES + 1].tolist()
+        rows = encoder.encode([letters[start:end] for start, end in zip(part, part[1:], strict=False)])
+        found += [row[1:-1].astype(np.int16) for row in rows]
+    tokens = np.concatenate([*found, [DNA_SEP]]).astype(np.int16)
+    return tokens, np.cumsum(np.r_[0, lengths[tokens[:-1]]]).astype(np.int32)
+
+
+def without_gaps(genomes: Genomes) -> Genomes:
+    """The same records, cut where there are letters other than A C G T."""
+    other = genomes.codes == OTHER
+    before = np.r_[0, np.cumsum(~other)]
+    runs = np.flatnonzero(np.diff(np.r_[0, other.view(np.int8)]) == 1)
+    bounds = np.unique(before[np.r_[genomes.bounds, runs]])
+    record = np.searchsorted(before[genomes.bounds], bounds[:-1], side="right") - 1
+    return Genomes(genomes.codes[~other], bounds, genomes.group[record], genomes.cluster[record], genomes.names)
 
 
 class Sampler:
     """Draws windows: a class by a coin, a group by its damped size, a place in it evenly, a strand by a coin."""
 
-    def __init__(self, genomes: Genomes, records: NDArray[np.bool_], seed: int | list[int]) -> None:
-        self.genomes = genomes
-        self.rng = np.random.default_rng(seed)
+    def __init__(
+        self, genomes: Genomes, strands: Strands, records: NDArray[np.bool_], seed: int, size: int = 1024
+    ) -> None:
+        device = strands.codes.device
+        self.strands, self.size = strands, size
+        self.choice, self.random = np.random.default_rng(seed), torch.Generator(device).manual_seed(seed)
+        self.bounds, self.group = (torch.from_numpy(each).to(device) for each in (genomes.bounds, genomes.group))
+        self.viral = torch.from_numpy(genomes.viral.astype(np.int64)).to(device)
         weights = record_weights(genomes, records)
-        self._ends = np.cumsum(weights) / weights.sum()
+        self._ends = torch.from_numpy(np.cumsum(weights) / weights.sum()).to(device)
+        self._ids = torch.tensor(_IDS, dtype=torch.uint8, device=device)
 
-    def draw(self, count: int, size: int) -> Examples:
-        """`count` windows of at most `size` bases without a letter other than A C G T."""
-        found = [self._windows(count, size)]
-        while sum(len(records) for _, _, records in found) < count:
-            found.append(self._windows(count, size))
-        codes, lengths, records = (np.concatenate(each)[:count] for each in zip(*found, strict=True))
-        group = self.genomes.group[records]
-        return self._examples(codes, lengths, self.genomes.viral[records].astype(np.int64), group)
+    def __iter__(self) -> Iterator[Examples]:
+        """Endless batches of windows."""
+        while True:
+            yield self.draw(self.window())
 
-    def _windows(self, count: int, size: int) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
-        records = np.searchsorted(self._ends, self.rng.random(count), side="right").clip(max=len(self._ends) - 1)
-        shorter = self.rng.integers(size // 2, size + 1, count)
-        wanted = np.where(self.rng.random(count) < SHORTER, shorter, size)
-        whole = self.genomes.lengths[records]
-        lengths = np.minimum(wanted, whole)
-        # The place is that of a window's middle: ends of records come in full.
-        middles = (self.rng.random(count) * whole).astype(np.int64)
-        starts = self.genomes.bounds[records] + (middles - lengths // 2).clip(0, whole - lengths)
-        codes = cut(self.genomes.codes, starts, lengths, self.rng.random(count) < 0.5, size)
-        clean = (codes == OTHER).sum(1) == size - lengths
-        return codes[clean], lengths[clean], records[clean]
+    def window(self) -> int:
+        """A window size by chance."""
+        return int(self.choice.choice(SIZES, p=SHARES))
 
-    def _examples(
-        self, codes: NDArray[np.uint8], lengths: NDArray[np.int64], viral: NDArray[np.int64], group: NDArray[np.int64]
-    ) -> Examples:
-        proteins, residues, is_open = six_frames(codes, lengths)
+    def draw(self, size: int) -> Examples:
+        """A batch of windows of at most `size` bases. Nothing here waits for the device."""
+        count = self.size
+        records = torch.searchsorted(self._ends, self._rand(count).double(), right=True).clamp(max=len(self._ends) - 1)
+        start, length = self._places(records, size)
+        # On the other strand the window lies in the second half, as far from its end.
+        other = len(self.strands.codes) - start - length
+        start, other = torch.where(self._rand(count) < 0.5, torch.stack((start, other)), torch.stack((other, start)))
+        proteins, residues, is_open = self._frames(torch.stack((start, other)), length, size)
         # Of the open frames one by chance; argmax of zeros gives a frame that then counts as none.
-        chosen = (self.rng.random(is_open.shape) * is_open).argmax(1)
-        rows = np.arange(len(codes))
-        found = is_open[rows, chosen]
-        residues = residues[rows, chosen] * found
-        dna = [
-            frame_dna(row[:length], frame, count) if count else text(row[:length])
-            for row, length, frame, count in zip(codes, lengths, chosen, residues, strict=True)
-        ]
-        return Examples(dna, with_ends(proteins[rows, chosen], residues), residues, codes, viral, group)
+        chosen = (self._rand(*is_open.shape) * is_open).argmax(1)
+        rows = torch.arange(count, device=start.device)
+        framed, residues = is_open[rows, chosen], residues[rows, chosen]
+        # A frame's nucleotides reach one base beyond its last codon where there is one.
+        begin = torch.where(chosen < 3, start, other) + chosen % 3
+        stop = torch.minimum(begin + 1 + 3 * residues, torch.where(chosen < 3, start, other) + length)
+        begin, stop = torch.where(framed, begin, start), torch.where(framed, stop, start + length)
+        return Examples(
+            self._tokens(begin, stop, size),
+            with_ends(proteins[rows, chosen], residues * framed),
+            framed,
+            self._bases(start, length, size),
+            self.viral[records],
+            self.group[records],
+        )
+
+    def _rand(self, *shape: int) -> Tensor:
+        return torch.rand(shape, generator=self.random, device=self.bounds.device)
+
+    def _places(self, records: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """Where windows of records begin, and their lengths."""
+        count, whole = len(records), self.bounds[records + 1] - self.bounds[records]
+        shorter = size // 2 + (self._rand(count) * (size - size // 2 + 1)).long()
+        wanted = shorter.masked_fill(self._rand(count) >= SHORTER, size)
+        length = torch.minimum(wanted, whole)
+        # The place is that of a window's middle: ends of records come in full.
+        middle = (self._rand(count).double() * whole).long()
+        return self.bounds[records] + torch.minimum((middle - length // 2).clamp(min=0), whole - length), length
+
+    def _bases(self, start: Tensor, length: Tensor, size: int) -> Tensor:
+        """(n, size) bases, filled up with N."""
+        column = torch.arange(size, device=start.device)
+        inside = column < length[:, None]
+        return self.strands.codes[start[:, None] + column * inside].masked_fill(~inside, OTHER)
+
+    def _frames(self, starts: Tensor, length: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Proteins (n, 6, size // 3) of windows (2, n) on both strands, residues (n, 6), and which are open (n, 6)."""
+        offset = torch.arange(3, device=starts.device)
+        width = size // 3
+        bases = torch.stack([self._bases(start, length, size + 2) for start in starts], 1).long() & 3
+        codons = bases[:, :, :-2] * 16 + bases[:, :, 1:-1] * 4 + bases[:, :, 2:]
+        column = offset[:, None] + 3 * torch.arange(width, device=starts.device)
+        proteins = self._ids[codons[:, :, column.clamp(max=size - 1)]].flatten(1, 2)
+        residues = ((length[:, None] - offset) // 3).repeat(1, 2)
+        inside = torch.arange(width, device=starts.device) < residues[:, :, None]
+        is_open = ~((proteins == _STOP) & inside).any(2) & (residues > 0)
+        return proteins.masked_fill(~inside, PAD), residues, is_open
+
+    def _tokens(self, begin: Tensor, stop: Tensor, size: int) -> Tensor:
+        """(n, width) the tokens that lie wholly in each place, `[CLS]` before and `[SEP]` behind them, padded."""
+        places, width = self.strands.places, width_of(size)
+        ends = torch.stack((begin, stop)).int()
+        first = torch.searchsorted(places, ends[0])
+        count = (torch.searchsorted(places, ends[1], right=True) - 1 - first).clamp(0, width - 2)[:, None]
+        column = torch.arange(-1, width - 1, device=begin.device)
+        ids = self.strands.tokens[(first[:, None] + column).clamp(0, len(places) - 1)].long()
+        ids = ids.masked_fill(column > count, DNA_PAD).masked_fill(column == count, DNA_SEP)
+        return ids.masked_fill(column < 0, DNA_CLS)
+
+
+def width_of(size: int) -> int:
+    """Tokens of a row of DNA: few windows have more than six for 25 bases, and a network is compiled for one width."""
+    return -(-size * 6 // 25 // 8) * 8
 
 
 def record_weights(genomes: Genomes, records: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(records,) how often each is drawn: half of the draws a class, groups by damped size, records by length."""
+    """(records,) how often each is drawn: half of the draws a class, groups and clusters by damped size, then bases."""
     bases = np.where(records, genomes.lengths, 0).astype(np.float64)
     groups = np.bincount(genomes.group, bases, len(genomes.names))
     damped = groups**DAMPING * np.array([EMPHASIS.get(name, 1.0) for name in genomes.names])
     for viral in (False, True):
         here = genomes.viral_groups == viral
         damped[here] /= damped[here].sum()
-    weights: NDArray[np.float64] = bases * (damped / np.maximum(groups, 1))[genomes.group]
-    return weights
+    _, cluster = np.unique(np.stack((genomes.group, genomes.cluster)), axis=1, return_inverse=True)
+    sizes = np.bincount(cluster, bases)
+    weights = bases * np.maximum(sizes, 1)[cluster] ** (CLUSTER_DAMPING - 1)
+    in_group = np.bincount(genomes.group, weights, len(genomes.names)).clip(1e-9)
+    found: NDArray[np.float64] = weights * (damped / in_group)[genomes.group]
+    return found
 
 
-def cut(
-    codes: NDArray[np.uint8],
-    starts: NDArray[np.int64],
-    lengths: NDArray[np.int64],
-    backward: NDArray[np.bool_],
-    size: int,
-) -> NDArray[np.uint8]:
-    """(n, size) windows, filled up with N; those `backward` as reverse complements."""
-    column = np.arange(size)
-    place = np.where(backward[:, None], lengths[:, None] - 1 - column, column)
-    inside = column < lengths[:, None]
-    found = codes[starts[:, None] + np.where(inside, place, 0)]
-    found = np.where(backward[:, None], _COMPLEMENT[found], found)
-    return np.where(inside, found, OTHER).astype(np.uint8)
-
-
-def six_frames(
-    codes: NDArray[np.uint8], lengths: NDArray[np.int64]
-) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]:
-    """Proteins (n, 6, size // 3) of windows of A C G T, their residues (n, 6), and which are open (n, 6)."""
-    backward = cut(codes.reshape(-1), np.arange(len(codes)) * codes.shape[1], lengths, lengths > 0, codes.shape[1])
-    frames = [_translate(strand[:, offset:]) for strand in (codes, backward) for offset in range(3)]
-    residues = np.tile((lengths[:, None] - np.arange(3)) // 3, (1, 2))
-    proteins = np.stack([np.pad(each, ((0, 0), (0, codes.shape[1] // 3 - each.shape[1]))) for each in frames], axis=1)
-    inside = np.arange(proteins.shape[2]) < residues[:, :, None]
-    is_open = ~((proteins == _STOP) & inside).any(2) & (residues > 0)
-    return np.where(inside, proteins, PAD).astype(np.uint8), residues, is_open
-
-
-def _translate(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(n, length // 3) ids of the codons from the first base on; those with N are of no meaning."""
-    width = codes.shape[1] // 3 * 3
-    letters = (codes[:, :width] & 3).reshape(len(codes), -1, 3)
-    ids: NDArray[np.uint8] = _IDS[letters[:, :, 0] * 16 + letters[:, :, 1] * 4 + letters[:, :, 2]]
-    return ids
-
-
-def with_ends(proteins: NDArray[np.uint8], residues: NDArray[np.int64]) -> NDArray[np.uint8]:
+def with_ends(proteins: Tensor, residues: Tensor) -> Tensor:
     """`<cls>` before and `<eos>` behind each protein, (n, w) with w a multiple of 8, which attention on a GPU wants."""
-    ids = np.pad(proteins, ((0, 0), (1, 1 + -(proteins.shape[1] + 2) % 8)), constant_values=PAD)
-    column = np.arange(ids.shape[1])
-    ids[column[None] > residues[:, None]] = PAD
-    ids[:, 0] = CLS
-    ids[np.arange(len(ids)), residues + 1] = EOS
-    return ids
-
-
-def frame_dna(codes: NDArray[np.uint8], frame: int, residues: int) -> str:
-    """The nucleotides of an open frame, one base beyond its last codon where there is one."""
-    backward, offset = divmod(frame, 3)
-    strand = _COMPLEMENT[codes[::-1]] if backward else codes
-    return text(strand[offset : offset + 1 + 3 * residues])
-
-
-def text(codes: NDArray[np.uint8]) -> str:
-    """The letters of codes."""
-    return _ASCII[codes].tobytes().decode()
+    width = proteins.shape[1] + 2
+    ids = torch.nn.functional.pad(proteins, (1, 1 + -width % 8), value=PAD).long()
+    column = torch.arange(ids.shape[1], device=ids.device)
+    ids = ids.masked_fill(column > residues[:, None], PAD).masked_fill(column == residues[:, None] + 1, EOS)
+    return ids.masked_fill(column == 0, CLS)
 
 
 @dataclass(frozen=True)
