@@ -10,12 +10,21 @@ from torch import Tensor
 
 from training import init_mini
 from training.init_mini import DNA, PROTEIN
-from training.networks import TrainedDNABERT, TrainedEncoder, TrainedESM2
+from training.networks import (
+    TrainedDNABERT,
+    TrainedEncoder,
+    TrainedESM2,
+    residue_substitutes,
+    word_substitutes,
+)
 from virnucpro.models.dnabert_s import DNABERT, load_dnabert
 from virnucpro.models.dnabert_s import _published_key as dnabert_key
 from virnucpro.models.esm2 import ESM2, load_esm2
 from virnucpro.models.esm2 import _fair_key as fair_key
 from virnucpro.models.esm2 import _published_keys as fair_keys
+
+
+TOKENIZER = Path(__file__).parents[1] / "virnucpro/models/embedded/dnabert-mini/tokenizer.json"
 
 
 def start(folder: Path, seed: int, size: str = "mini") -> None:
@@ -26,9 +35,10 @@ def start(folder: Path, seed: int, size: str = "mini") -> None:
 
 def trained(folder: Path, groups: int, dropout: float) -> dict[str, TrainedEncoder]:
     """Both encoders in `folder`, with new heads, to be trained on."""
+    words = json.loads(TOKENIZER.read_text(encoding="utf-8"))["model"]["vocab"]
     return {
-        "dna": TrainedDNABERT(load_dna(folder), groups, dropout),
-        "protein": TrainedESM2(load_protein(folder), groups, dropout),
+        "dna": TrainedDNABERT(load_dna(folder), groups, dropout, word_substitutes(words)),
+        "protein": TrainedESM2(load_protein(folder), groups, dropout, residue_substitutes()),
     }
 
 

@@ -41,7 +41,7 @@ class Size:
 #: What is shipped, and what teaches it.
 SIZES = {
     "mini": {DNA: Size(3, 128, 2, 256), PROTEIN: Size(4, 160, 2, 320)},
-    "teacher": {DNA: Size(6, 384, 6, 768), PROTEIN: Size(6, 384, 6, 1536)},
+    "b": {DNA: Size(2, 128, 2, 256), PROTEIN: Size(4, 192, 2, 384)},
 }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -30,7 +30,7 @@ from virnucpro.models.protein_tokenizer import ALPHABET, PAD
 
 #: Tokens of the DNA tokenizer.
 DNA_CLS, DNA_SEP, DNA_PAD, DNA_MASK = 1, 2, 3, 4
-#: The most residues of a protein that are replaced by others in training, as a share.
+#: The most tokens of a row that are replaced by others in training, as a share.
 SUBSTITUTED = float(os.environ.get("VSUB", "0.3"))
 #: Share of the tokens masked in every second sequence; the others are seen whole, as in use.
 MASKED = 0.15
@@ -44,9 +44,11 @@ class TrainedEncoder(nn.Module, ABC):
     #: Tokens of a row that its embedding leaves out: at its start, and at its end.
     ends: int
 
-    def __init__(self, encoder: DNABERT | ESM2, groups: int, dropout: float) -> None:
+    def __init__(self, encoder: DNABERT | ESM2, groups: int, dropout: float, substitutes: Tensor) -> None:
         super().__init__()
         encoder.requires_grad_(True)
+        self.substitutes: Tensor
+        self.register_buffer("substitutes", substitutes, persistent=False)
         self.dropout = dropout
         self.head = nn.Linear(encoder.dim, 2 + groups)
         self.norm = nn.LayerNorm(encoder.dim)
@@ -74,8 +76,13 @@ class TrainedEncoder(nn.Module, ABC):
         return self.embed(ids, self.hidden(ids, torch.zeros_like(ids, dtype=torch.bool)))
 
     def varied(self, ids: Tensor) -> Tensor:
-        """`ids` as a related sequence might have them."""
-        return ids
+        """Up to `SUBSTITUTED` of the tokens of every second pair of rows replaced, as in a related sequence."""
+        kinds = self.substitutes.shape[1]
+        rates = torch.rand(len(ids), 1, device=ids.device) * SUBSTITUTED
+        rates = rates * (torch.arange(len(ids), device=ids.device)[:, None] % 4 >= 2)
+        drawn = torch.randint(kinds, ids.shape, device=ids.device)
+        chosen = torch.rand(ids.shape, device=ids.device) < rates
+        return torch.where(chosen, self.substitutes.flatten()[ids * kinds + drawn], ids)
 
     def logits(self, vectors: Tensor) -> Tensor:
         """(n, 2 + groups) of embeddings: other and viral, then each group."""
@@ -149,20 +156,6 @@ class TrainedESM2(TrainedEncoder):
     pad_id, ends = PAD, 1
     encoder: ESM2
 
-    def __init__(self, encoder: DNABERT | ESM2, groups: int, dropout: float) -> None:
-        super().__init__(encoder, groups, dropout)
-        self.substitutes: Tensor
-        self.register_buffer("substitutes", _substitutes(), persistent=False)
-
-    def varied(self, ids: Tensor) -> Tensor:
-        """Up to `SUBSTITUTED` of the residues of every second pair of rows replaced, by BLOSUM62's odds."""
-        rows, kinds = self.substitutes.shape
-        rates = torch.rand(len(ids), 1, device=ids.device) * SUBSTITUTED
-        rates = rates * (torch.arange(len(ids), device=ids.device)[:, None] % 4 >= 2)
-        drawn = torch.randint(kinds, ids.shape, device=ids.device)
-        chosen = torch.rand(ids.shape, device=ids.device) < rates
-        return torch.where(chosen, self.substitutes.flatten()[ids * kinds + drawn], ids)
-
     @staticmethod
     def table(encoder: DNABERT | ESM2) -> Tensor:
         """(vocabulary, dim) the token embeddings."""
@@ -217,11 +210,11 @@ _BLOSUM62 = """
 -2 -2 -2 -3 -2 -1 -2 -3  2 -1 -1 -2 -1  3 -3 -2 -2  2  7 -1
  0 -3 -3 -3 -1 -2 -2 -3 -3  3  1 -2  1 -1 -2 -2  0 -3 -1  4
 """
-#: Substitutes listed of each residue: the smallest odds make one.
+#: Substitutes listed of each token.
 _LISTED = 256
 
 
-def _substitutes() -> Tensor:
+def residue_substitutes() -> Tensor:
     """(33, 256) ids that may take the place of each id: other residues by their odds, any other id itself."""
     places = torch.tensor([ALPHABET.index(letter) for letter in _RESIDUES])
     scores = torch.tensor([float(word) for word in _BLOSUM62.split()]).view(20, 20)
@@ -232,6 +225,27 @@ def _substitutes() -> Tensor:
     found = torch.arange(len(ALPHABET))[:, None].repeat(1, _LISTED)
     found[places] = places[drawn]
     return found
+
+
+def word_substitutes(vocabulary: dict[str, int]) -> Tensor:
+    """(tokens, 256) ids that may take the place of each DNA token: words one base apart, transitions twice as often."""
+    found = torch.arange(len(vocabulary))[:, None].repeat(1, _LISTED)
+    for word, place in vocabulary.items():
+        near = [vocabulary.get(other) for other in _one_base_apart(word)]
+        known = torch.tensor([each for each in near if each is not None])
+        if len(known):
+            found[place] = known[torch.arange(_LISTED) * len(known) // _LISTED]
+    return found
+
+
+def _one_base_apart(word: str) -> Iterator[str]:
+    for place, base in enumerate(word):
+        for other in _LIKELY.get(base, ""):
+            yield word[:place] + other + word[place + 1 :]
+
+
+#: What a base becomes in four changes: transitions are as frequent as both transversions together.
+_LIKELY = {"A": "GGCT", "G": "AACT", "C": "TTAG", "T": "CCAG"}
 
 
 def _working(x: Tensor) -> Tensor:

@@ -31,11 +31,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from training import encoders, metrics
 from training.genomes import OTHER, Genomes, load
 from training.init_mini import SIZES as SIZES_OF
+from training.encoders import TOKENIZER
 from training.heldout import HeldOut, embed_rows
 from training.networks import FiveMerNetwork, TrainedEncoder
 from training.windows import SIZES, Examples, Sampler, Strands, without_gaps
 
-TOKENIZER = Path(__file__).parents[1] / "virnucpro/models/embedded/dnabert-mini/tokenizer.json"
 #: Of the clusters one in so many is kept from the encoders.
 KEPT_BACK = 10
 #: The encoders.
