@@ -10,16 +10,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
 
 from training import encoders, fit_mini, genomes, train_mini
-from training.batches import pad
+from training.encoders import TOKENIZER
 from training.evaluate import Scored, figures_of
 from training.genomes import cluster_of, load, read_folder, save
-from training.heldout import HeldOut, embed_rows
+from training.heldout import HeldOut, embed_rows, pad
 from training.metrics import Comparison, auroc, calibration_error
-from training.networks import FiveMerNetwork
-from training.train_mini import TOKENIZER
-from training.windows import Sampler, record_weights
+from training.networks import (
+    DNA_CLS,
+    DNA_MASK,
+    DNA_PAD,
+    DNA_SEP,
+    FiveMerNetwork,
+    residue_substitutes,
+    word_substitutes,
+)
+from training.windows import Sampler, Strands, record_weights, without_gaps
 from virnucpro import metrics
 from virnucpro.models.attention import PackedLayout, segment_mean
 from virnucpro.models.classifier import check_state
@@ -30,6 +38,7 @@ from virnucpro.sequence.frames import open_frames
 from virnucpro.sequence.windows import Window
 
 CPU = torch.device("cpu")
+LETTERS = np.frombuffer(genomes.LETTERS.encode(), np.uint8)
 
 
 def write_genomes(folder: Path) -> Path:
@@ -70,22 +79,50 @@ def test_packed_genomes_come_back(packed: Path) -> None:
 def test_a_record_without_a_cluster_is_one() -> None:
     assert cluster_of("chr1:1-500 group=human species=x") == "chr1:1-500"
     assert cluster_of("r1 cluster=G7 species=x") == "G7"
+    assert cluster_of("XM_001608263.1 cluster=X35 species=x") == cluster_of("XM_001605000.2 cluster=X34")
 
 
-def test_examples_are_what_predict_reads(packed: Path) -> None:
-    examples = Sampler(load(packed), np.ones(load(packed).bounds.size - 1, bool), 5).draw(200, 300)
-    letters = np.frombuffer(genomes.LETTERS.encode(), np.uint8)
-    for codes, dna, protein, residues in zip(
-        examples.codes, examples.dna, examples.protein, examples.residues, strict=True
+def test_records_are_cut_at_gaps(packed: Path) -> None:
+    found, cut = load(packed), without_gaps(load(packed))
+    assert (found.codes == genomes.OTHER).any()
+    pieces = [(group, piece) for i, group in enumerate(found.group) for piece in found.sequence(i).split("N") if piece]
+    assert [(group, cut.sequence(i)) for i, group in enumerate(cut.group)] == pieces
+
+
+@pytest.fixture(scope="module")
+def sampler(packed: Path) -> Sampler:
+    found = without_gaps(load(packed))
+    return Sampler(found, Strands.of(found, TOKENIZER, CPU), np.ones(len(found.group), bool), 5, 300)
+
+
+@pytest.mark.parametrize("size", [300, 500])
+def test_examples_are_what_predict_reads(sampler: Sampler, size: int) -> None:
+    """Proteins to the letter; of the nucleotides, those between the first and the last border of tokens."""
+    examples, words = sampler.draw(size), Tokenizer.from_file(str(TOKENIZER))
+    assert examples.framed.any()
+    assert not examples.framed.all()
+    for codes, dna, protein, framed in zip(
+        examples.codes.numpy(), examples.dna.tolist(), examples.protein.tolist(), examples.framed.tolist(), strict=True
     ):
-        window = letters[codes[codes < 4]].tobytes().decode()
+        window = LETTERS[codes[codes < 4]].tobytes().decode()
         frames = open_frames(Window("w", 0, len(window), window))
-        word = "".join(ALPHABET[i] for i in protein[1 : residues + 1])
-        if residues:
-            assert (dna, word) in [(frame.nucleotide, frame.protein) for frame in frames]
-        else:
-            assert not frames
-            assert dna == window
+        assert framed == bool(frames)
+        residues = "".join(ALPHABET[i] for i in protein if ALPHABET[i].isalpha())
+        whole = next(frame.nucleotide for frame in frames if frame.protein == residues) if framed else window
+        assert residues or not framed
+        found = "".join(words.decode([i]) for i in dna if i > DNA_MASK)
+        assert found in whole
+        assert len(whole) - len(found) < 24
+        assert [i for i in dna if i <= DNA_MASK and i != DNA_PAD] == [DNA_CLS, DNA_SEP]
+
+
+def test_both_strands_and_all_places_are_drawn(sampler: Sampler) -> None:
+    both = LETTERS[sampler.strands.codes.numpy()].tobytes().decode()
+    half = len(both) // 2
+    windows = [LETTERS[codes[codes < 4]].tobytes().decode() for codes in sampler.draw(300).codes.numpy()]
+    forward = [window in both[:half] for window in windows]
+    assert 0.4 < np.mean(forward) < 0.6
+    assert all(window in both for window in windows)
 
 
 def test_half_of_the_draws_are_viral_and_only_of_the_records_given(packed: Path) -> None:
@@ -108,7 +145,7 @@ def test_the_forward_pass_is_that_of_the_package(tmp_path: Path, name: str) -> N
         value.data.add_(torch.randn_like(value) * 0.05)
     rows = [torch.randint(5, 24, (n,)).numpy() for n in (5, 40, 63, 17)]
     with torch.inference_mode():
-        ours = network(torch.from_numpy(pad(rows, network.pad_id)).long())
+        ours = network(torch.from_numpy(pad(rows, network.pad_id)))
         layout = PackedLayout.build([len(row) for row in rows], 256, "cpu")
         buffer = torch.full((256,), network.pad_id)
         buffer[: layout.used] = torch.from_numpy(np.concatenate(rows))
@@ -129,6 +166,32 @@ def test_every_parameter_learns_and_is_written(tmp_path: Path, name: str) -> Non
     again = encoders.load_dna(tmp_path / "trained") if name == "dna" else encoders.load_protein(tmp_path / "trained")
     for key, value in network.encoder.named_parameters():
         assert torch.equal(again.state_dict()[key], value.detach().half().float())
+
+
+def test_substitutes_are_near() -> None:
+    words = json.loads(TOKENIZER.read_text())["model"]["vocab"]
+    names = {place: word for word, place in words.items()}
+    for place, others in enumerate(word_substitutes(words).tolist()):
+        for other in {names[each] for each in others} - {names[place]}:
+            assert sum(a != b for a, b in zip(names[place], other, strict=True)) == 1
+    residues = residue_substitutes()
+    leucine = [ALPHABET[i] for i in residues[ALPHABET.index("L")].tolist()]
+    assert max(set(leucine), key=leucine.count) in "IM"
+    assert leucine.count("D") < leucine.count("V")
+    assert "L" not in leucine
+    assert (residues[ALPHABET.index("<pad>")] == ALPHABET.index("<pad>")).all()
+
+
+@pytest.mark.parametrize("name", ["dna", "protein"])
+def test_half_of_the_rows_are_varied(tmp_path: Path, name: str) -> None:
+    encoders.start(tmp_path, seed=1)
+    network = encoders.trained(tmp_path, groups=4, dropout=0.1)[name]
+    ids = torch.randint(4, 24, (400, 100))
+    ids[:, 90:] = network.pad_id
+    changed = (network.varied(ids) != ids)[:, :90].float().mean(1)
+    assert changed.view(-1, 4)[:, :2].sum() == 0
+    assert 0.1 < changed.view(-1, 4)[:, 2:].mean() < 0.2
+    assert not (network.varied(ids) != ids)[:, 90:].any()
 
 
 def test_five_mers_of_both_strands_are_one() -> None:
@@ -180,7 +243,7 @@ def test_figures_by_group_and_sequence(packed: Path) -> None:
 def test_training_and_fitting_at_a_tiny_size(packed: Path, tmp_path: Path) -> None:
     words = [
         *("--train", str(packed), "--dev", str(packed), "--out", str(tmp_path)),
-        *("--device", "cpu", "--workers", "0", "--batch", "16"),
+        *("--device", "cpu", "--batch", "16"),
     ]
     train_mini.train(train_mini.parse_args([*words, "--steps", "5", "--evaluations", "1"]))
     fit_mini.main([*words, "--batches", "3", "--epochs", "2"])
@@ -189,6 +252,7 @@ def test_training_and_fitting_at_a_tiny_size(packed: Path, tmp_path: Path) -> No
         check_state(path, read_weights(path))
     assert read_weights(tmp_path / "classifier.safetensors")["hidden.weight"].shape == (512, 288)
     assert read_weights(tmp_path / "dna_only.safetensors")["hidden.weight"].shape == (512, 128)
-    last = json.loads((tmp_path / "log-both.jsonl").read_text().splitlines()[-1])
-    assert last["step"] == 5
-    assert set(last["dev_auroc"]) == {"dna", "protein", "fivemer"}
+    for part, names in (("dna", {"dna", "fivemer"}), ("protein", {"protein"})):
+        last = json.loads((tmp_path / f"log-{part}.jsonl").read_text().splitlines()[-1])
+        assert last["step"] == 5
+        assert set(last["dev_auroc"]) == names

@@ -23,14 +23,13 @@ from virnucpro.models.esm2 import ESM2, load_esm2
 from virnucpro.models.esm2 import _fair_key as fair_key
 from virnucpro.models.esm2 import _published_keys as fair_keys
 
-
 TOKENIZER = Path(__file__).parents[1] / "virnucpro/models/embedded/dnabert-mini/tokenizer.json"
 
 
-def start(folder: Path, seed: int, size: str = "mini") -> None:
+def start(folder: Path, seed: int) -> None:
     """Write both networks with weights from `seed`."""
     for name in (DNA, PROTEIN):
-        init_mini.write(folder / name, name, seed, size)
+        init_mini.write(folder / name, name, seed)
 
 
 def trained(folder: Path, groups: int, dropout: float) -> dict[str, TrainedEncoder]:
@@ -52,10 +51,10 @@ def load_protein(folder: Path) -> ESM2:
     return load_esm2(folder / PROTEIN / "model.safetensors")
 
 
-def write(folder: Path, encoder: DNABERT | ESM2, note: str, size: str = "mini") -> None:
+def write(folder: Path, encoder: DNABERT | ESM2, note: str) -> None:
     """Write a trained encoder, float16; `note` says how it was trained."""
     name = DNA if isinstance(encoder, DNABERT) else PROTEIN
-    config, shapes = init_mini.layout(name, size)
+    config, shapes = init_mini.layout(name)
     found = _dnabert_tensors(encoder) if isinstance(encoder, DNABERT) else _esm2_tensors(encoder)
     tensors = {key: found[_key(key)].to("cpu", torch.float16).contiguous() for key in shapes}
     (folder / name).mkdir(parents=True, exist_ok=True)

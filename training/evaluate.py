@@ -23,11 +23,12 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
+from training.encoders import TOKENIZER
 from training.genomes import Genomes, load
 from training.heldout import HeldOut
 from training.metrics import Comparison, calibration_error, reliability
 from training.networks import FiveMerNetwork
-from training.train_mini import TOKENIZER, fivemer_scores
+from training.train_mini import fivemer_scores
 from training.windows import SIZES
 from virnucpro import metrics
 from virnucpro.models.classifier import Classifier

@@ -38,11 +38,7 @@ class Size:
     feed_forward: int
 
 
-#: What is shipped, and what teaches it.
-SIZES = {
-    "mini": {DNA: Size(3, 128, 2, 256), PROTEIN: Size(4, 160, 2, 320)},
-    "b": {DNA: Size(2, 128, 2, 256), PROTEIN: Size(4, 192, 2, 384)},
-}
+SIZES = {DNA: Size(3, 128, 2, 256), PROTEIN: Size(4, 160, 2, 320)}
 
 
 def dnabert_config(size: Size) -> dict[str, Any]:
@@ -138,12 +134,10 @@ def esm2_shapes(size: Size) -> Shapes:
     return found | norm_shapes("esm.encoder.emb_layer_norm_after", width)
 
 
-def layout(model: str, size: str) -> tuple[dict[str, Any], Shapes]:
-    """`config.json` and the tensors of `model` in a size of `SIZES`."""
-    found = SIZES[size][model]
-    if model == DNA:
-        return dnabert_config(found), dnabert_shapes(found)
-    return esm2_config(found), esm2_shapes(found)
+def layout(model: str) -> tuple[dict[str, Any], Shapes]:
+    """`config.json` and the tensors of `model`."""
+    size = SIZES[model]
+    return (dnabert_config(size), dnabert_shapes(size)) if model == DNA else (esm2_config(size), esm2_shapes(size))
 
 
 def initial(shape: tuple[int, ...], name: str, generator: torch.Generator) -> Tensor:
@@ -168,10 +162,10 @@ def sort_header(data: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header + data[end:]
 
 
-def weights(model: str, seed: int, size: str = "mini") -> bytes:
+def weights(model: str, seed: int) -> bytes:
     """A safetensors file of the network of `model` initialised from `seed`."""
     generator = torch.Generator().manual_seed(seed)
-    tensors = {name: initial(shape, name, generator) for name, shape in layout(model, size)[1].items()}
+    tensors = {name: initial(shape, name, generator) for name, shape in layout(model)[1].items()}
     return to_bytes(tensors, {"format": "pt", "trained": "false", "seed": str(seed)})
 
 
@@ -180,17 +174,17 @@ def to_bytes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     return sort_header(save(tensors, metadata))
 
 
-def write(folder: Path, model: str, seed: int, size: str = "mini") -> None:
+def write(folder: Path, model: str, seed: int) -> None:
     """Write both files of the untrained network."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(layout(model, size)[0], indent=2) + "\n", encoding="utf-8")
-    (folder / "model.safetensors").write_bytes(weights(model, seed, size))
+    (folder / "config.json").write_text(json.dumps(layout(model)[0], indent=2) + "\n", encoding="utf-8")
+    (folder / "model.safetensors").write_bytes(weights(model, seed))
 
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Write a small network with random weights.")
-    parser.add_argument("--model", choices=SIZES["mini"], default=DNA, help="which network (%(default)s)")
+    parser.add_argument("--model", choices=SIZES, default=DNA, help="which network (%(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the files")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights (%(default)s)")
     return parser.parse_args()

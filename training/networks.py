@@ -6,7 +6,6 @@ off the results agree with the packed forward pass (tests/test_training.py).
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -31,7 +30,7 @@ from virnucpro.models.protein_tokenizer import ALPHABET, PAD
 #: Tokens of the DNA tokenizer.
 DNA_CLS, DNA_SEP, DNA_PAD, DNA_MASK = 1, 2, 3, 4
 #: The most tokens of a row that are replaced by others in training, as a share.
-SUBSTITUTED = float(os.environ.get("VSUB", "0.3"))
+SUBSTITUTED = 0.3
 #: Share of the tokens masked in every second sequence; the others are seen whole, as in use.
 MASKED = 0.15
 

@@ -18,9 +18,10 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from training.encoders import DNA, PROTEIN, load_dna, load_protein
+from training.encoders import load_dna, load_protein
 from training.evaluate import PRESETS, evaluate
 from training.genomes import load
+from training.init_mini import DNA, PROTEIN
 from virnucpro.models import classifier
 from virnucpro.models.card import DNA_ONLY, ClassifierCard, EncoderPin
 from virnucpro.models.registry import EMBEDDED, resolve

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +98,7 @@ def tokenize(
     found = []
     for at in range(0, len(bounds) - 1, PIECES):
         part = bounds[at : at + PIECES + 1].tolist()
-        rows = encoder.encode([letters[start:end] for start, end in zip(part, part[1:], strict=False)])
+        rows = encoder.encode([letters[start:end] for start, end in pairwise(part)])
         found += [row[1:-1].astype(np.int16) for row in rows]
     tokens = np.concatenate([*found, [DNA_SEP]]).astype(np.int16)
     return tokens, np.cumsum(np.r_[0, lengths[tokens[:-1]]]).astype(np.int32)
