@@ -88,8 +88,8 @@ def parse_args(words: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     found = parser("Fit the classifiers of the set mini.")
     found.add_argument("--choices", choices=("kept", "all"), default="kept", help="what to fit to (%(default)s)")
-    found.add_argument("--batches", type=int, default=40, help="batches of windows to fit to (%(default)s)")
-    found.add_argument("--epochs", type=int, default=6, help="epochs of a classifier (%(default)s)")
+    found.add_argument("--batches", type=int, default=50, help="batches of windows to fit to (%(default)s)")
+    found.add_argument("--epochs", type=int, default=3, help="epochs of a classifier (%(default)s)")
     return found.parse_args(words)
 
 
