@@ -20,9 +20,9 @@ Embeddings = dict[str, bytes]
 LENGTHS = [5, 17, 60, 150, 300, 500, 500, 500, 900, 2500, 9000]
 
 
-def sequences(n: int, seed: int = 1) -> list[tuple[str, str]]:
-    rng = random.Random(seed)
-    return [(f"s{i}", "".join(rng.choices("ACGTN", (9, 9, 9, 9, 1), k=rng.choice(LENGTHS)))) for i in range(n)]
+def sequences(n: int, seed: int = 1, longest: int = 9000) -> list[tuple[str, str]]:
+    rng, lengths = random.Random(seed), [length for length in LENGTHS if length <= longest]
+    return [(f"s{i}", "".join(rng.choices("ACGTN", (9, 9, 9, 9, 1), k=rng.choice(lengths)))) for i in range(n)]
 
 
 def write(path: Path, records: list[tuple[str, str]]) -> Path:
@@ -44,14 +44,26 @@ def dtype(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def records(dtype: str) -> list[tuple[str, str]]:
-    """Fewer where the CPU has to imitate BF16."""
-    return sequences(60 if dtype == "fp32" or find_cpu().bf16 else 14)
+def imitated(dtype: str) -> bool:
+    """Whether the CPU has to imitate the dtype, which takes so long that less has to do."""
+    return dtype == "bf16" and not find_cpu().bf16
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory, records: list[tuple[str, str]], dtype: str) -> Embeddings:
-    return embed(write(tmp_path_factory.mktemp("expected") / "a.fa", records), dtype=dtype)
+def settings(dtype: str, imitated: bool) -> dict[str, Any]:
+    return {"dtype": dtype} | ({"batch_size": 512} if imitated else {})
+
+
+@pytest.fixture(scope="module")
+def records(imitated: bool) -> list[tuple[str, str]]:
+    return sequences(14, longest=900) if imitated else sequences(60)
+
+
+@pytest.fixture(scope="module")
+def expected(
+    tmp_path_factory: pytest.TempPathFactory, records: list[tuple[str, str]], settings: dict[str, Any]
+) -> Embeddings:
+    return embed(write(tmp_path_factory.mktemp("expected") / "a.fa", records), **settings)
 
 
 def test_all_embeddings_differ(expected: Embeddings, records: list[tuple[str, str]]) -> None:
@@ -59,29 +71,40 @@ def test_all_embeddings_differ(expected: Embeddings, records: list[tuple[str, st
     assert len(expected) == len(set(expected.values())) == len(records)
 
 
-def test_shuffled_input(tmp_path: Path, records: list[tuple[str, str]], expected: Embeddings, dtype: str) -> None:
+def test_shuffled_input(
+    tmp_path: Path, records: list[tuple[str, str]], expected: Embeddings, settings: dict[str, Any]
+) -> None:
     shuffled = random.Random(2).sample(records, len(records))
-    assert embed(write(tmp_path / "a.fa", shuffled), dtype=dtype) == expected
+    assert embed(write(tmp_path / "a.fa", shuffled), **settings) == expected
 
 
-def test_other_companions(tmp_path: Path, records: list[tuple[str, str]], expected: Embeddings, dtype: str) -> None:
+def test_other_companions(
+    tmp_path: Path,
+    records: list[tuple[str, str]],
+    expected: Embeddings,
+    settings: dict[str, Any],
+    imitated: bool,
+) -> None:
     few = random.Random(3).sample(records, 12)
-    strangers = [(f"x{i}", sequence) for i, (_, sequence) in enumerate(sequences(30, seed=4))]
-    mixed = random.Random(5).sample(few + strangers, 42)
-    found = embed(write(tmp_path / "a.fa", mixed), dtype=dtype)
+    others = sequences(10, seed=4, longest=900) if imitated else sequences(30, seed=4)
+    strangers = [(f"x{i}", sequence) for i, (_, sequence) in enumerate(others)]
+    mixed = random.Random(5).sample(few + strangers, len(few + strangers))
+    found = embed(write(tmp_path / "a.fa", mixed), **settings)
     assert {name: found[name] for name, _ in few} == {name: expected[name] for name, _ in few}
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_threads(
-    tmp_path: Path, records: list[tuple[str, str]], expected: Embeddings, dtype: str, threads: int
+    tmp_path: Path, records: list[tuple[str, str]], expected: Embeddings, settings: dict[str, Any], threads: int
 ) -> None:
-    assert embed(write(tmp_path / "a.fa", records), dtype=dtype, threads=threads) == expected
+    assert embed(write(tmp_path / "a.fa", records), threads=threads, **settings) == expected
 
 
-def test_sequences_alone(tmp_path: Path, records: list[tuple[str, str]], expected: Embeddings, dtype: str) -> None:
+def test_sequences_alone(
+    tmp_path: Path, records: list[tuple[str, str]], expected: Embeddings, settings: dict[str, Any]
+) -> None:
     for name, sequence in records[:4]:
-        assert embed(write(tmp_path / "a.fa", [(name, sequence)]), dtype=dtype) == {name: expected[name]}
+        assert embed(write(tmp_path / "a.fa", [(name, sequence)]), **settings) == {name: expected[name]}
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
