@@ -14,7 +14,7 @@ demo: $(VENV)/.installed
 	@echo "All results are in demo/; docs/outputs.md explains every file and column."
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
