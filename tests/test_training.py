@@ -33,6 +33,7 @@ from virnucpro.models.attention import PackedLayout, segment_mean
 from virnucpro.models.classifier import check_state
 from virnucpro.models.esm2 import protein_mean
 from virnucpro.models.protein_tokenizer import ALPHABET
+from virnucpro.models.tokenizer import DNATokenizer
 from virnucpro.models.weights import read_weights
 from virnucpro.sequence.frames import open_frames
 from virnucpro.sequence.windows import Window
@@ -95,10 +96,16 @@ def sampler(packed: Path) -> Sampler:
     return Sampler(found, Strands.of(found, TOKENIZER, CPU), np.ones(len(found.group), bool), 5, 300)
 
 
+def ends(words: Tokenizer, ids: list[int]) -> list[int]:
+    """Where each token ends, in bases."""
+    return np.cumsum([len(words.decode([i])) if i > DNA_MASK else 0 for i in ids]).tolist()
+
+
 @pytest.mark.parametrize("size", [300, 500])
 def test_examples_are_what_predict_reads(sampler: Sampler, size: int) -> None:
-    """Proteins to the letter; of the nucleotides, those between the first and the last border of tokens."""
+    """Proteins to the letter; of the nucleotides, those between two borders of tokens, in nearly the same tokens."""
     examples, words = sampler.draw(size), Tokenizer.from_file(str(TOKENIZER))
+    same = total = 0
     assert examples.framed.any()
     assert not examples.framed.all()
     for codes, dna, protein, framed in zip(
@@ -114,6 +121,11 @@ def test_examples_are_what_predict_reads(sampler: Sampler, size: int) -> None:
         assert found in whole
         assert len(whole) - len(found) < 24
         assert [i for i in dna if i <= DNA_MASK and i != DNA_PAD] == [DNA_CLS, DNA_SEP]
+        alone = DNATokenizer(TOKENIZER).encode([found])[0].tolist()
+        ours = set(zip(ends(words, dna), dna, strict=True))
+        same += len(ours & set(zip(ends(words, alone), alone, strict=True)))
+        total += len(alone)
+    assert same > 0.9 * total
 
 
 def test_both_strands_and_all_places_are_drawn(sampler: Sampler) -> None:
@@ -131,6 +143,15 @@ def test_half_of_the_draws_are_viral_and_only_of_the_records_given(packed: Path)
     weights = record_weights(found, chosen)
     assert weights[~chosen].max() == 0
     np.testing.assert_allclose(weights[found.viral].sum(), weights[~found.viral].sum())
+
+
+def test_time_does_not_count_before_all_is_compiled(packed: Path, tmp_path: Path) -> None:
+    """Else a short training would be over before it began."""
+    words = ["--train", str(packed), "--dev", str(packed), "--out", str(tmp_path), "--part", "protein"]
+    words += ["--device", "cpu", "--batch", "4", "--seconds", "0.001", "--evaluations", "1"]
+    train_mini.train(train_mini.parse_args(words))
+    last = json.loads((tmp_path / "log-protein.jsonl").read_text().splitlines()[-1])
+    assert last["step"] == train_mini.SETTLED + 1
 
 
 # Networks
@@ -246,6 +267,10 @@ def test_training_and_fitting_at_a_tiny_size(packed: Path, tmp_path: Path) -> No
         *("--device", "cpu", "--batch", "16"),
     ]
     train_mini.train(train_mini.parse_args([*words, "--steps", "5", "--evaluations", "1"]))
+    for name in (encoders.DNA, encoders.PROTEIN):
+        files = [folder / name / "model.safetensors" for folder in (tmp_path, tmp_path / "start")]
+        trained, start = map(read_weights, files)
+        assert any(not torch.equal(value, start[key]) for key, value in trained.items())
     fit_mini.main([*words, "--batches", "3", "--epochs", "2"])
     for name in ("classifier", "dna_only"):
         path = tmp_path / f"{name}.safetensors"

@@ -4,8 +4,9 @@
     python -m training.genomes --data DIR/dev --out dev.npz
     python -m training.train_mini --train train.npz --dev dev.npz --out FOLDER
 
-All see the same random windows; an encoder learns the class of a window, and beside it its group and masked tokens. A
-tenth of the clusters is kept from the encoders, for `training.fit_mini` to fit the classifiers on.
+An encoder learns the class of a random window, and beside it its group and masked tokens; the baseline learns the class
+of the windows that the DNA encoder sees. A tenth of the clusters is kept from the encoders, for `training.fit_mini` to
+fit the classifiers on.
 `FOLDER/log-*.jsonl` holds every figure.
 """
 
@@ -40,7 +41,7 @@ KEPT_BACK = 10
 DNA, PROTEIN = "dna", "protein"
 #: Steps over which the learning rate rises.
 WARM_UP = 300
-#: Steps after which the clock is started anew: those before are slow, since networks are compiled in them.
+#: Steps after which the clock is started: those before are slow, since networks are compiled in them.
 SETTLED = 20
 #: Steps between two updates of the averaged weights.
 BETWEEN = 5
@@ -130,11 +131,15 @@ class Training:
                 self.average.update_parameters(self.networks)
                 # Else the clock would run ahead of the device.
                 self.rate.item()
-            done = self.step_count / steps if steps else (time.perf_counter() - start) / seconds
+            done = self.step_count / steps if steps else self.share_of(seconds, start)
             if done * evaluations >= evaluated + 1 or done >= 1:
                 evaluated += 1
                 self.evaluate(time.perf_counter() - start)
                 self.write()
+
+    def share_of(self, seconds: float, start: float) -> float:
+        """Share of `seconds` that is over; none before the clock is started."""
+        return (time.perf_counter() - start) / seconds if self.step_count > SETTLED else 0.0
 
     def one_step(self, size: int) -> None:
         """One step on windows of `size` bases."""
@@ -162,7 +167,7 @@ class Training:
             return batch.dna, batch.viral, batch.group
         # As many rows as a batch has, all with a protein: those that have one come first, and again if they are few.
         order = torch.argsort(batch.framed, descending=True, stable=True)
-        rows = order[torch.arange(self.data.batch, device=order.device) % batch.framed.sum()]
+        rows = order[torch.arange(self.data.batch, device=order.device) % batch.framed.sum().clamp(min=1)]
         return batch.protein[rows], batch.viral[rows], batch.group[rows]
 
     def evaluate(self, seconds: float) -> None:
@@ -331,7 +336,9 @@ def parse_args(words: list[str] | None = None) -> argparse.Namespace:
     found.add_argument("--part", choices=RECIPES, nargs="+", default=list(RECIPES), help="which encoder (both)")
     found.add_argument("--begin", type=Path, help="folder with encoders to go on with")
     found.add_argument("--steps", type=int, help="steps of the training; instead of --seconds")
-    found.add_argument("--seconds", type=float, default=300, help="time of the training (%(default)s)")
+    found.add_argument(
+        "--seconds", type=float, default=300, help="time of the training, without compiling (%(default)s)"
+    )
     found.add_argument("--evaluations", type=int, default=8, help="measurements on dev (%(default)s)")
     return found.parse_args(words)
 

@@ -77,7 +77,12 @@ class Strands:
 
     @classmethod
     def of(cls, genomes: Genomes, tokenizer: Path | None, device: torch.device) -> Strands:
-        """Both strands of `genomes`; without a tokenizer there is no DNA to read, only proteins."""
+        """Both strands of `genomes`; without a tokenizer there is no DNA to read, only proteins.
+
+        ValueError: more bases than places in 32 bits can tell.
+        """
+        if 2 * len(genomes.codes) >= 2**31:
+            raise ValueError(f"{len(genomes.codes):,} bases are too many, at most {2**30 - 1:,}: pack fewer")
         both = np.concatenate((genomes.codes, 3 - genomes.codes[::-1]))
         bounds = np.r_[genomes.bounds, len(both) - genomes.bounds, np.arange(0, len(both), PIECE)]
         tokens, places = np.zeros(1, np.int16), np.zeros(1, np.int32)
