@@ -12,9 +12,8 @@ import contextlib
 import hashlib
 import io
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -23,6 +22,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from virnucpro.core.threads import in_order
 from virnucpro.errors import InputError, OutputError
 from virnucpro.io.fasta import first_word
 from virnucpro.io.target import Target
@@ -165,18 +165,7 @@ def read_shard(path: Path) -> Shard:
 
 def read_shards(paths: Iterable[Path]) -> Iterator[Shard]:
     """Read shards in their order, a few ahead in threads, since checksums take most of the time. Raises InputError."""
-    with ThreadPoolExecutor(READ_AHEAD) as pool:
-        coming: deque[Future[Shard]] = deque()
-        try:
-            for path in paths:
-                coming.append(pool.submit(read_shard, path))
-                if len(coming) > READ_AHEAD:
-                    yield coming.popleft().result()
-            while coming:
-                yield coming.popleft().result()
-        finally:
-            for shard in coming:
-                shard.cancel()
+    return in_order(read_shard, paths, READ_AHEAD)
 
 
 def _text(dataset: h5py.Dataset) -> list[str]:

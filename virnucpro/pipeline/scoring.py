@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar
 
+from virnucpro.core.threads import in_order
 from virnucpro.models.classifier import Classifier
 from virnucpro.pipeline.consensus import WindowScore, window_score
 from virnucpro.pipeline.features import EmbeddedParts, Features
 from virnucpro.pipeline.frame_split import WHOLE, FramePart, IndexedSequence, IndexedWindow, read_index
 from virnucpro.sequence.frames import ALL_STOPPED
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -93,15 +88,3 @@ class Scorer:
         if whole is not None and self.dna_only is not None:
             scores.add(self.dna_only, whole)
         return scores
-
-
-def in_order(work: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
-    """Results of `work` in the order of `items`, several computed at a time, few kept waiting."""
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[R]] = deque()
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) > threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
