@@ -99,7 +99,7 @@ class SlowChain:
         windows = reference_windows("", sequence, self.window)
         scores = [self._window(number, place, name, window) for place, window in enumerate(windows, 1)]
         known = zip(windows, scores, strict=True)
-        call = reference_call([(window.start, window.end, score) for window, score in known], MIN_SCORE)
+        call = reference_call([(window.start, window.end, score) for window, score in known], MIN_SCORE, MIN_SCORE)
         cut, scored, viral = call.counts
         note = "" if scored else counted([reason_of(window.sequence) for window in windows])
         numbers = (call.verdict.value, six(call.score), cut, scored, viral, six(viral / scored) if scored else "")

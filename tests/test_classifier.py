@@ -186,6 +186,7 @@ def test_card_on_disk(folder: Path) -> None:
         "labels": ["others", "virus"],
         "min_score": 0.5,
         "presets": {},
+        "long_presets": {},
         "metrics": {"auc": 0.5},
         "citation": "nobody",
         "licence": "MIT",

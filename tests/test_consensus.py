@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from virnucpro.pipeline.consensus import (
     FEWEST_VIRAL,
     MOST_GAP,
+    MinScores,
     Region,
     SequenceCall,
     SequenceCaller,
@@ -89,7 +90,7 @@ def mean(windows: Sequence[Scored]) -> float:
     return sum(score * weight for (_, _, score), weight in zip(windows, weights, strict=True) if score) / sum(weights)
 
 
-def reference(windows: Sequence[Scored], min_score: float) -> Expected:
+def reference(windows: Sequence[Scored], min_score: float, long: float) -> Expected:
     known = [window for window in windows if window[2] is not None]
     counts = (len(windows), len(known), sum((score or 0) >= min_score for _, _, score in known))
     if not known:
@@ -100,14 +101,14 @@ def reference(windows: Sequence[Scored], min_score: float) -> Expected:
         inside = known[run.start() : run.end()]
         regions.append((inside[0][0], inside[-1][1], len(inside), run.group().count("v"), mean(inside)))
     score = mean(known)
-    if score >= min_score:
+    if score >= (long if sum(end - start for start, end, _ in known) >= 8_000 else min_score):
         return Expected(Verdict.VIRUS, score, counts, regions)
     regions = [region for region in regions if region[3] >= FEWEST_VIRAL]
     return Expected(Verdict.MIXED if regions else Verdict.OTHER, score, counts, regions)
 
 
-def called(windows: Sequence[Scored], min_score: float = 0.5) -> SequenceCall:
-    caller = SequenceCaller(min_score)
+def called(windows: Sequence[Scored], min_score: float = 0.5, long: float = 0.5) -> SequenceCall:
+    caller = SequenceCaller(MinScores(min_score, long))
     for start, end, score in windows:
         assert caller.add(start, end, score) is (score is not None and score >= min_score)
     return caller.finish()
@@ -130,12 +131,22 @@ def placed(scores: Sequence[float | None], size: int, surplus: int) -> list[Scor
     return [(start, end, score) for (start, end), score in zip(bounds, scores, strict=True)]
 
 
-@given(SCORES, st.integers(1, 50), st.integers(0, 49), SIXTY_FOURTHS)
-@example([], 10, 0, 0.5)
-@example([None, None], 10, 3, 0.5)
-def test_calls_follow_the_rules(scores: list[float | None], size: int, surplus: int, min_score: float) -> None:
+@given(SCORES, st.integers(1, 500), st.integers(0, 499), SIXTY_FOURTHS, SIXTY_FOURTHS)
+@example([], 10, 0, 0.5, 0.5)
+@example([None, None], 10, 3, 0.5, 0.5)
+@example([0.625] * 15, 500, 0, 0.75, 0.5)
+@example([0.625] * 16, 500, 0, 0.75, 0.5)
+def test_calls_follow_the_rules(
+    scores: list[float | None], size: int, surplus: int, min_score: float, long: float
+) -> None:
     windows = placed(scores, size, surplus)
-    assert as_expected(called(windows, min_score)) == reference(windows, min_score)
+    assert as_expected(called(windows, min_score, long)) == reference(windows, min_score, long)
+
+
+def test_long_sequences_have_a_threshold_of_their_own() -> None:
+    """8,000 scored bases make one long; bases without a score do not count."""
+    found = [called(placed(scores, 500, 0), 0.75, 0.5).verdict for scores in ([0.625] * 15 + [None], [0.625] * 16)]
+    assert found == [Verdict.OTHER, Verdict.VIRUS]
 
 
 def tiles(pattern: str) -> list[Scored]:

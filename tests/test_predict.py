@@ -27,9 +27,11 @@ from virnucpro.core.config import PredictConfig
 from virnucpro.errors import InputError
 from virnucpro.io import tables
 from virnucpro.io.store import read_result
-from virnucpro.models.card import CARD, DNA_ONLY
+from virnucpro.models.card import CARD, DNA_ONLY, ClassifierCard
+from virnucpro.models.registry import EMBEDDED
+from virnucpro.pipeline.consensus import MinScores
 from virnucpro.pipeline.events import Phase
-from virnucpro.pipeline.predict import default_prefix, run_predict
+from virnucpro.pipeline.predict import PredictRun, default_prefix, run_predict
 from virnucpro.pipeline.results import VanillaTables
 from virnucpro.sequence.frames import ALL_STOPPED, NO_CODON
 
@@ -288,6 +290,22 @@ def test_repeated_ids_are_told_apart_by_number(tmp_path: Path, toy: Path, comple
     found = rows(tmp_path / "out" / "in.sequences.tsv")
     assert [row["score"] for row in found] == [expected[header.split()[0]] for header, _ in few]
     assert [row["number"] for row in found] == [str(n + 1) for n in range(len(few))]
+
+
+def test_long_sequences_have_the_threshold_of_the_preset(fasta: Path, toy: Path, tmp_path: Path) -> None:
+    """Where the card names one; --min-score holds for all."""
+    card = ClassifierCard.read(EMBEDDED / "mini")
+    expected = [
+        ("mini", {}, MinScores(card.min_score, card.long_presets["default"])),
+        ("mini", {"preset": "relaxed"}, MinScores(card.presets["relaxed"], card.long_presets["relaxed"])),
+        ("mini", {"min_score": 0.9}, MinScores(0.9, 0.9)),
+        (str(toy), {}, MinScores(0.5, 0.5)),
+    ]
+    for model, changes, scores in expected:
+        run = PredictRun(replace(config(fasta, tmp_path, toy, **changes), model=model))
+        run.choose()
+        assert run.min_scores == scores
+    assert card.min_score > card.long_presets["default"] >= 0.5
 
 
 def test_other_settings_give_other_calls(complete: Path, fasta: Path, tmp_path: Path, toy: Path) -> None:

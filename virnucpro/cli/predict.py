@@ -103,7 +103,8 @@ def _lines(columns: Mapping[str, str]) -> Iterator[str]:
 @click.option(
     "--min-score",
     type=click.FloatRange(0, 1),
-    help="From which score on a window, and a sequence, is called viral; default: the classifier's, 0.5 as published.",
+    help="From which score on a window, and a sequence, is called viral; default: the classifier's, which may be lower "
+    "for sequences of 8 kb or more; 0.5 as published.",
 )
 @click.option(
     "--preset",

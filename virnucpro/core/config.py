@@ -72,7 +72,7 @@ class PredictConfig(RunConfig):
     """What `virnucpro predict` was asked for: `output` is the folder of the results.
 
     prefix: how the results' names begin; None takes the first input's name. window: bases; None takes what the
-    classifier was trained on. min_score: from which a window, or a sequence, counts as viral; None takes that of
+    classifier was trained on. min_score: from which a window, or a sequence, counts as viral; None takes those of
     `preset`, a name in the classifier's card, or what the card says. min_length: shorter sequences are listed and not
     scored. exact: frames without the extra base of the published rule.
     """

@@ -18,7 +18,7 @@ SEQUENCES: Mapping[str, str] = {
     "sequence_id": "first word of its header",
     "length": "bases; 0 if the record could not be read",
     "verdict": "virus, mixed (not viral as a whole, but with viral regions), other, or not_scored",
-    "score": "mean of its windows' scores, weighted by their bases; 0 to 1, virus from --min-score on",
+    "score": "mean of its windows' scores, weighted by their bases; 0 to 1, virus from --min-score on (docs/calls.md)",
     "windows": "windows it was cut into",
     "windows_scored": "windows with a score: with an open frame, or without if the model scores these by their DNA",
     "windows_viral": "windows with a score of --min-score or more",

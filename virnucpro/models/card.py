@@ -18,10 +18,12 @@ DNA_ONLY = "dna_only.safetensors"
 FORMAT = 1
 #: What the two scores of a row mean, in their order.
 LABELS = ("others", "virus")
+#: The preset that holds where none is asked for.
+DEFAULT_PRESET = "default"
 #: The fields of a card, in their order on disk.
 KEYS = (
     *("format", "name", "trained", "window", "encoders", "labels"),
-    *("min_score", "presets", "metrics", "citation", "licence", "source"),
+    *("min_score", "presets", "long_presets", "metrics", "citation", "licence", "source"),
 )
 
 
@@ -43,7 +45,7 @@ class ClassifierCard:
     """A classifier: which encoders it needs, which windows it serves, where it comes from.
 
     `window` lists lengths of windows, the default first. A sequence is called viral from `min_score` on; `presets` are
-    other such scores, by name, where they were measured.
+    other such scores, by name, where they were measured; `long_presets` those of long sequences.
     """
 
     name: str
@@ -57,6 +59,7 @@ class ClassifierCard:
     min_score: float = 0.5
     metrics: Mapping[str, object] = field(default_factory=dict)
     presets: Mapping[str, float] = field(default_factory=dict)
+    long_presets: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def dim(self) -> int:
@@ -82,7 +85,8 @@ class ClassifierCard:
             source=fields.get("source", str),
             min_score=fields.score(),
             metrics=fields.get("metrics", dict),
-            presets=fields.presets(),
+            presets=fields.presets("presets"),
+            long_presets=fields.presets("long_presets"),
         )
 
     def to_json(self) -> str:
@@ -166,11 +170,11 @@ class _Fields:
         self.want(type(found) in (int, float) and 0 <= found <= 1, "min_score", "a number from 0 to 1")
         return float(found)
 
-    def presets(self) -> dict[str, float]:
+    def presets(self, key: str) -> dict[str, float]:
         """Scores by name; a card need not have any."""
-        found = self.values.get("presets", {})
+        found = self.values.get(key, {})
         good = isinstance(found, dict) and all(type(value) is float and 0 <= value <= 1 for value in found.values())
-        self.want(good, "presets", "scores from 0 to 1 by name")
+        self.want(good, key, "scores from 0 to 1 by name")
         return dict(found)
 
     def encoder(self) -> EncoderPin:

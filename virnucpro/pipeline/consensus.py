@@ -15,6 +15,8 @@ from enum import Enum
 MOST_GAP = 2
 #: A region of a sequence that is not viral as a whole needs this many viral windows: single ones are chance.
 FEWEST_VIRAL = 3
+#: Scored bases from which on a sequence is long: the more windows, the less does their mean stray by chance.
+LONG = 8_000
 
 
 class Verdict(str, Enum):
@@ -98,11 +100,23 @@ class SequenceCall:
         return self.viral / self.scored if self.scored else None
 
 
+@dataclass(frozen=True)
+class MinScores:
+    """From which score on a window or a sequence is viral, and a sequence of `LONG` scored bases or more."""
+
+    score: float
+    long: float
+
+    def of_sequence(self, bases: int) -> float:
+        """That of a sequence with so many scored bases."""
+        return self.long if bases >= LONG else self.score
+
+
 class SequenceCaller:
     """Takes the windows of one sequence in their order, and keeps none of them but runs of viral ones."""
 
-    def __init__(self, min_score: float) -> None:
-        self.min_score = min_score
+    def __init__(self, min_scores: MinScores) -> None:
+        self.min_scores = min_scores
         self._call = SequenceCall()
         self._whole = Region(0, 0)
         self._runs: list[Region] = []
@@ -115,7 +129,7 @@ class SequenceCaller:
         if score is None:
             return False  # what is not known neither ends a region nor counts in it
         self._whole.add(start, end, score)
-        viral = score >= self.min_score
+        viral = score >= self.min_scores.score
         self._extend(start, end, score, viral)
         return viral
 
@@ -141,7 +155,7 @@ class SequenceCaller:
         if not call.scored:
             return call
         call.score = self._whole.score
-        viral = call.score >= self.min_score
+        viral = call.score >= self.min_scores.of_sequence(self._whole.bases)
         call.regions = [run for run in self._runs if viral or run.viral >= FEWEST_VIRAL]
         call.verdict = Verdict.VIRUS if viral else Verdict.MIXED if call.regions else Verdict.OTHER
         return call

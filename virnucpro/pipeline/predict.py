@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,11 +13,11 @@ from virnucpro.core.paths import PredictPaths
 from virnucpro.errors import InputError, UsageError
 from virnucpro.io.store import atomic_paths
 from virnucpro.io.tables import gzip_text, text_file
-from virnucpro.models.card import CARD, DNA_ONLY
+from virnucpro.models.card import CARD, DEFAULT_PRESET, DNA_ONLY
 from virnucpro.models.classifier import WEIGHTS, Classifier
 from virnucpro.models.registry import sha256_of
 from virnucpro.models.sets import ModelSet, resolve_set
-from virnucpro.pipeline.consensus import Verdict
+from virnucpro.pipeline.consensus import MinScores, Verdict
 from virnucpro.pipeline.encode import Placement
 from virnucpro.pipeline.events import Listener
 from virnucpro.pipeline.frame_run import FrameRun
@@ -102,19 +102,20 @@ class PredictRun(FrameRun[PredictResult]):
                 hint="leave --window out, or choose another --model",
             )
         self.rules = Rules(window, self.config.exact, self.config.min_length, self.set.scores_by_dna_alone)
-        self.min_score = self._min_score()
+        self.min_scores = self._min_scores()
         self.placement = Placement.choose(self.config)
 
-    def _min_score(self) -> float:
-        card, preset = self.set.card, self.config.preset
-        if preset is None:
-            return card.min_score if self.config.min_score is None else self.config.min_score
-        if self.config.min_score is not None:
-            raise UsageError("--preset and --min-score contradict each other", hint="give one of them")
-        if preset not in card.presets:
+    def _min_scores(self) -> MinScores:
+        card, preset, asked = self.set.card, self.config.preset, self.config.min_score
+        if asked is not None:
+            if preset is not None:
+                raise UsageError("--preset and --min-score contradict each other", hint="give one of them")
+            return MinScores(asked, asked)
+        if preset is not None and preset not in card.presets:
             known = ", ".join(card.presets) or "no presets: its scores were not measured"
             raise UsageError(f"the classifier of {self.set.name} has {known}", hint="give --min-score")
-        return card.presets[preset]
+        score = card.min_score if preset is None else card.presets[preset]
+        return MinScores(score, card.long_presets.get(preset or DEFAULT_PRESET, score))
 
     def own_identity(self) -> dict[str, Any]:
         """The classifier, and the rules of cutting and calling."""
@@ -123,7 +124,7 @@ class PredictRun(FrameRun[PredictResult]):
         return {
             "classifier": [sha256_of(folder / name) for name in files],
             **self.rules_identity(),
-            "min score": self.min_score,
+            "min score": asdict(self.min_scores),
             "kept outputs": [path.name for path in self.results],
         }
 
@@ -180,7 +181,7 @@ class PredictRun(FrameRun[PredictResult]):
             if self.config.vanilla_output:
                 vanilla = VanillaTables(text(paths.vanilla_scores), text(paths.vanilla_calls))
             writer = ResultWriter(
-                text(paths.sequences), windows, text(paths.regions), self.config.inputs, self.min_score, vanilla
+                text(paths.sequences), windows, text(paths.regions), self.config.inputs, self.min_scores, vanilla
             )
             for row in scorer.rows(self.plan.parts, self.config.threads or available_threads()):
                 writer.take(row)
@@ -202,7 +203,8 @@ class PredictRun(FrameRun[PredictResult]):
             "windows_scored": result.windows_scored,
             "frames": self.plan.frames,
             "bases": self.plan.bases,
-            "min_score": self.min_score,
+            "min_score": self.min_scores.score,
+            "min_score_long": self.min_scores.long,
             "window": self.rules.window,
             "failures": result.failures,
         }

@@ -13,7 +13,7 @@ import numpy as np
 from virnucpro.io import tables
 from virnucpro.io.fasta import BadRecord, Record, read_records, write_fasta
 from virnucpro.io.tables import Table, number
-from virnucpro.pipeline.consensus import Region, SequenceCall, SequenceCaller, Verdict
+from virnucpro.pipeline.consensus import MinScores, Region, SequenceCall, SequenceCaller, Verdict
 from virnucpro.pipeline.frame_split import IndexedSequence
 from virnucpro.pipeline.scoring import Row, ScoredWindow
 
@@ -47,10 +47,10 @@ class ResultWriter:
         windows: TextIO,
         regions: TextIO,
         inputs: Sequence[Path],
-        min_score: float,
+        min_scores: MinScores,
         vanilla: VanillaTables | None,
     ) -> None:
-        self.inputs, self.min_score, self.vanilla = inputs, min_score, vanilla
+        self.inputs, self.min_scores, self.vanilla = inputs, min_scores, vanilla
         self.sequences = Table(sequences, tables.SEQUENCES)
         self.windows = Table(windows, tables.WINDOWS)
         self.regions = Table(regions, tables.REGIONS)
@@ -72,7 +72,7 @@ class ResultWriter:
 
     def _begin(self, sequence: IndexedSequence) -> None:
         self._sequence = sequence
-        self._caller = SequenceCaller(self.min_score)
+        self._caller = SequenceCaller(self.min_scores)
         self._silent: Counter[str] = Counter()
         self._lost: Counter[str] = Counter()
         if sequence.failed:
