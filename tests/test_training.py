@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,12 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from training import encoders, fit_mini, genomes, train_mini
+from training import encoders, fit_mini, genomes, train_mini, train_teachers
 from training.encoders import TOKENIZER
-from training.evaluate import Scored, figures_of
+from training.evaluate import Scored, figures_of, long_sequences
 from training.genomes import cluster_of, load, read_folder, save
 from training.heldout import HeldOut, embed_rows, pad
+from training.init_mini import Size
 from training.metrics import Comparison, auroc, calibration_error
 from training.networks import (
     DNA_CLS,
@@ -27,6 +29,8 @@ from training.networks import (
     residue_substitutes,
     word_substitutes,
 )
+from training.recipes import TEACHER_SIZES, TEACHERS
+from training.teachers import Teachers, fit_logistic, log_odds
 from training.windows import Sampler, Strands, record_weights, without_gaps
 from virnucpro import metrics
 from virnucpro.models.attention import PackedLayout, segment_mean
@@ -104,7 +108,7 @@ def ends(words: Tokenizer, ids: list[int]) -> list[int]:
 @pytest.mark.parametrize("size", [300, 500])
 def test_examples_are_what_predict_reads(sampler: Sampler, size: int) -> None:
     """Proteins to the letter; of the nucleotides, those between two borders of tokens, in nearly the same tokens."""
-    examples, words = sampler.draw(size), Tokenizer.from_file(str(TOKENIZER))
+    examples, words, encoder = sampler.draw(size), Tokenizer.from_file(str(TOKENIZER)), DNATokenizer(TOKENIZER)
     same = total = 0
     assert examples.framed.any()
     assert not examples.framed.all()
@@ -121,7 +125,7 @@ def test_examples_are_what_predict_reads(sampler: Sampler, size: int) -> None:
         assert found in whole
         assert len(whole) - len(found) < 24
         assert [i for i in dna if i <= DNA_MASK and i != DNA_PAD] == [DNA_CLS, DNA_SEP]
-        alone = DNATokenizer(TOKENIZER).encode([found])[0].tolist()
+        alone = encoder.encode([found])[0].tolist()
         ours = set(zip(ends(words, dna), dna, strict=True))
         same += len(ours & set(zip(ends(words, alone), alone, strict=True)))
         total += len(alone)
@@ -181,12 +185,23 @@ def test_every_parameter_learns_and_is_written(tmp_path: Path, name: str) -> Non
     encoders.start(tmp_path, seed=1)
     network = encoders.trained(tmp_path, groups=4, dropout=0.1)[name]
     labels = torch.tensor([0, 1, 1, 0])
-    torch.stack(network.losses(torch.randint(5, 24, (4, 32)), labels, labels)).sum().backward()
+    torch.stack(network.losses(torch.randint(5, 24, (4, 32)), labels.float(), labels)).sum().backward()
     assert all(value.grad is not None for value in network.parameters())
     encoders.write(tmp_path / "trained", network.encoder, "a test")
     again = encoders.load_dna(tmp_path / "trained") if name == "dna" else encoders.load_protein(tmp_path / "trained")
     for key, value in network.encoder.named_parameters():
         assert torch.equal(again.state_dict()[key], value.detach().half().float())
+
+
+def test_a_protein_that_is_masked_whole_does_no_harm(tmp_path: Path) -> None:
+    encoders.start(tmp_path, seed=1)
+    network = encoders.trained(tmp_path, groups=4, dropout=0.1)["protein"]
+    ids = torch.randint(4, 24, (4, 32))
+    ids[:, 2:] = network.pad_id
+    hidden = network.hidden(ids, ids != network.pad_id)
+    hidden.sum().backward()
+    assert hidden.isfinite().all()
+    assert all(value.grad.isfinite().all() for value in network.encoder.parameters() if value.grad is not None)
 
 
 def test_substitutes_are_near() -> None:
@@ -249,7 +264,8 @@ def test_figures_by_group_and_sequence(packed: Path) -> None:
     data = load(packed)
     held = HeldOut.cut(data, 300, TOKENIZER)
     scores = np.where(held.viral, 0.8, 0.3) + np.random.default_rng(0).normal(0, 0.01, len(held.viral))
-    scored = Scored(scores, 1 - scores, held.viral, data.cluster[held.record], data.group[held.record], held.record)
+    units, groups, ones = data.cluster[held.record], data.group[held.record], np.ones(len(scores), np.int64)
+    scored = Scored(scores, 1 - scores, held.viral, units, groups, held.record, ones)
     framed = np.arange(len(held.windows)) % 3 > 0
     found = json.loads(json.dumps(figures_of(scored, framed, data.names)))
     assert found["windows"]["auroc"][0] == 1
@@ -258,15 +274,65 @@ def test_figures_by_group_and_sequence(packed: Path) -> None:
     assert found["recall"] == {"conservative": 1, "default": 1, "relaxed": 1}
 
 
+def test_long_sequences_have_thresholds_of_their_own_not_below_the_published() -> None:
+    bases, viral = np.repeat([7_999, 8_000, 30_000], 100), np.arange(300) % 2 == 1
+    scores = np.where(viral, 0.9, np.where(bases < 8_000, 0.8, 0.1))
+    scores[[100, 102]] = 0.7, 0.6
+    empty = np.zeros(300, np.int64)
+    found = long_sequences(Scored(scores, scores, viral, empty, empty, empty, bases))
+    assert (found["viral"], found["other"]) == (100, 100)
+    assert found["conservative"] == {"score": pytest.approx(0.6), "viral": 100, "other": 1}
+    assert found["default"] == found["relaxed"] == {"score": 0.5, "viral": 100, "other": 2}
+
+
+@pytest.fixture(scope="module")
+def teachers(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Small teachers that have learned next to nothing."""
+    folder = tmp_path_factory.mktemp("teachers")
+    words = ["--train", str(packed), "--dev", str(packed), "--out", str(folder), "--device", "cpu", "--batch", "8"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(TEACHERS, "tokens")
+        for name in TEACHER_SIZES:
+            patch.setitem(TEACHER_SIZES, name, Size(1, 32, 2, 32))
+        train_teachers.train(train_teachers.parse_args([*words, "--steps", "2", "--evaluations", "1"]))
+        yield folder
+
+
+def test_a_teacher_speaks_only_of_the_fold_it_has_not_seen(packed: Path, teachers: Path) -> None:
+    data = without_gaps(load(packed))
+    found = Teachers(teachers, data, CPU)
+    drawn = Sampler(data, Strands.of(data, TOKENIZER, CPU), np.ones(len(data.group), bool), 5, 100).draw(300)
+    said, kinds, folds = found.say(drawn), list(found.networks), found.fold[drawn.record]
+    assert kinds == ["dna", "fivemer", "protein"]
+    assert (said[~drawn.framed, kinds.index("protein")] == 0).all()
+    for fold in range(genomes.FOLDS):
+        here, networks = folds == fold, found.networks["fivemer"]
+        ours, others = (log_odds(networks[each], drawn.codes[here]) for each in (fold, fold - 1))
+        torch.testing.assert_close(said[here, kinds.index("fivemer")], ours)
+        assert not torch.allclose(ours, others)
+
+
+def test_words_of_teachers_are_weighed() -> None:
+    """The one that knows counts, the one that guesses does not."""
+    rng = torch.Generator().manual_seed(0)
+    viral = torch.rand(4000, generator=rng) < 0.5
+    knows = torch.where(viral, 1.0, -1.0) + torch.randn(4000, generator=rng)
+    network = torch.nn.Linear(2, 1)
+    fit_logistic(network, torch.stack((knows, torch.randn(4000, generator=rng)), 1), viral.float())
+    # Two normal distributions, 1 wide and 2 apart, have log odds of twice the place between them.
+    torch.testing.assert_close(network.weight[0].detach(), torch.tensor([2.0, 0.0]), atol=0.2, rtol=0)
+
+
 # The whole
 
 
-def test_training_and_fitting_at_a_tiny_size(packed: Path, tmp_path: Path) -> None:
+def test_training_and_fitting_at_a_tiny_size(packed: Path, teachers: Path, tmp_path: Path) -> None:
     words = [
         *("--train", str(packed), "--dev", str(packed), "--out", str(tmp_path)),
         *("--device", "cpu", "--batch", "16"),
     ]
-    train_mini.train(train_mini.parse_args([*words, "--steps", "5", "--evaluations", "1"]))
+    taught = ["--teachers", str(teachers), "--windows", "100"]
+    train_mini.train(train_mini.parse_args([*words, *taught, "--steps", "5", "--evaluations", "1"]))
     for name in (encoders.DNA, encoders.PROTEIN):
         files = [folder / name / "model.safetensors" for folder in (tmp_path, tmp_path / "start")]
         trained, start = map(read_weights, files)

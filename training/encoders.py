@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from training import init_mini
-from training.init_mini import DNA, PROTEIN
+from training.init_mini import DNA, PROTEIN, SIZES, Size
 from training.networks import (
     TrainedDNABERT,
     TrainedEncoder,
@@ -26,19 +28,23 @@ from virnucpro.models.esm2 import _published_keys as fair_keys
 TOKENIZER = Path(__file__).parents[1] / "virnucpro/models/embedded/dnabert-mini/tokenizer.json"
 
 
-def start(folder: Path, seed: int) -> None:
+def start(folder: Path, seed: int, sizes: Mapping[str, Size] = SIZES) -> None:
     """Write both networks with weights from `seed`."""
-    for name in (DNA, PROTEIN):
-        init_mini.write(folder / name, name, seed)
+    for name, size in sizes.items():
+        init_mini.write(folder / name, name, seed, size)
 
 
 def trained(folder: Path, groups: int, dropout: float) -> dict[str, TrainedEncoder]:
     """Both encoders in `folder`, with new heads, to be trained on."""
-    words = json.loads(TOKENIZER.read_text(encoding="utf-8"))["model"]["vocab"]
     return {
-        "dna": TrainedDNABERT(load_dna(folder), groups, dropout, word_substitutes(words)),
+        "dna": TrainedDNABERT(load_dna(folder), groups, dropout, _near_words()),
         "protein": TrainedESM2(load_protein(folder), groups, dropout, residue_substitutes()),
     }
+
+
+@cache
+def _near_words() -> Tensor:
+    return word_substitutes(json.loads(TOKENIZER.read_text(encoding="utf-8"))["model"]["vocab"])
 
 
 def load_dna(folder: Path) -> DNABERT:

@@ -3,8 +3,8 @@
     python -m training.fit_mini --train train.npz --dev dev.npz --out FOLDER
 
 `FOLDER` holds the encoders, and gets `classifier.safetensors` and `dna_only.safetensors`. They are fitted to windows of
-clusters that the encoders have not seen, since vectors of what an encoder knows by heart are too sure; `--choices all`
-measures the other ways on dev beside that. Scores are calibrated by a temperature each, on dev.
+clusters that the encoders have not seen, since vectors of what an encoder knows by heart are too sure. Scores are
+calibrated by a temperature each, on dev.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from training.heldout import HeldOut, embed_rows
 from training.networks import TrainedDNABERT, TrainedESM2
 from training.train_mini import Data, parser, prepare
 from training.windows import SIZES
-
-KEPT, SEEN, ALL = "kept from the encoders", "seen by the encoders", "all"
 
 
 @dataclass(frozen=True)
@@ -70,14 +68,10 @@ def fit_mini(data: Data, args: argparse.Namespace) -> None:
     assert isinstance(dna, TrainedDNABERT)
     assert isinstance(protein, TrainedESM2)
     dev = {size: DevFeatures.of(held, dna, protein, data.device) for size, held in data.dev.items()}
-    records = {KEPT: ~data.seen} | ({SEEN: data.seen, ALL: data.seen | True} if args.choices == "all" else {})
-    found = {}
-    for place, (name, kept) in enumerate(records.items()):
-        framed, bare = fit.collect(dna, protein, data.sampler(kept, data.seed + 1 + place), args.batches)
-        found[name] = fit.fit(framed, args.epochs, data.seed), fit.fit(bare, args.epochs, data.seed)
-        figures = {size: each.auroc(*found[name]) for size, each in dev.items()}
-        data.log(fitted_to=name, frames=len(framed[0]), bare=len(bare[0]), dev_auroc=figures)
-    both, alone = found[KEPT]
+    unseen = data.sampler(data.genomes.kept_back, data.seed + 1)
+    framed, bare = fit.collect(dna, protein, unseen, args.batches)
+    both, alone = fit.fit(framed, args.epochs, data.seed), fit.fit(bare, args.epochs, data.seed)
+    data.log(frames=len(framed[0]), bare=len(bare[0]))
     temperatures = dev[SIZES[0]].calibrate(both, alone)
     data.log(temperatures=temperatures, dev_auroc={size: each.auroc(both, alone) for size, each in dev.items()})
     save_file(both.state(), args.out / "classifier.safetensors")
@@ -87,7 +81,6 @@ def fit_mini(data: Data, args: argparse.Namespace) -> None:
 def parse_args(words: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     found = parser("Fit the classifiers of the set mini.")
-    found.add_argument("--choices", choices=("kept", "all"), default="kept", help="what to fit to (%(default)s)")
     found.add_argument("--batches", type=int, default=50, help="batches of windows to fit to (%(default)s)")
     found.add_argument("--epochs", type=int, default=3, help="epochs of a classifier (%(default)s)")
     return found.parse_args(words)
@@ -96,7 +89,7 @@ def parse_args(words: list[str] | None = None) -> argparse.Namespace:
 def main(words: list[str] | None = None) -> None:
     """Read, fit."""
     args = parse_args(words)
-    fit_mini(prepare(args, "fit", SIZES), args)
+    fit_mini(prepare(args, "fit", sizes=SIZES), args)
 
 
 if __name__ == "__main__":

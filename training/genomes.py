@@ -23,6 +23,8 @@ OTHER = LETTERS.index("N")
 CLASSES = ("other", "viral")
 #: RefSeq numbers of mRNAs in a block.
 BLOCK = 20_000
+#: Of the clusters one in so many is kept from the encoders; the others are dealt to so many folds, one a teacher.
+KEPT_BACK, FOLDS = 10, 4
 _CODES = np.full(256, OTHER, np.uint8)
 _CODES[np.frombuffer(b"ACGTacgt", np.uint8)] = [0, 1, 2, 3] * 2
 
@@ -55,6 +57,17 @@ class Genomes:
     def viral(self) -> NDArray[np.bool_]:
         """(records,) whether each is viral."""
         return self.viral_groups[self.group]
+
+    @property
+    def kept_back(self) -> NDArray[np.bool_]:
+        """(records,) whether each is kept from the encoders."""
+        found: NDArray[np.bool_] = self.cluster % KEPT_BACK == 0
+        return found
+
+    @property
+    def fold(self) -> NDArray[np.int64]:
+        """(records,) the fold of each."""
+        return self.cluster // KEPT_BACK % FOLDS
 
     def sequence(self, record: int) -> str:
         """The letters of a record."""

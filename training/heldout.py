@@ -58,6 +58,11 @@ class HeldOut:
             record,
         )
 
+    def of_rows(self, viral: NDArray[np.float32]) -> NDArray[np.float64]:
+        """(windows,) scores from how viral each row of `dna` is, or of the frames alone: bare windows have 0 then."""
+        frames, bare = np.split(viral, [len(self.frames)])
+        return self.scores(np.stack((1 - frames, frames), 1), bare if len(bare) else np.float32(0))
+
     def scores(
         self, frame_scores: NDArray[np.float32], bare_scores: NDArray[np.float32] | np.float32
     ) -> NDArray[np.float64]:

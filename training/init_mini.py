@@ -134,9 +134,9 @@ def esm2_shapes(size: Size) -> Shapes:
     return found | norm_shapes("esm.encoder.emb_layer_norm_after", width)
 
 
-def layout(model: str) -> tuple[dict[str, Any], Shapes]:
-    """`config.json` and the tensors of `model`."""
-    size = SIZES[model]
+def layout(model: str, size: Size | None = None) -> tuple[dict[str, Any], Shapes]:
+    """`config.json` and the tensors of `model`, of its own size or another."""
+    size = size or SIZES[model]
     return (dnabert_config(size), dnabert_shapes(size)) if model == DNA else (esm2_config(size), esm2_shapes(size))
 
 
@@ -162,10 +162,10 @@ def sort_header(data: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header + data[end:]
 
 
-def weights(model: str, seed: int) -> bytes:
+def weights(model: str, seed: int, size: Size | None = None) -> bytes:
     """A safetensors file of the network of `model` initialised from `seed`."""
     generator = torch.Generator().manual_seed(seed)
-    tensors = {name: initial(shape, name, generator) for name, shape in layout(model)[1].items()}
+    tensors = {name: initial(shape, name, generator) for name, shape in layout(model, size)[1].items()}
     return to_bytes(tensors, {"format": "pt", "trained": "false", "seed": str(seed)})
 
 
@@ -174,11 +174,11 @@ def to_bytes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     return sort_header(save(tensors, metadata))
 
 
-def write(folder: Path, model: str, seed: int) -> None:
+def write(folder: Path, model: str, seed: int, size: Size | None = None) -> None:
     """Write both files of the untrained network."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(layout(model)[0], indent=2) + "\n", encoding="utf-8")
-    (folder / "model.safetensors").write_bytes(weights(model, seed))
+    (folder / "config.json").write_text(json.dumps(layout(model, size)[0], indent=2) + "\n", encoding="utf-8")
+    (folder / "model.safetensors").write_bytes(weights(model, seed, size))
 
 
 def parse_args() -> argparse.Namespace:

@@ -83,19 +83,23 @@ class TrainedEncoder(nn.Module, ABC):
         chosen = torch.rand(ids.shape, device=ids.device) < rates
         return torch.where(chosen, self.substitutes.flatten()[ids * kinds + drawn], ids)
 
+    def classes(self, ids: Tensor) -> Tensor:
+        """(n, 2) logits, other and viral, of rows of ids."""
+        return self.logits(self(ids))[:, :2]
+
     def logits(self, vectors: Tensor) -> Tensor:
         """(n, 2 + groups) of embeddings: other and viral, then each group."""
         return self.head(dropout(vectors, self.dropout, self.training))  # type: ignore[no-any-return]
 
-    def losses(self, ids: Tensor, viral: Tensor, group: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Cross entropies of a batch: of the class, of the group, of the masked tokens."""
+    def losses(self, ids: Tensor, target: Tensor, group: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Cross entropies of a batch: of the class, viral as `target` says, of the group, of the masked tokens."""
         places = self._places(ids)
         masked = torch.zeros_like(ids, dtype=torch.bool)
         masked[1::2] = masked[1::2].scatter(1, places, True)
         hidden = self.hidden(self.varied(ids), masked & (ids != self.pad_id))
         logits = self.logits(self.embed(ids, hidden)).float()
         return (
-            cross_entropy(logits[:, :2], viral),
+            cross_entropy(logits[:, :2], torch.stack((1 - target, target), 1)),
             cross_entropy(logits[:, 2:], group),
             self._token_loss(hidden[1::2], ids[1::2], places),
         )
@@ -179,7 +183,8 @@ class TrainedESM2(TrainedEncoder):
     def _embedded(self, ids: Tensor, masked: Tensor) -> Tensor:
         """Token embeddings, masked ones zero, scaled so that their sum looks alike with and without masks."""
         length = (ids != self.pad_id).sum(1)
-        scale = TOKEN_SCALE / (1 - masked.sum(1) / length)
+        # A protein of a few residues may be masked whole, and 0 times infinity ends a training.
+        scale = TOKEN_SCALE / (1 - masked.sum(1) / length).clamp(min=0.1)
         # A product, since 33 rows that all look up take turns in the gradient of a table look-up.
         letters = ids[:, :, None] == torch.arange(self.encoder.config.vocab_size, device=ids.device)
         return (letters * (scale[:, None] * ~masked)[:, :, None]) @ self.encoder.embed_tokens
@@ -287,6 +292,10 @@ class FiveMerNetwork(nn.Module):
     def forward(self, codes: Tensor) -> Tensor:
         """(n, 2) logits, other and viral, of windows' bases (n, size), 4 for N."""
         return self.layers(self.counts(codes))  # type: ignore[no-any-return]
+
+    def classes(self, codes: Tensor) -> Tensor:
+        """The same, by the name that encoders have it by."""
+        return self(codes)  # type: ignore[no-any-return]
 
     def counts(self, codes: Tensor) -> Tensor:
         """(n, 512) share of each pair among a window's 5-mers; those with N are left out."""

@@ -23,8 +23,9 @@ from training.evaluate import PRESETS, evaluate
 from training.genomes import load
 from training.init_mini import DNA, PROTEIN
 from virnucpro.models import classifier
-from virnucpro.models.card import DNA_ONLY, ClassifierCard, EncoderPin
+from virnucpro.models.card import DEFAULT_PRESET, DNA_ONLY, ClassifierCard, EncoderPin
 from virnucpro.models.registry import EMBEDDED, resolve
+from virnucpro.pipeline.consensus import LONG
 
 MINI = EMBEDDED / "mini"
 MODEL_CARD = "MODEL_CARD.md"
@@ -60,8 +61,9 @@ def save(trained: Path, card: ClassifierCard) -> None:
 def complete(card: ClassifierCard, figures: dict[str, Any]) -> ClassifierCard:
     """The card with the figures, and thresholds by the windows of the first size."""
     presets = {name: min(1.0, round(value, 6)) for name, value in figures["500"]["presets"].items()}
+    long = {name: min(1.0, round(figures["500"]["long"][name]["score"], 6)) for name in PRESETS}
     kept = {f"dev, {size} bases": {name: found[name] for name in KEPT} for size, found in figures.items()}
-    return replace(card, metrics=kept, presets=presets, min_score=presets["default"])
+    return replace(card, metrics=kept, presets=presets, long_presets=long, min_score=presets[DEFAULT_PRESET])
 
 
 def model_card(card: ClassifierCard, figures: dict[str, Any]) -> Iterator[str]:
@@ -90,6 +92,12 @@ def model_card(card: ClassifierCard, figures: dict[str, Any]) -> Iterator[str]:
     yield "|---|---|---|---|"
     for name, share in PRESETS.items():
         yield f"| {name} | {card.presets[name]:.3f} | {share:.0%} | {figures['500']['recall'][name]:.1%} |"
+    long = figures["500"]["long"]
+    yield from ["", f"Sequences of {LONG:,} bases or more:", ""]
+    yield from ["| preset | score | others called viral | viral found |", "|---|---|---|---|"]
+    for name in PRESETS:
+        wrong, right = (f"{long[name][which]} of {long[which]}" for which in ("other", "viral"))
+        yield f"| {name} | {card.long_presets[name]:.3f} | {wrong} | {right} |"
     yield from ["", "## Calibration, 500 bases, both classes weighing the same", ""]
     yield from ["| score from | windows | mean score | share viral |", "|---|---|---|---|"]
     for low, windows, _, mean, share in figures["500"]["reliability"]:

@@ -2,7 +2,8 @@
 
     python -m training.genomes --data DIR/train --out train.npz
     python -m training.genomes --data DIR/dev --out dev.npz
-    python -m training.train_mini --train train.npz --dev dev.npz --out FOLDER
+    python -m training.train_teachers --train train.npz --dev dev.npz --out TEACHERS
+    python -m training.train_mini --train train.npz --dev dev.npz --teachers TEACHERS --out FOLDER
 
 An encoder learns the class of a random window, and beside it its group and masked tokens; the baseline learns the class
 of the windows that the DNA encoder sees. A tenth of the clusters is kept from the encoders, for `training.fit_mini` to
@@ -17,6 +18,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +35,10 @@ from training.encoders import TOKENIZER
 from training.genomes import OTHER, Genomes, load
 from training.heldout import HeldOut, embed_rows
 from training.networks import FiveMerNetwork, TrainedEncoder
-from training.windows import SIZES, Examples, Sampler, Strands, without_gaps
+from training.recipes import DNA, FIVEMER, PROTEIN, RECIPES, Recipe
+from training.teachers import Pool, Teachers
+from training.windows import SIZES, Draws, Examples, Sampler, Strands, without_gaps
 
-#: Of the clusters one in so many is kept from the encoders.
-KEPT_BACK = 10
-#: The encoders.
-DNA, PROTEIN = "dna", "protein"
 #: Steps over which the learning rate rises.
 WARM_UP = 300
 #: Steps after which the clock is started: those before are slow, since networks are compiled in them.
@@ -46,24 +46,10 @@ SETTLED = 20
 #: Steps between two updates of the averaged weights.
 BETWEEN = 5
 CLIP = 1.0
+#: Batches that teachers are shown at once.
+AT_ONCE = 8
 #: Batches of unseen clusters that are measured on.
 UNSEEN = 8
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How an encoder is trained. group, tokens: weights of the losses beside that of the class."""
-
-    dropout: float
-    group: float = 0.5
-    tokens: float = 0.3
-    rate: float = 1.5e-3
-    decay: float = 0.05
-    average: float = 0.995
-
-
-#: A DNA encoder learns its windows by heart long before a protein encoder does.
-RECIPES = {DNA: Recipe(dropout=0.2), PROTEIN: Recipe(dropout=0.1)}
 
 
 @dataclass(frozen=True)
@@ -89,19 +75,30 @@ class Data:
 
 
 class Training:
-    """One encoder in training, with the baseline beside the DNA encoder: their averages, and what moves them."""
+    """One encoder in training, with the baseline beside the DNA encoder: their averages, and what moves them.
 
-    def __init__(self, recipe: Recipe, data: Data, folder: Path, part: str, begin: Path) -> None:
-        torch.manual_seed(data.seed)
-        self.recipe, self.data, self.folder, self.part = recipe, data, folder, part
+    networks: the encoder by its part, and the baseline; windows: what is learned from; save: takes the averages and a
+    note on how they were made.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: Data,
+        networks: dict[str, nn.Module],
+        windows: Draws,
+        save: Callable[[dict[str, nn.Module], str], None],
+    ) -> None:
+        self.recipe, self.data, self.windows, self.save = recipe, data, windows, save
+        self.part = part = next(iter(networks))
         self.step_count = 0
         self.losses: tuple[Tensor, ...] = ()
-        networks: dict[str, nn.Module] = {part: encoders.trained(begin, len(data.genomes.names), recipe.dropout)[part]}
-        if part == DNA:
-            networks["fivemer"] = FiveMerNetwork()
         self.networks = nn.ModuleDict(networks).to(data.device)
         encoder: Any = self.networks[part]
         fast = data.device.type == "cuda"
+        if fast:
+            # Else a function compiled for many networks is, in the end, not compiled any more.
+            torch.compiler.reset()
         losses: Callable[..., tuple[Tensor, ...]] = encoder.losses
         self.losses_of = torch.compile(losses, dynamic=False) if fast else losses
         self.average = AveragedModel(self.networks, multi_avg_fn=get_ema_multi_avg_fn(recipe.average))  # type: ignore[no-untyped-call]
@@ -112,11 +109,9 @@ class Training:
             fused=fast,
             capturable=fast,
         )
-        unseen = data.sampler(~data.seen, data.seed + 1)
+        unseen = data.sampler(data.genomes.kept_back, data.seed + 1)
         self.unseen = [unseen.draw(SIZES[0]) for _ in range(UNSEEN)]
-        # Not every window has a protein.
-        self.sampler = data.sampler(data.seen, data.seed, 2 if part == PROTEIN else 1)
-        self.step = Replayed(self.one_step, self.sampler.random) if fast else self.one_step
+        self.step = Replayed(self.one_step, windows.random) if fast else self.one_step
 
     def run(self, steps: int | None, seconds: float, evaluations: int) -> None:
         """Train for `steps`, or for about `seconds`, and write what came out."""
@@ -125,7 +120,7 @@ class Training:
             if self.step_count == SETTLED:
                 start = time.perf_counter()
             self.rate.fill_(self.recipe.rate * min(1.0, (self.step_count + 1) / WARM_UP) * (1 - done))
-            self.step(self.sampler.window())
+            self.step(self.windows.window())
             self.step_count += 1
             if self.step_count % BETWEEN == 0:
                 self.average.update_parameters(self.networks)
@@ -145,30 +140,30 @@ class Training:
         """One step on windows of `size` bases."""
         self.networks.train()
         self.optimizer.zero_grad()
-        self.loss(self.sampler.draw(size)).backward()  # type: ignore[no-untyped-call]
+        self.loss(self.windows.draw(size)).backward()  # type: ignore[no-untyped-call]
         for network in self.networks.values():
             nn.utils.clip_grad_norm_(network.parameters(), CLIP)
         self.optimizer.step()
 
     def loss(self, batch: Examples) -> Tensor:
         """The sum of the losses of the encoder and of the baseline, which share nothing."""
-        ids, viral, group = self.rows(batch)
+        ids, _, target, group = self.rows(batch)
         with torch.autocast(self.data.device.type, torch.bfloat16, self.data.device.type == "cuda"):
-            self.losses = self.losses_of(ids, viral, group)
+            self.losses = self.losses_of(ids, target, group)
         weights = (1.0, self.recipe.group, self.recipe.tokens)
         parts = [weight * loss for loss, weight in zip(self.losses, weights, strict=True)]
-        if "fivemer" in self.networks:
-            parts.append(cross_entropy(self.networks["fivemer"](batch.codes), batch.viral))
+        if FIVEMER in self.networks:
+            parts.append(cross_entropy(self.networks[FIVEMER](batch.codes), batch.viral))
         return torch.stack(parts).sum()
 
-    def rows(self, batch: Examples) -> tuple[Tensor, Tensor, Tensor]:
-        """What the encoder reads of a batch, with classes and groups."""
+    def rows(self, batch: Examples) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What the encoder reads of a batch, with classes, targets and groups."""
         if self.part == DNA:
-            return batch.dna, batch.viral, batch.group
+            return batch.dna, batch.viral, batch.target, batch.group
         # As many rows as a batch has, all with a protein: those that have one come first, and again if they are few.
         order = torch.argsort(batch.framed, descending=True, stable=True)
         rows = order[torch.arange(self.data.batch, device=order.device) % batch.framed.sum().clamp(min=1)]
-        return batch.protein[rows], batch.viral[rows], batch.group[rows]
+        return batch.protein[rows], batch.viral[rows], batch.target[rows], batch.group[rows]
 
     def evaluate(self, seconds: float) -> None:
         """Log AUROCs by the head the encoder is trained with: on dev windows of the first size, on unseen clusters."""
@@ -187,23 +182,13 @@ class Training:
         """AUROC of drawn windows of the clusters kept back."""
         network: Any = self.averaged()[self.part]
         rows = [self.rows(batch) for batch in self.unseen]
-        scores = torch.cat([network.logits(network(ids))[:, :2].diff(dim=1)[:, 0] for ids, _, _ in rows])
-        viral = torch.cat([viral for _, viral, _ in rows])
+        scores = torch.cat([network.classes(ids).diff(dim=1)[:, 0] for ids, *_ in rows])
+        viral = torch.cat([viral for _, viral, *_ in rows])
         return metrics.auroc(scores.double().cpu().numpy(), viral.cpu().numpy() > 0)
 
     def write(self) -> None:
         """Write the averaged networks."""
-        note = f"training/train_mini.py, {self.step_count} steps of {self.data.batch}, seed {self.data.seed}"
-        for network in self.averaged().values():
-            if isinstance(network, TrainedEncoder):
-                encoders.write(self.folder, network.encoder, note)
-            else:
-                save_file({key: value.contiguous() for key, value in network.state_dict().items()}, self.fivemer)
-
-    @property
-    def fivemer(self) -> Path:
-        """The file of the baseline."""
-        return self.folder / "fivemer.safetensors"
+        self.save(self.averaged(), f"{self.step_count} steps of {self.data.batch}, seed {self.data.seed}")
 
     def averaged(self) -> dict[str, nn.Module]:
         """The averaged networks, ready for use."""
@@ -249,14 +234,11 @@ def quick_scores(
         if isinstance(network, FiveMerNetwork):
             found[name] = (fivemer_scores(network, held, device), framed | True)
         elif isinstance(network, TrainedEncoder):
-            rows = getattr(held, name)
             with torch.inference_mode():
-                logits = network.logits(embed_rows(network, rows, device))
-            virus = logits[:, :2].softmax(1)[:, 1].cpu().numpy()
-            frames, bare = virus[: len(held.frames)], virus[len(held.frames) :]
+                viral = network.logits(embed_rows(network, getattr(held, name), device))[:, :2].softmax(1)[:, 1]
             # A protein network has nothing to say of windows without a frame.
-            kept = framed | (len(bare) > 0)
-            scores = held.scores(np.stack((1 - frames, frames), 1), bare if len(bare) else np.float32(0))
+            kept = framed | (len(viral) > len(held.frames))
+            scores = held.of_rows(viral.cpu().numpy())
             found[name] = (scores[kept], kept)
     return found
 
@@ -292,19 +274,18 @@ def logger(path: Path) -> Callable[..., None]:
     return log
 
 
-def prepare(args: argparse.Namespace, part: str, sizes: tuple[int, ...] = SIZES[:1]) -> Data:
-    """Read everything, and cut dev into windows of `sizes`."""
+def prepare(args: argparse.Namespace, name: str, dna: bool = True, sizes: tuple[int, ...] = SIZES[:1]) -> Data:
+    """Read everything, and cut dev into windows of `sizes`; without `dna`, only proteins can be read."""
     args.out.mkdir(parents=True, exist_ok=True)
-    log = logger(args.out / f"log-{part}.jsonl")
+    log = logger(args.out / f"log-{name}.jsonl")
     genomes, dev = without_gaps(load(args.train)), load(args.dev)
-    seen = genomes.cluster % KEPT_BACK != 0
     cut = {size: HeldOut.cut(dev, size, TOKENIZER) for size in sizes}
     device = torch.device(args.device)
-    strands = Strands.of(genomes, None if part == PROTEIN else TOKENIZER, device)
+    strands = Strands.of(genomes, TOKENIZER if dna else None, device)
     machine = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     counts = {size: (len(each.windows), len(each.frames), len(each.bare)) for size, each in cut.items()}
     log(torch=torch.__version__, device=machine, bases=len(genomes.codes), dev_windows_frames_bare=counts)
-    return Data(genomes, strands, seen, cut, args.batch, args.seed, log)
+    return Data(genomes, strands, ~genomes.kept_back, cut, args.batch, args.seed, log)
 
 
 def train(args: argparse.Namespace) -> None:
@@ -313,9 +294,39 @@ def train(args: argparse.Namespace) -> None:
     if args.begin is None:
         encoders.start(begin, args.seed)
     for part in args.part:
-        data = prepare(args, part)
-        data.log(recipe=asdict(RECIPES[part]), begin=str(begin))
-        Training(RECIPES[part], data, args.out, part, begin).run(args.steps, args.seconds, args.evaluations)
+        # Teachers read both.
+        data = prepare(args, part, dna=part == DNA or args.teachers is not None)
+        data.log(recipe=asdict(RECIPES[part]), begin=str(begin), teachers=str(args.teachers))
+        torch.manual_seed(args.seed)
+        encoder = encoders.trained(begin, len(data.genomes.names), RECIPES[part].dropout)[part]
+        networks: dict[str, nn.Module] = {part: encoder} | ({FIVEMER: FiveMerNetwork()} if part == DNA else {})
+        windows = taught(args, data, part) if args.teachers else sampler(data, part)
+        training = Training(RECIPES[part], data, networks, windows, partial(save, args.out))
+        training.run(args.steps, args.seconds, args.evaluations)
+
+
+def sampler(data: Data, part: str) -> Sampler:
+    """Windows with their true classes; twice as many for proteins, since not every window has one."""
+    return data.sampler(data.seen, data.seed, 2 if part == PROTEIN else 1)
+
+
+def taught(args: argparse.Namespace, data: Data, part: str) -> Pool:
+    """Windows with targets by teachers."""
+    teachers = Teachers(args.teachers, data.genomes, data.device)
+    data.log(teachers=teachers.weigh(data.sampler(data.genomes.kept_back, data.seed + 2, AT_ONCE)))
+    held = data.dev[SIZES[0]]
+    data.log(dev_auroc_of_teachers=teachers.auroc(held, window_codes(held)))
+    return Pool(data.sampler(data.seen, data.seed, AT_ONCE), teachers, args.windows, sampler(data, part).size)
+
+
+def save(folder: Path, networks: dict[str, nn.Module], note: str) -> None:
+    """Write an encoder, as the package reads it, and the baseline."""
+    for network in networks.values():
+        if isinstance(network, TrainedEncoder):
+            encoders.write(folder, network.encoder, f"training/train_mini.py, {note}")
+        else:
+            state = {key: value.contiguous() for key, value in network.state_dict().items()}
+            save_file(state, folder / "fivemer.safetensors")
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -334,6 +345,10 @@ def parse_args(words: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     found = parser("Train dnabert-mini and esm2-mini.")
     found.add_argument("--part", choices=RECIPES, nargs="+", default=list(RECIPES), help="which encoder (both)")
+    found.add_argument("--teachers", type=Path, help="folder of training.train_teachers; without, the truth is taught")
+    found.add_argument(
+        "--windows", type=int, default=3_000_000, help="windows drawn once for the teachers (%(default)s)"
+    )
     found.add_argument("--begin", type=Path, help="folder with encoders to go on with")
     found.add_argument("--steps", type=int, help="steps of the training; instead of --seconds")
     found.add_argument(

@@ -9,6 +9,7 @@ bases at either end.
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -53,15 +54,17 @@ class Examples:
 
     dna: (n, width) ids of what the DNA encoder reads, padded; protein: (n, width) ids, padded, of the same frame, or of
     none; framed: (n,) whether the window has an open frame; codes: (n, size) the windows' bases, 4 behind their ends;
-    viral: (n,) 0 or 1; group: (n,).
+    record, group: (n,); viral: (n,) 0 or 1; target: (n,) the probability of viral to be learned.
     """
 
     dna: Tensor
     protein: Tensor
     framed: Tensor
     codes: Tensor
-    viral: Tensor
+    record: Tensor
     group: Tensor
+    viral: Tensor
+    target: Tensor
 
 
 @dataclass(frozen=True)
@@ -119,23 +122,14 @@ def without_gaps(genomes: Genomes) -> Genomes:
     return Genomes(genomes.codes[~other], bounds, genomes.group[record], genomes.cluster[record], genomes.names)
 
 
-class Sampler:
-    """Draws windows: a class by a coin, a group by its damped size, a place in it evenly, a strand by a coin."""
+class Draws(ABC):
+    """Endless batches of `size` windows, drawn on a device."""
 
-    def __init__(
-        self, genomes: Genomes, strands: Strands, records: NDArray[np.bool_], seed: int, size: int = 1024
-    ) -> None:
-        device = strands.codes.device
-        self.strands, self.size = strands, size
-        self.choice, self.random = np.random.default_rng(seed), torch.Generator(device).manual_seed(seed)
-        self.bounds, self.group = (torch.from_numpy(each).to(device) for each in (genomes.bounds, genomes.group))
-        self.viral = torch.from_numpy(genomes.viral.astype(np.int64)).to(device)
-        weights = record_weights(genomes, records)
-        self._ends = torch.from_numpy(np.cumsum(weights) / weights.sum()).to(device)
-        self._ids = torch.tensor(_IDS, dtype=torch.uint8, device=device)
+    def __init__(self, random: torch.Generator, choice: np.random.Generator, size: int) -> None:
+        self.random, self.choice, self.size = random, choice, size
 
     def __iter__(self) -> Iterator[Examples]:
-        """Endless batches of windows."""
+        """Batches of windows of all sizes."""
         while True:
             yield self.draw(self.window())
 
@@ -143,8 +137,28 @@ class Sampler:
         """A window size by chance."""
         return int(self.choice.choice(SIZES, p=SHARES))
 
+    @abstractmethod
     def draw(self, size: int) -> Examples:
         """A batch of windows of at most `size` bases. Nothing here waits for the device."""
+
+
+class Sampler(Draws):
+    """Draws windows: a class by a coin, a group by its damped size, a place in it evenly, a strand by a coin."""
+
+    def __init__(
+        self, genomes: Genomes, strands: Strands, records: NDArray[np.bool_], seed: int, size: int = 1024
+    ) -> None:
+        device = strands.codes.device
+        super().__init__(torch.Generator(device).manual_seed(seed), np.random.default_rng(seed), size)
+        self.strands = strands
+        self.bounds, self.group = (torch.from_numpy(each).to(device) for each in (genomes.bounds, genomes.group))
+        self.viral = torch.from_numpy(genomes.viral.astype(np.int64)).to(device)
+        weights = record_weights(genomes, records)
+        self._ends = torch.from_numpy(np.cumsum(weights) / weights.sum()).to(device)
+        self._ids = torch.tensor(_IDS, dtype=torch.uint8, device=device)
+
+    def draw(self, size: int) -> Examples:
+        """A batch of windows of at most `size` bases."""
         count = self.size
         records = torch.searchsorted(self._ends, self._rand(count).double(), right=True).clamp(max=len(self._ends) - 1)
         start, length = self._places(records, size)
@@ -165,8 +179,10 @@ class Sampler:
             with_ends(proteins[rows, chosen], residues * framed),
             framed,
             self._bases(start, length, size),
-            self.viral[records],
+            records,
             self.group[records],
+            self.viral[records],
+            self.viral[records].float(),
         )
 
     def _rand(self, *shape: int) -> Tensor:
