@@ -6,6 +6,7 @@ import gzip
 import json
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from training.networks import (
     residue_substitutes,
     word_substitutes,
 )
-from training.recipes import TEACHER_SIZES, TEACHERS
+from training.recipes import RECIPES, TEACHER_SIZES, TEACHERS
 from training.teachers import Teachers, fit_logistic, log_odds
 from training.windows import Sampler, Strands, record_weights, without_gaps
 from virnucpro import metrics
@@ -156,6 +157,13 @@ def test_time_does_not_count_before_all_is_compiled(packed: Path, tmp_path: Path
     train_mini.train(train_mini.parse_args(words))
     last = json.loads((tmp_path / "log-protein.jsonl").read_text().splitlines()[-1])
     assert last["step"] == train_mini.SETTLED + 1
+
+
+def test_a_training_that_diverges_ends(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RECIPES, "protein", replace(RECIPES["protein"], rate=float("inf")))
+    words = ["--train", str(packed), "--dev", str(packed), "--out", str(tmp_path), "--part", "protein"]
+    with pytest.raises(FloatingPointError, match="step 5"):
+        train_mini.train(train_mini.parse_args([*words, "--device", "cpu", "--batch", "4", "--steps", "30"]))
 
 
 # Networks

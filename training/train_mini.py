@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -114,7 +115,7 @@ class Training:
         self.step = Replayed(self.one_step, windows.random) if fast else self.one_step
 
     def run(self, steps: int | None, seconds: float, evaluations: int) -> None:
-        """Train for `steps`, or for about `seconds`, and write what came out."""
+        """Train for `steps`, or for about `seconds`, and write what came out; FloatingPointError if it diverges."""
         start, done, evaluated = time.perf_counter(), 0.0, 0
         while done < 1:
             if self.step_count == SETTLED:
@@ -124,8 +125,9 @@ class Training:
             self.step_count += 1
             if self.step_count % BETWEEN == 0:
                 self.average.update_parameters(self.networks)
-                # Else the clock would run ahead of the device.
-                self.rate.item()
+                # Waited for, else the clock would run ahead of the device.
+                if not math.isfinite(self.losses[0].item()):
+                    raise FloatingPointError(f"the training has diverged: no finite loss at step {self.step_count}")
             done = self.step_count / steps if steps else self.share_of(seconds, start)
             if done * evaluations >= evaluated + 1 or done >= 1:
                 evaluated += 1
