@@ -31,7 +31,7 @@ from training.networks import (
     word_substitutes,
 )
 from training.recipes import RECIPES, TEACHER_SIZES, TEACHERS
-from training.teachers import Teachers, fit_logistic, log_odds
+from training.teachers import Pool, Teachers, fit_logistic, log_odds
 from training.windows import Sampler, Strands, record_weights, without_gaps
 from virnucpro import metrics
 from virnucpro.models.attention import PackedLayout, segment_mean
@@ -318,6 +318,18 @@ def test_a_teacher_speaks_only_of_the_fold_it_has_not_seen(packed: Path, teacher
         ours, others = (log_odds(networks[each], drawn.codes[here]) for each in (fold, fold - 1))
         torch.testing.assert_close(said[here, kinds.index("fivemer")], ours)
         assert not torch.allclose(ours, others)
+
+
+def test_a_pool_keeps_windows_and_their_targets_together(packed: Path, teachers: Path) -> None:
+    data = without_gaps(load(packed))
+    found = Teachers(teachers, data, CPU)
+    source = Sampler(data, Strands.of(data, TOKENIZER, CPU), np.ones(len(data.group), bool), 5, 50)
+    found.weigh(source)
+    drawn = Pool(source, found, 100, 40).draw(300)
+    assert len(drawn.target) == 40
+    said = found.together(found.say(drawn), drawn.framed)
+    torch.testing.assert_close(drawn.target, 0.6 * said + 0.4 * drawn.viral, atol=1e-4, rtol=0)
+    assert (drawn.target[drawn.viral == 1].min() >= 0.4) & (drawn.target[drawn.viral == 0].max() <= 0.6)
 
 
 def test_words_of_teachers_are_weighed() -> None:

@@ -93,7 +93,7 @@ def model_card(card: ClassifierCard, figures: dict[str, Any]) -> Iterator[str]:
     for name, share in PRESETS.items():
         yield f"| {name} | {card.presets[name]:.3f} | {share:.0%} | {figures['500']['recall'][name]:.1%} |"
     long = figures["500"]["long"]
-    yield from ["", f"Sequences of {LONG:,} bases or more:", ""]
+    yield from ["", f"Sequences of {LONG:,} bases or more, by windows of 500:", ""]
     yield from ["| preset | score | others called viral | viral found |", "|---|---|---|---|"]
     for name in PRESETS:
         wrong, right = (f"{long[name][which]} of {long[which]}" for which in ("other", "viral"))

@@ -3,11 +3,12 @@
     python -m training.genomes --data DIR/train --out train.npz
     python -m training.genomes --data DIR/dev --out dev.npz
     python -m training.train_teachers --train train.npz --dev dev.npz --out TEACHERS
-    python -m training.train_mini --train train.npz --dev dev.npz --teachers TEACHERS --out FOLDER
+    python -m training.train_mini --train train.npz --dev dev.npz --out FOLDER --part dna --teachers TEACHERS
+    python -m training.train_mini --train train.npz --dev dev.npz --out FOLDER --part protein
 
-An encoder learns the class of a random window, and beside it its group and masked tokens; the baseline learns the class
-of the windows that the DNA encoder sees. A tenth of the clusters is kept from the encoders, for `training.fit_mini` to
-fit the classifiers on.
+An encoder learns the class of a random window, or what teachers say of it, and beside it its group and masked tokens;
+the baseline learns the class of the windows that the DNA encoder sees. A tenth of the clusters is kept from the
+encoders, for `training.fit_mini` to fit the classifiers on.
 `FOLDER/log-*.jsonl` holds every figure.
 """
 
@@ -189,7 +190,9 @@ class Training:
         return metrics.auroc(scores.double().cpu().numpy(), viral.cpu().numpy() > 0)
 
     def write(self) -> None:
-        """Write the averaged networks."""
+        """Write the averaged networks, if they are numbers."""
+        if not all(value.isfinite().all() for value in self.average.parameters()):
+            raise FloatingPointError(f"the training has diverged: no finite weights at step {self.step_count}")
         self.save(self.averaged(), f"{self.step_count} steps of {self.data.batch}, seed {self.data.seed}")
 
     def averaged(self) -> dict[str, nn.Module]:
@@ -303,6 +306,8 @@ def train(args: argparse.Namespace) -> None:
         encoder = encoders.trained(begin, len(data.genomes.names), RECIPES[part].dropout)[part]
         networks: dict[str, nn.Module] = {part: encoder} | ({FIVEMER: FiveMerNetwork()} if part == DNA else {})
         windows = taught(args, data, part) if args.teachers else sampler(data, part)
+        # Again, since the teachers were made from seeds of their own.
+        torch.manual_seed(args.seed)
         training = Training(RECIPES[part], data, networks, windows, partial(save, args.out))
         training.run(args.steps, args.seconds, args.evaluations)
 

@@ -44,9 +44,13 @@ def parse_args(words: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     found = parser("Train the teachers of dnabert-mini and esm2-mini.")
     found.add_argument("--kind", choices=TEACHERS, nargs="+", default=list(TEACHERS), help="which kinds (all)")
-    found.add_argument("--fold", type=int, nargs="+", default=range(FOLDS), help="without which folds (each)")
+    found.add_argument(
+        "--fold", type=int, choices=range(FOLDS), nargs="+", default=range(FOLDS), help="without which folds (each)"
+    )
     found.add_argument("--steps", type=int, help="steps of each, instead of those of its kind")
-    found.add_argument("--evaluations", type=int, default=2, help="measurements on dev of each (%(default)s)")
+    found.add_argument(
+        "--evaluations", type=int, default=1, help="measurements on dev of each, and writes (%(default)s)"
+    )
     return found.parse_args(words)
 
 

@@ -149,5 +149,5 @@ def _segments(windows: Iterable[tuple[ScoredWindow, float]], color: str, gid: st
 
 def _draw_line(axes: Axes, min_score: float) -> Artist:
     line = axes.axhline(min_score, color="black", linewidth=0.8, linestyle="--", zorder=2)
-    line.set(gid="min-score", label=f"minimum score {min_score:g}")
+    line.set(gid="min-score", label=f"minimum score of a window {min_score:g}")
     return line

@@ -109,7 +109,8 @@ def _lines(columns: Mapping[str, str]) -> Iterator[str]:
 @click.option(
     "--preset",
     type=click.Choice(["conservative", "default", "relaxed"]),
-    help="--min-score by name, for classifiers that were measured: 1%, 5% or 10% false positives among windows.",
+    help="--min-score by name, for classifiers that were measured: 1%, 5% or 10% false positives among windows; of "
+    "long sequences see docs/calls.md.",
 )
 @click.option(
     "--min-length",

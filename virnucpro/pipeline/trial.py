@@ -12,7 +12,7 @@ import numpy as np
 
 from virnucpro.io.store import atomic_path
 from virnucpro.metrics import Estimate, confusion, evaluate, threshold_at
-from virnucpro.models.card import ClassifierCard
+from virnucpro.models.card import DEFAULT_PRESET, ClassifierCard
 from virnucpro.models.fit import Fitted
 from virnucpro.pipeline.dataset import Dataset, Floats, Ints, Part
 
@@ -65,7 +65,7 @@ class Trial:
     def confusion(self) -> dict[str, int]:
         """Of the test windows at the default threshold."""
         labels, scores, _ = self.of(Part.TEST)
-        return confusion(labels, scores, self.presets["default"])
+        return confusion(labels, scores, self.presets[DEFAULT_PRESET])
 
     @property
     def counts(self) -> dict[str, int]:
@@ -84,7 +84,7 @@ class Trial:
             for name, found in self.estimates.items()
         }
         metrics |= {"confusion of test windows": self.confusion, "counts": self.counts}
-        return {"metrics": metrics, "presets": self.presets, "min_score": self.presets["default"]}
+        return {"metrics": metrics, "presets": self.presets, "min_score": self.presets[DEFAULT_PRESET]}
 
 
 def write_text(path: Path, card: ClassifierCard, trial: Trial, fitted: Fitted) -> None:
