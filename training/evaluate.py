@@ -35,9 +35,7 @@ from virnucpro.models.classifier import Classifier
 from virnucpro.models.sets import ModelSet, resolve_set
 from virnucpro.pipeline.consensus import LONG
 from virnucpro.pipeline.features import extract_dnabert_features, extract_esm_features, merge_features
-
-#: Share of others called viral by the threshold of each preset.
-PRESETS = {"conservative": 0.01, "default": 0.05, "relaxed": 0.10}
+from virnucpro.pipeline.trial import PRESETS
 
 
 @dataclass(frozen=True)

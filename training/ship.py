@@ -19,13 +19,14 @@ from typing import Any
 from safetensors.torch import load_file
 
 from training.encoders import load_dna, load_protein
-from training.evaluate import PRESETS, evaluate
+from training.evaluate import evaluate
 from training.genomes import load
 from training.init_mini import DNA, PROTEIN
 from virnucpro.models import classifier
 from virnucpro.models.card import DEFAULT_PRESET, DNA_ONLY, ClassifierCard, EncoderPin
 from virnucpro.models.registry import EMBEDDED, resolve
 from virnucpro.pipeline.consensus import LONG
+from virnucpro.pipeline.trial import PRESETS
 
 MINI = EMBEDDED / "mini"
 MODEL_CARD = "MODEL_CARD.md"
