@@ -12,7 +12,7 @@ import rich_click as click
 from virnucpro._version import __version__
 from virnucpro.errors import DeviceError, ModelError, VirnucproError
 
-PACKAGES = ("torch", "numpy", "h5py", "dnaio", "xopen", "tokenizers", "safetensors", "huggingface-hub")
+PACKAGES = ("torch", "numpy", "h5py", "tokenizers", "safetensors", "huggingface-hub")
 
 
 @click.command()
