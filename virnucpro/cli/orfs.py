@@ -8,20 +8,21 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TextIO
+from typing import IO, TYPE_CHECKING, BinaryIO
 
 import rich_click as click
 
 from virnucpro.core.config import STDIN
 from virnucpro.core.paths import check_input
 from virnucpro.errors import EXIT_SOME_FAILED, InputError, OutputError, UsageError
+from virnucpro.io.tables import FAILED, Table, text_file
 from virnucpro.sequence.windows import DEFAULT_SIZE, Window, iter_windows
 
 if TYPE_CHECKING:
     from virnucpro.io.fasta import Record
 
 SUFFIXES = (".windows.fa", ".orfs.fna", ".orfs.faa")
-FAILED = ".failed.tsv"
+FAILED_SUFFIX = ".failed.tsv"
 
 # Opened by its name, standard input is read as it comes, like any other pipe.
 _STDIN_DEVICE = Path("/dev/stdin")
@@ -123,7 +124,7 @@ class _Run:
             raise OutputError(f"the folder {folder} cannot be written", hint="choose another place with -o")
         for path in self.inputs:
             check_input(path)
-        for path in map(self.path, (*SUFFIXES, FAILED)):
+        for path in map(self.path, (*SUFFIXES, FAILED_SUFFIX)):
             self._check_output(path)
 
     def _check_output(self, path: Path) -> None:
@@ -131,19 +132,20 @@ class _Run:
             raise UsageError(f"the result {path} is also an input", hint="choose another PREFIX")
         if path.is_dir():
             raise OutputError(f"{path} is a folder", hint="choose another PREFIX")
-        if path.exists() and not self.force and path != self.path(FAILED):
+        if path.exists() and not self.force and path != self.path(FAILED_SUFFIX):
             raise OutputError(f"{path} exists", hint="choose another PREFIX, or overwrite with --force")
 
     def run(self) -> None:
         """Write the three results, all or none, and the list of failures in any case."""
         with _written_together([self.path(suffix) for suffix in SUFFIXES]) as files:
-            with tempfile.TemporaryFile("w+", encoding="utf-8", newline="", dir=self.prefix.parent) as failures:
-                self._write(files, failures)
+            with tempfile.TemporaryFile(dir=self.prefix.parent) as failures:
+                with text_file(failures.fileno()) as text:
+                    self._write(files, Table(text, FAILED))
                 self._publish(failures)
             if not self.records:
-                raise InputError("no usable sequence in the input", hint=f"see {self.path(FAILED)}")
+                raise InputError("no usable sequence in the input", hint=f"see {self.path(FAILED_SUFFIX)}")
 
-    def _write(self, files: list[BinaryIO], failures: TextIO) -> None:
+    def _write(self, files: list[BinaryIO], failures: Table) -> None:
         from virnucpro.io.fasta import write_fasta
         from virnucpro.sequence.frames import scan_windows
 
@@ -157,44 +159,40 @@ class _Run:
             self.silent += not frames
             self.frames += len(frames)
 
-    def _windows(self, failures: TextIO) -> Iterator[Window]:
+    def _windows(self, failures: Table) -> Iterator[Window]:
         for record in self._usable(failures):
             self.records += 1
             yield from iter_windows(record.id, record.sequence, self.size)
 
-    def _usable(self, failures: TextIO) -> Iterator[Record]:
-        """The records of all inputs; those that cannot be used go to `failures`, as rows of the table."""
-        import csv
-
+    def _usable(self, failures: Table) -> Iterator[Record]:
+        """The records of all inputs; those that cannot be used go to `failures`."""
         from virnucpro.io.fasta import BadRecord, read_records
 
-        table = csv.writer(failures, delimiter="\t", lineterminator="\n")
         for name in self.inputs:
             path = _STDIN_DEVICE if name == STDIN else name
             try:
                 for record in read_records(path):
                     if isinstance(record, BadRecord):
                         self.failed += 1
-                        table.writerow((name, record.number, record.id, _named(record.reason)))
+                        failures.row(name, record.number, record.id, _named(record.reason))
                     else:
                         yield record
             except InputError as error:
                 self.failed += 1
-                table.writerow((name, 0, "", _named(str(error))))
+                failures.row(name, 0, "", _named(str(error)))
 
-    def _publish(self, failures: TextIO) -> None:
+    def _publish(self, failures: IO[bytes]) -> None:
         """The table of failures under its name; without failures there is none, nor an older one."""
         import shutil
 
         from virnucpro.io.store import atomic_path
 
-        path = self.path(FAILED)
+        path = self.path(FAILED_SUFFIX)
         path.unlink(missing_ok=True)
         if not self.failed:
             return
         failures.seek(0)
-        with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-            file.write("input\trecord\tid\treason\n")
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
             shutil.copyfileobj(failures, file)
 
     def summary(self) -> str:
@@ -203,7 +201,7 @@ class _Run:
             f"{self.records} records, {self.windows} windows ({self.silent} without an open frame), "
             f"{self.frames} frames in {self.prefix}.*"
         )
-        return f"{line}; {self.failed} failed, see {self.path(FAILED)}" if self.failed else line
+        return f"{line}; {self.failed} failed, see {self.path(FAILED_SUFFIX)}" if self.failed else line
 
 
 @contextlib.contextmanager

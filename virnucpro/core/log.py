@@ -60,7 +60,7 @@ def writes_json() -> bool:
 
 def add_file(path: Path) -> logging.Handler:
     """Also append every message to `path`; `remove` it when the run ends. Raises OSError."""
-    handler = _LogFile(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8", errors="surrogateescape")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger("virnucpro")
     root.addHandler(handler)

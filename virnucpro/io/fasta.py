@@ -320,7 +320,7 @@ def _goes_on(text: bytes) -> bool:
 
 
 def _checked(raw: _Raw, number: int, alphabet: Alphabet) -> Record | BadRecord:
-    header = _text(raw.header).rstrip("\r\n")
+    header = decoded(raw.header).rstrip("\r\n")
     letters = alphabet.read(raw.text)
     if problem := _problem(raw, header, letters, alphabet):
         return BadRecord(first_word(header.partition("\0")[0])[:_LONGEST_SHOWN], number, problem)
@@ -348,7 +348,7 @@ def _place(raw: _Raw) -> str:
 
 def _foreign_reason(raw: _Raw, alphabet: Alphabet) -> str:
     """Name the first character that is no letter of `alphabet`; `raw` must hold one."""
-    text = _text(raw.text)
+    text = decoded(raw.text)
     found = alphabet.first_foreign(text)
     line = raw.line + text.count("\n", 0, found.start())
     place = f"line {line}" if raw.line else f"position {found.start() + 1} of the sequence"
@@ -371,8 +371,8 @@ def _letter_cure(character: str, alphabet: Alphabet) -> str:
     return alphabet.cure
 
 
-def _text(line: bytes | bytearray) -> str:
-    """Decode as UTF-8, or else as Latin-1, which takes any byte: a header must not stop the reading."""
+def decoded(line: bytes | bytearray) -> str:
+    """Text as UTF-8, or else as Latin-1, which takes any byte: a header must not stop the reading."""
     try:
         return line.decode()
     except UnicodeDecodeError:

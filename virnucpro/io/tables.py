@@ -15,7 +15,7 @@ from typing import TextIO, cast
 
 SEQUENCES: Mapping[str, str] = {
     "number": "place of the sequence in all of the input, from 1",
-    "sequence_id": "first word of its header",
+    "sequence_id": "first word of its header; record_N, by its place in its file, where there is none",
     "length": "bases; 0 if the record could not be read",
     "verdict": "virus, mixed (not viral as a whole, but with viral regions), other, or not_scored",
     "score": "mean of its windows' scores, weighted by their bases; 0 to 1, virus from --min-score on (docs/calls.md)",
@@ -26,7 +26,7 @@ SEQUENCES: Mapping[str, str] = {
     "regions": "viral regions, listed in the regions table",
     "input": "file it came from",
     "record": "its place in that file, from 1",
-    "note": "why it was not scored, or was scored in part",
+    "note": "why it was not scored, or was scored in part; that it has no name of its own",
 }
 
 WINDOWS: Mapping[str, str] = {
@@ -86,9 +86,13 @@ class Table:
 _BLANKS = str.maketrans("\t\n\r", "   ")
 
 
-def text_file(path: Path, mode: str = "w") -> TextIO:
-    """A table's file; names of inputs stand in it with the bytes that they have, which need not be UTF-8."""
-    return cast(TextIO, open(path, mode, encoding="utf-8", errors="surrogateescape", newline=""))
+def text_file(path: Path | int, mode: str = "w") -> TextIO:
+    """A table's file; names of inputs stand in it with the bytes that they have, which need not be UTF-8.
+
+    An open file may be given by its number; it stays open.
+    """
+    owned = isinstance(path, Path)
+    return cast(TextIO, open(path, mode, encoding="utf-8", errors="surrogateescape", newline="", closefd=owned))
 
 
 @contextmanager

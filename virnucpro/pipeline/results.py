@@ -116,7 +116,7 @@ class ResultWriter:
         self._write(sequence, call)
 
     def _write(self, sequence: IndexedSequence, call: SequenceCall) -> None:
-        note = sequence.reason or _counted(self._lost) or ("" if call.scored else _counted(self._silent))
+        reason = sequence.reason or _counted(self._lost) or ("" if call.scored else _counted(self._silent))
         self.sequences.row(
             sequence.number + 1,
             sequence.id,
@@ -130,7 +130,7 @@ class ResultWriter:
             len(call.regions),
             self.inputs[sequence.input_index],
             sequence.record,
-            note,
+            "; ".join(filter(None, (sequence.note, reason))),
         )
         for region in call.regions:
             self._region(sequence.id, region)

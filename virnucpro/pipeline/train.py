@@ -10,16 +10,17 @@ from typing import Any, ClassVar
 import numpy as np
 
 from virnucpro.core.config import TrainConfig
+from virnucpro.core.manifest import Manifest, differences, fingerprint
 from virnucpro.core.paths import TrainPaths
-from virnucpro.errors import InputError
+from virnucpro.errors import InputError, OutputError
 from virnucpro.io.store import read_shard
 from virnucpro.metrics import check_sklearn
 from virnucpro.models.card import CARD, ClassifierCard, EncoderPin
 from virnucpro.models.classifier import WEIGHTS, Classifier, save
 from virnucpro.models.fit import FitSettings, Fitted, fit
-from virnucpro.models.registry import MODELS, LocalModel, sha256_of
+from virnucpro.models.registry import MODELS, LocalModel
 from virnucpro.models.sets import resolve_encoders
-from virnucpro.pipeline.dataset import FEATURES, Dataset, Gatherer, Ints, Part, Table, divide, read_groups
+from virnucpro.pipeline.dataset import FEATURES, Dataset, Ints, Part, Table, divide, gather, read_groups, read_windows
 from virnucpro.pipeline.encode import Placement
 from virnucpro.pipeline.events import Listener
 from virnucpro.pipeline.frame_run import FrameRun
@@ -73,23 +74,39 @@ class TrainRun(FrameRun[TrainResult]):
         self.placement = Placement.choose(self.config)
 
     def own_identity(self) -> dict[str, Any]:
-        """The rules of cutting, and how the classifier is fitted."""
+        """What decides the vectors, besides the encoders; they do not depend on groups and fit."""
+        return self.rules_identity()
+
+    @property
+    def fit_identity(self) -> dict[str, Any]:
+        """What decides the classifier that is made of the vectors."""
         config = self.config
         return {
-            **self.rules_identity(),
             "viral inputs": config.virus,
             "fractions": [config.validation_fraction, config.test_fraction],
-            "groups": sha256_of(config.group_by) if config.group_by else None,
+            "groups": None if self.groups is None else fingerprint(self.groups),
             "fit": [config.epochs, config.patience, config.learning_rate, config.seed],
         }
 
+    def _already_done(self) -> TrainResult | None:
+        manifest = Manifest.load(self.paths.manifest)
+        if manifest and manifest.state == "complete" and self._existing() and not self.config.force:
+            changed = differences(manifest.record.get("result", {}).get("fit", {}), self.fit_identity)
+            if changed:
+                raise OutputError(
+                    f"{self._existing()} exists and was made from other settings ({', '.join(changed)})",
+                    hint="choose another output, or overwrite with --force",
+                )
+        return super()._already_done()
+
     def work(self) -> TrainResult:
-        """Embed, divide, fit, test, write."""
+        """Divide, embed, fit, test, write."""
+        with self.stage("dividing"):
+            windows = read_windows(self.paths, self.plan.parts, self.config.virus, self.groups)
+            parts = divide(windows, self.config.validation_fraction, self.config.test_fraction, self.config.seed)
         embedded = self.encode()
         with self.stage("gathering features"):
-            gatherer = Gatherer(embedded, self.paths, self.config.virus, self.groups)
-            data = gatherer.gather(self.plan.parts)
-            parts = divide(data, self.config.validation_fraction, self.config.test_fraction, self.config.seed)
+            data, failed = gather(windows, embedded, self.paths, self.plan.parts)
         with self.stage("fitting"):
             fitted = self._fit(data, parts, data.frames, "open frames")
             dna_only = None
@@ -101,9 +118,10 @@ class TrainRun(FrameRun[TrainResult]):
             trial = Trial(data, parts, scores, self.config.seed)
             card = replace(card, **trial.findings())
         self._write(card, fitted, dna_only, trial)
-        failures = self.in_input_order(gatherer.failures)
+        failures = self.in_input_order(failed)
         write_failed(self.paths.failed, failures)
-        self.save_record(embedded.failed, {"metrics": card.metrics, "presets": card.presets, "failures": failures})
+        result = {"fit": self.fit_identity, "metrics": card.metrics, "presets": card.presets, "failures": failures}
+        self.save_record(embedded.failed, result)
         return TrainResult(self.paths.folder, dict(card.metrics), failures)
 
     def _fit(self, data: Dataset, parts: Ints, table: Table, unit: str) -> Fitted:

@@ -90,7 +90,7 @@ class Trial:
 def write_text(path: Path, card: ClassifierCard, trial: Trial, fitted: Fitted) -> None:
     """The card, to read."""
     with atomic_path(path) as temporary:
-        temporary.write_text("\n".join(_text(card, trial, fitted)) + "\n", encoding="utf-8")
+        temporary.write_text("\n".join(_text(card, trial, fitted)) + "\n", "utf-8", "surrogateescape")
 
 
 def _text(card: ClassifierCard, trial: Trial, fitted: Fitted) -> Iterator[str]:
