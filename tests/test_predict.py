@@ -525,7 +525,7 @@ def test_a_file_name_that_is_no_utf8(tmp_path: Path, toy: Path, cli: Cli) -> Non
     assert done.returncode == 6, done.stderr
     assert len(list((tmp_path / "out").glob("*.plots/*.png"))) == 1
     assert cli("plot", tmp_path / "out", "--force").returncode == 0
-    assert b"caf\xe9.fa" in (tmp_path / "out" / "run.log").read_bytes()
+    assert b"caf\xe9.plots" in (tmp_path / "out" / "run.log").read_bytes()
     for name in ("sequences", "failed"):
         table_of = Path(os.fsdecode(os.fsencode(tmp_path) + b"/out/caf\xe9.%s.tsv" % name.encode()))
         assert os.fsencode(path) in table_of.read_bytes()

@@ -320,10 +320,11 @@ def _goes_on(text: bytes) -> bool:
 
 
 def _checked(raw: _Raw, number: int, alphabet: Alphabet) -> Record | BadRecord:
-    header = decoded(raw.header).rstrip("\r\n")
+    size = len(raw.header)
+    header = decoded(raw.header[: size if size <= _LONGEST_HEADER else _LONGEST_SHOWN]).rstrip("\r\n")
     letters = alphabet.read(raw.text)
     if problem := _problem(raw, header, letters, alphabet):
-        return BadRecord(first_word(header.partition("\0")[0])[:_LONGEST_SHOWN], number, problem)
+        return BadRecord(first_word(header.partition("\0")[0]), number, problem)
     if header.strip():
         return Record(header, letters.decode("ascii"), number)
     return Record(f"record_{number}", letters.decode("ascii"), number, "no name in its header")
