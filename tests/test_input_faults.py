@@ -5,14 +5,16 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import os
 import random
 import struct
+import subprocess
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import random_records
+from conftest import HANGS, command_line, random_records
 
 from virnucpro.errors import InputError
 from virnucpro.io.compressed import zstd
@@ -289,3 +291,20 @@ def test_memory_for_a_bam_record_of_gigabytes(read: Read) -> None:
     outcome, peak = peak_of(read, data)
     check_end(outcome, [], "cut off")
     assert peak < 4_000_000
+
+
+@pytest.mark.parametrize("command", ["orfs", "embed"])
+def test_too_little_memory_is_said(tmp_path: Path, command: str) -> None:
+    """A sequence of 300 MB in 400 MB; PyTorch needs more than that for itself."""
+    with gzip.open(tmp_path / "in.fa.gz", "wb", 1) as file:
+        file.write(b">x\n")
+        for _ in range(300):
+            file.write(b"ACGTACGTAC" * 100_000)
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -v 400000; exec "$@"', "-", *command_line(command, "in.fa.gz", "-o", "x")],
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "1"}, cwd=tmp_path, capture_output=True, text=True, timeout=HANGS,
+    )  # fmt: skip
+    assert done.returncode == 5
+    assert "virnucpro: error: not enough memory" in done.stderr
+    assert "ulimit -v" in done.stderr
+    assert "Traceback" not in done.stderr

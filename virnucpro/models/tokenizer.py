@@ -66,14 +66,14 @@ class DNATokenizer:
         settle_caches()
         try:
             from virnucpro.models.bpe import FastBPE, Unsuitable, examples
-        except ImportError:
-            logger.info("Numba is not installed: tokenizing more slowly; pip install 'virnucpro[fast]'")
-            return None
-        try:
+
             fast, tried = FastBPE(path), list(examples())
             pairs = zip(fast.encode(tried) or [], self._encode(tried), strict=True)
             if not all(np.array_equal(found, wanted) for found, wanted in pairs):
                 raise Unsuitable("the fast way does not agree with the tokenizers library on it")
+        except ImportError:
+            logger.info("Numba is not installed: tokenizing more slowly; pip install 'virnucpro[fast]'")
+            return None
         except Exception as error:  # whatever a tokenizer file holds or Numba stumbles over, the library remains
             logger.warning("tokenizing more slowly: the fast way cannot take %s: %s", path, error)
             return None
