@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("virnucpro.encode")
 
 #: What a network of each family embeds.
-ALPHABETS: Mapping[str, Alphabet] = {"dnabert": DNA, "esm2": PROTEIN}
+ALPHABETS: Mapping[str, Alphabet] = {"dnabert": DNA, "esm2": PROTEIN, "codon": DNA}
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,10 @@ def _worker(model: LocalModel) -> Worker:
         from virnucpro.pipeline.parallel_esm import process_esm_files_worker
 
         return process_esm_files_worker
+    if model.kind == "codon":
+        from virnucpro.pipeline.parallel_codon import process_codon_files_worker
+
+        return process_codon_files_worker
     from virnucpro.pipeline.parallel_dnabert import process_dnabert_files_worker
 
     return process_dnabert_files_worker
