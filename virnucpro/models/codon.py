@@ -35,8 +35,6 @@ FRAMES = 6
 UNKNOWN = 64
 #: The inert token: no codon, outside of a frame.
 OUTSIDE = 65
-#: Bases from which on every frame has two codons.
-SHORTEST = 8
 #: Positions between two frames.
 GAP = REACH
 EPS = 1e-5

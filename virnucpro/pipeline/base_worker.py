@@ -201,8 +201,8 @@ class BaseEmbeddingWorker(ABC):
         return "bf16" if self.supports_bf16(device) else "fp32"
 
     def tokens_for(self, device: torch.device) -> int:
-        """2048 tokens a batch, 3072 in BF16, and more on a GPU with the memory for it."""
-        return optimal_tokens(device.type, self.resolve_dtype(device), memory_gib(device))
+        """2048 tokens a batch, 3072 in BF16, and more on a GPU with the memory for it; see `optimal_tokens`."""
+        return optimal_tokens(device.type, self.resolve_dtype(device), memory_gib(device), self.model.kind)
 
     def tokenize(self, sequences: Sequence[str]) -> list[NDArray[np.int64]]:
         """Token ids of each sequence, special tokens included."""

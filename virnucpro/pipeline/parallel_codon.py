@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from virnucpro.models.codon import SHORTEST, CodonNetwork, CodonTokenizer, load_codon
+from virnucpro.models.codon import CodonNetwork, CodonTokenizer, load_codon
 from virnucpro.pipeline.base_worker import BaseEmbeddingWorker, Tokenizer, WorkerOptions, run_worker
+from virnucpro.sequence.windows import SHORTEST
 
 __all__ = ["CodonWorker", "process_codon_files_worker"]
 
