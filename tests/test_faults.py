@@ -360,7 +360,7 @@ class Light(BaseEmbeddingWorker):
     def read_model(self, dtype: torch.dtype) -> Any:
         raise NotImplementedError
 
-    def pool(self, hidden: torch.Tensor, lengths: torch.Tensor, used: int) -> torch.Tensor:
+    def pool(self, hidden: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor, used: int) -> torch.Tensor:
         raise NotImplementedError
 
     def tokenize(self, sequences: Sequence[str]) -> list[NDArray[np.int64]]:

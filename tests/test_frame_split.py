@@ -74,9 +74,9 @@ def split(folder: Path, inputs: Sequence[Path], rules: Rules = RULES, most: int 
     plan = FrameSplitter(paths, rules, most, devices).split(inputs, inputs)
     names = [part.name for part in plan.parts]
     assert sorted(path.name for path in paths.parts.iterdir()) == sorted(
-        n + suffix for n in names for suffix in SUFFIXES
+        n + suffix for n in names for suffix in SUFFIXES["frames"]
     )
-    files = {suffix: [paths.part_file(name, suffix) for name in names] for suffix in SUFFIXES}
+    files = {suffix: [paths.part_file(name, suffix) for name in names] for suffix in SUFFIXES["frames"]}
     return Cut(
         plan,
         paths,
@@ -151,7 +151,7 @@ def check_parts(cut: Cut, most: int, devices: int) -> None:
         load = [len(window.frames) + alone for window, alone in zip(windows, whole, strict=True)]
         assert (part.name, part.windows, part.whole) == (f"{place + 1:06d}", len(windows), sum(whole))
         assert (part.frames, part.frames + part.whole) == (len(cut.faa[place]), len(cut.fna[place]))
-        assert part.sizes == [cut.paths.part_file(part.name, suffix).stat().st_size for suffix in SUFFIXES]
+        assert part.sizes == [cut.paths.part_file(part.name, suffix).stat().st_size for suffix in SUFFIXES["frames"]]
         limit = part_limit(before, most, devices)
         full = [sum(load[:n]) >= limit or n >= WINDOWS_A_FRAME * limit for n in range(1, len(windows) + 1)]
         assert not any(full[:-1])

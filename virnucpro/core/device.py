@@ -29,6 +29,9 @@ BASE_TOKENS, BASE_TOKENS_BF16 = 2048, 3072
 #: On a GPU: tokens a batch for each GiB of its memory, and the most that still gains.
 TOKENS_PER_GIB, MOST_TOKENS = 512, 32768
 
+#: How many more tokens a batch of a codon network has, by kind of device (docs/performance.md).
+CODON_FACTOR = {"cpu": 2, "cuda": 16}
+
 
 @dataclass(frozen=True)
 class Device:
@@ -49,13 +52,18 @@ class Device:
         """What `--dtype auto` means here."""
         return "bf16" if self.bf16 else "fp32"
 
-    def optimal_tokens(self, dtype: str) -> int:
-        """Token budget of a batch on this device."""
-        return optimal_tokens(self.type, dtype, self.memory_gib)
+    def optimal_tokens(self, dtype: str, kind: str = "dnabert") -> int:
+        """Token budget of a batch on this device, for networks of the family `kind`."""
+        return optimal_tokens(self.type, dtype, self.memory_gib, kind)
 
 
-def optimal_tokens(device_type: str, dtype: str, memory_gib: float) -> int:
-    """Token budget by kind of device, dtype and memory: 2048, 3072 with 16-bit numbers, more on large GPUs."""
+def optimal_tokens(device_type: str, dtype: str, memory_gib: float, kind: str = "dnabert") -> int:
+    """Token budget by kind of device, dtype and memory: 2048, 3072 with 16-bit numbers, more on large GPUs.
+
+    The tokens of a codon network are codons of all six frames, two a base, and cost little: CODON_FACTOR as many.
+    """
+    if kind == "codon":
+        return CODON_FACTOR[device_type] * optimal_tokens(device_type, "fp32", memory_gib)
     base = BASE_TOKENS if dtype == "fp32" else BASE_TOKENS_BF16
     if device_type == "cpu":
         return base

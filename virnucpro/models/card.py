@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from virnucpro.errors import ModelError
 from virnucpro.models.registry import MODELS, LocalModel
@@ -22,9 +22,12 @@ LABELS = ("others", "virus")
 DEFAULT_PRESET = "default"
 #: The fields of a card, in their order on disk.
 KEYS = (
-    *("format", "name", "trained", "window", "encoders", "labels"),
+    *("format", "name", "trained", "window", "reads", "encoders", "labels"),
     *("min_score", "presets", "long_presets", "metrics", "citation", "licence", "source"),
 )
+
+#: What a set reads: the published open frames, by their DNA and their proteins, or whole windows, by their DNA alone.
+Reads = Literal["frames", "windows"]
 
 
 @dataclass(frozen=True)
@@ -44,27 +47,34 @@ class EncoderPin:
 class ClassifierCard:
     """A classifier: which encoders it needs, which windows it serves, where it comes from.
 
-    `window` lists lengths of windows, the default first. A sequence is called viral from `min_score` on; `presets` are
-    other such scores, by name, where they were measured; `long_presets` those of long sequences.
+    `window` lists lengths of windows, the default first. Without an encoder of proteins it `reads` whole windows. A
+    sequence is called viral from `min_score` on; `presets` are other such scores, by name, where they were measured;
+    `long_presets` those of long sequences.
     """
 
     name: str
     trained: bool
     window: tuple[int, ...]
     dna: EncoderPin
-    protein: EncoderPin
+    protein: EncoderPin | None
     citation: str
     licence: str
     source: str
+    reads: Reads = "frames"
     min_score: float = 0.5
     metrics: Mapping[str, object] = field(default_factory=dict)
     presets: Mapping[str, float] = field(default_factory=dict)
     long_presets: Mapping[str, float] = field(default_factory=dict)
 
     @property
+    def encoders(self) -> tuple[EncoderPin, ...]:
+        """That of DNA, and that of proteins if there is one."""
+        return (self.dna,) if self.protein is None else (self.dna, self.protein)
+
+    @property
     def dim(self) -> int:
-        """Width of the features: the DNA vector, then the protein vector."""
-        return self.dna.dim + self.protein.dim
+        """Width of the features: the DNA vector, then the protein vector if there is one."""
+        return sum(pin.dim for pin in self.encoders)
 
     @classmethod
     def read(cls, folder: Path) -> ClassifierCard:
@@ -73,16 +83,19 @@ class ClassifierCard:
         fields = _Fields(path, _read_object(path))
         fields.want(fields.get("format", int) == FORMAT, "format", str(FORMAT))
         fields.want(fields.get("labels", list) == list(LABELS), "labels", json.dumps(LABELS))
-        encoders = fields.inside("encoders")
+        reads, encoders = fields.reads(), fields.inside("encoders")
+        alone = "absent, for the set reads whole windows"
+        encoders.want(reads == "frames" or "protein" not in encoders.values, "protein", alone)
         return cls(
             name=fields.get("name", str),
             trained=fields.get("trained", bool),
             window=fields.windows(),
             dna=encoders.inside("dna").encoder(),
-            protein=encoders.inside("protein").encoder(),
+            protein=encoders.inside("protein").encoder() if reads == "frames" else None,
             citation=fields.get("citation", str),
             licence=fields.get("licence", str),
             source=fields.get("source", str),
+            reads=reads,
             min_score=fields.score(),
             metrics=fields.get("metrics", dict),
             presets=fields.presets("presets"),
@@ -92,16 +105,16 @@ class ClassifierCard:
     def to_json(self) -> str:
         """The content of `model.json`."""
         values = {"format": FORMAT, "labels": LABELS, **asdict(self)}
-        values["encoders"] = {"dna": values.pop("dna"), "protein": values.pop("protein")}
+        values["encoders"] = {key: pin for key in ("dna", "protein") if (pin := values.pop(key)) is not None}
         return json.dumps({key: values[key] for key in KEYS}, indent=2) + "\n"
 
 
-def check_encoders(card: ClassifierCard, dna: LocalModel, protein: LocalModel) -> None:
-    """Raise a ModelError if an encoder is another one than the classifier was trained on.
+def check_encoders(card: ClassifierCard, models: Sequence[LocalModel]) -> None:
+    """Raise a ModelError if one of the `models`, in the order of the card's encoders, is not what it was trained on.
 
     The checksums decide, not the names. Computing them reads the weights, once for each LocalModel.
     """
-    for pin, model in ((card.dna, dna), (card.protein, protein)):
+    for pin, model in zip(card.encoders, models, strict=True):
         if model.sha256 not in pin.sha256:
             raise ModelError(
                 f"classifier {card.name} was not trained on {model.weights}: it needs {pin.name} with sha256 "
@@ -158,6 +171,12 @@ class _Fields:
     def inside(self, key: str) -> _Fields:
         """The object that the field `key` holds."""
         return _Fields(self.path, self.get(key, dict), f"{self.at}{key}.")
+
+    def reads(self) -> Reads:
+        """Frames, unless the card says otherwise."""
+        found: Any = self.values.get("reads", "frames")
+        self.want(found in get_args(Reads), "reads", " or ".join(get_args(Reads)))
+        return found  # type: ignore[no-any-return]
 
     def windows(self) -> tuple[int, ...]:
         found = self.get("window", list)

@@ -1,4 +1,4 @@
-"""The classifier over the vectors of both encoders, and its folder: `model.safetensors` and `model.json`.
+"""The classifier over the vectors of the encoders, and its folder: `model.safetensors` and `model.json`.
 
 Source: Li et al. 2025, "VirNucPro" (doi:10.1093/bib/bbaf224). Written from the published numbers: a hidden layer,
 batch norm, ReLU, an output layer of two, softmax.
@@ -54,8 +54,13 @@ class Classifier:
 
     @classmethod
     def load_dna_only(cls, folder: Path) -> Classifier | None:
-        """The network for windows without an open frame; None if `folder` has none. Errors as for `load`."""
+        """The network for whole windows, by their DNA: of all, or of those without an open frame, or None.
+
+        Errors as for `load`.
+        """
         card, path = ClassifierCard.read(folder), folder / DNA_ONLY
+        if card.reads == "windows":
+            return cls.load(folder)
         return cls._read(card, path, card.dna.dim) if path.exists() else None
 
     @classmethod

@@ -179,7 +179,7 @@ def _refuse_other_sizes(path: Path, state: Mapping[str, Tensor], spec: SetSpec) 
 
 
 def _card(path: Path, spec: SetSpec) -> ClassifierCard:
-    dna, protein = MODELS[spec.dna], MODELS[spec.protein]
+    dna, protein = (MODELS[name] for name in spec.encoders)
     return ClassifierCard(
         name=spec.classifier,
         trained=True,

@@ -24,7 +24,7 @@ from virnucpro.errors import ModelError
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
 #: Files besides the weights that a network of each kind cannot be built without. ESM-2 says all in its weights.
-NEEDED: Mapping[str, tuple[str, ...]] = {"dnabert": (CONFIG, TOKENIZER), "esm2": ()}
+NEEDED: Mapping[str, tuple[str, ...]] = {"dnabert": (CONFIG, TOKENIZER), "esm2": (), "codon": (CONFIG,)}
 #: Names of weights in a model folder, the preferred one first; each may be split, as in weight_files.
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 #: What a weights file given by its path may end in.
@@ -482,6 +482,8 @@ def _config_values(config: Path) -> Mapping[str, object]:
 
 def _kind(config: Mapping[str, object], weights: list[Path]) -> str:
     """The family of a local model: by what its config says, or by the names of its tensors."""
+    if config.get("kind") == "codon":
+        return "codon"
     is_esm = config.get("model_type") == "esm" or (weights and _has_esm_keys(weights[0]))
     return "esm2" if is_esm else "dnabert"
 

@@ -146,6 +146,9 @@ class BaseEmbeddingWorker(ABC):
     #: What the sequences are written in.
     alphabet: ClassVar[Alphabet] = DNA
 
+    #: Letters of the shortest sequence that can be embedded.
+    shortest: ClassVar[int] = 1
+
     #: Set by `load`: width of an embedding, id of the inert token, and the two that make embeddings.
     dim: int
     pad_id: int
@@ -178,8 +181,13 @@ class BaseEmbeddingWorker(ABC):
         """Tokenizer, network on the CPU, and the width of its embeddings. Raises ModelError."""
 
     @abstractmethod
-    def pool(self, hidden: torch.Tensor, lengths: torch.Tensor, used: int) -> torch.Tensor:
-        """(tokens, dim) hidden states and (n,) lengths, `used` their sum → (n, dim) fp32 embeddings."""
+    def pool(self, hidden: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor, used: int) -> torch.Tensor:
+        """Hidden states, the tokens they are of, and (n,) lengths, `used` their sum → (n, dim) fp32 embeddings."""
+
+    @property
+    def trial_length(self) -> int:
+        """Tokens of each sequence in the batch that is tried out before a run."""
+        return TRIAL_LENGTH
 
     @staticmethod
     def supports_bf16(device: torch.device) -> bool:
@@ -193,8 +201,8 @@ class BaseEmbeddingWorker(ABC):
         return "bf16" if self.supports_bf16(device) else "fp32"
 
     def tokens_for(self, device: torch.device) -> int:
-        """2048 tokens a batch, 3072 in BF16, and more on a GPU with the memory for it."""
-        return optimal_tokens(device.type, self.resolve_dtype(device), memory_gib(device))
+        """2048 tokens a batch, 3072 in BF16, and more on a GPU with the memory for it; see `optimal_tokens`."""
+        return optimal_tokens(device.type, self.resolve_dtype(device), memory_gib(device), self.model.kind)
 
     def tokenize(self, sequences: Sequence[str]) -> list[NDArray[np.int64]]:
         """Token ids of each sequence, special tokens included."""
@@ -203,7 +211,7 @@ class BaseEmbeddingWorker(ABC):
     @torch.no_grad()
     def embed(self, tokens: torch.Tensor, layout: PackedLayout, used: int) -> torch.Tensor:
         """(size,) ids and their layout, both on the device → (n, dim) fp32 embeddings there."""
-        return self.pool(self.encode(tokens, layout), layout.lengths, used)
+        return self.pool(self.encode(tokens, layout), tokens, layout.lengths, used)
 
     def load(self, device: torch.device, dtype: torch.dtype, budget: int) -> None:
         """Read tokenizer and weights and put the network on `device` in `dtype`. Raises ModelError, DeviceError."""
@@ -246,7 +254,8 @@ class BaseEmbeddingWorker(ABC):
     def _fits(self, device: torch.device, size: int) -> bool:
         """One pass over inert tokens, which also warms the GPU up; with kernels of our own the pass is recorded."""
         tokens = torch.full((size,), self.pad_id, device=device)
-        lengths = [TRIAL_LENGTH] * (size // TRIAL_LENGTH)
+        length = self.trial_length
+        lengths = [length] * (size // length)
         layout = PackedLayout.build(lengths, size, "cuda").to(device)
         try:
             if layout.tiles is not None:

@@ -67,7 +67,7 @@ class EmbedRun(Run[EmbedResult]):
         """Model, devices, and the one dtype and token budget of the run."""
         self.model = resolve(self.config.model, self.config.models_dir)
         self.alphabet = ALPHABETS[self.model.kind]
-        self.placement = Placement.choose(self.config)
+        self.placement = Placement.choose(self.config, self.model.kind)
 
     @property
     def models(self) -> dict[str, LocalModel]:

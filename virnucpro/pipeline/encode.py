@@ -1,6 +1,6 @@
 """One encoder over work files, on all devices of a run: where it runs, what is already done, and the queue.
 
-`virnucpro embed` goes through this once, `virnucpro predict` once for each of its two encoders.
+`virnucpro embed` goes through this once, `virnucpro predict` once for each encoder of its set.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("virnucpro.encode")
 
 #: What a network of each family embeds.
-ALPHABETS: Mapping[str, Alphabet] = {"dnabert": DNA, "esm2": PROTEIN}
+ALPHABETS: Mapping[str, Alphabet] = {"dnabert": DNA, "esm2": PROTEIN, "codon": DNA}
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class Placement:
     threads_a_worker: int
 
     @classmethod
-    def choose(cls, config: RunConfig) -> Placement:
-        """By the settings, and by what the devices can do. Raises DeviceError, UsageError."""
+    def choose(cls, config: RunConfig, kind: str) -> Placement:
+        """By the settings, the family of the networks, and what the devices can do. Raises DeviceError, UsageError."""
         devices = tuple(select_devices(config.device))
         dtype = select_dtype(config.dtype, devices)
-        best = min(device.optimal_tokens(dtype) for device in devices)
+        best = min(device.optimal_tokens(dtype, kind) for device in devices)
         threads = config.threads or available_threads()
         return cls(devices, dtype, round_budget(config.batch_size or best), max(1, threads // len(devices)))
 
@@ -153,6 +153,10 @@ def _worker(model: LocalModel) -> Worker:
         from virnucpro.pipeline.parallel_esm import process_esm_files_worker
 
         return process_esm_files_worker
+    if model.kind == "codon":
+        from virnucpro.pipeline.parallel_codon import process_codon_files_worker
+
+        return process_codon_files_worker
     from virnucpro.pipeline.parallel_dnabert import process_dnabert_files_worker
 
     return process_dnabert_files_worker

@@ -89,7 +89,7 @@ class DNABERTWorker(BaseEmbeddingWorker):
         network = load_dnabert(self.model.weights, self.model.config)
         return DNATokenizer(self.model.tokenizer), network, network.dim
 
-    def pool(self, hidden: torch.Tensor, lengths: torch.Tensor, used: int) -> torch.Tensor:
+    def pool(self, hidden: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor, used: int) -> torch.Tensor:
         """(tokens, dim) → (n, dim) fp32 means over all tokens of each sequence, [CLS] and [SEP] included."""
         return segment_mean(hidden, lengths, used)
 

@@ -1,9 +1,10 @@
-"""One run of `virnucpro predict`: windows and frames, two encoders one after the other, features, calls, tables."""
+"""One run of `virnucpro predict`: windows and frames, the encoders one after the other, features, calls, tables."""
 
 from __future__ import annotations
 
 import contextlib
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,10 +14,10 @@ from virnucpro.core.paths import PredictPaths
 from virnucpro.errors import InputError, UsageError
 from virnucpro.io.store import atomic_paths
 from virnucpro.io.tables import gzip_text, text_file
-from virnucpro.models.card import CARD, DEFAULT_PRESET, DNA_ONLY
+from virnucpro.models.card import CARD, DEFAULT_PRESET, DNA_ONLY, Reads
 from virnucpro.models.classifier import WEIGHTS, Classifier
 from virnucpro.models.registry import sha256_of
-from virnucpro.models.sets import ModelSet, resolve_set
+from virnucpro.models.sets import ModelSet, reads_of, resolve_set
 from virnucpro.pipeline.consensus import MinScores, Verdict
 from virnucpro.pipeline.encode import Placement
 from virnucpro.pipeline.events import Listener
@@ -57,12 +58,17 @@ class PredictRun(FrameRun[PredictResult]):
         super().__init__(config, self.paths, listener)
         self.config = config
 
+    @cached_property
+    def set_reads(self) -> Reads:
+        """What the model set reads, which is known before its weights are."""
+        return reads_of(self.config.model)
+
     @property
     def results(self) -> tuple[Path, ...]:
         """The tables and the viral sequences; what was asked for besides."""
         paths = self.paths
         vanilla = (paths.vanilla_scores, paths.vanilla_calls) if self.config.vanilla_output else ()
-        kept = kept_paths(paths, self.config.vanilla_output) if self.config.keep_embeddings else ()
+        kept = kept_paths(paths, self.set_reads, self.config.vanilla_output) if self.config.keep_embeddings else ()
         return (paths.sequences, paths.windows, paths.regions, paths.viruses, *vanilla, *kept, paths.failed)
 
     def run(self) -> PredictResult:
@@ -92,8 +98,7 @@ class PredictRun(FrameRun[PredictResult]):
     def choose(self) -> None:
         """Model set, rules, devices, and the one dtype and token budget of the run."""
         self.set: ModelSet = resolve_set(self.config.model, self.config.models_dir)
-        self.dna, self.protein = self.set.dna, self.set.protein
-        card = self.set.card
+        self.encoders, card = self.set.encoders, self.set.card
         window = card.window[0] if self.config.window is None else self.config.window
         if window not in card.window:
             raise UsageError(
@@ -101,9 +106,16 @@ class PredictRun(FrameRun[PredictResult]):
                 f"{' and '.join(map(str, card.window))} bases",
                 hint="leave --window out, or choose another --model",
             )
-        self.rules = Rules(window, self.config.exact, self.config.min_length, self.set.scores_by_dna_alone)
+        if card.reads == "windows" and (self.config.exact or self.config.vanilla_output):
+            option = "--frames exact" if self.config.exact else "--vanilla-output"
+            raise UsageError(
+                f"{option}: {self.set.name} reads whole windows and has no frames",
+                hint="leave it out, or choose another --model",
+            )
+        dna_only = self.set.scores_by_dna_alone
+        self.rules = Rules(window, self.config.exact, self.config.min_length, dna_only, card.reads)
         self.min_scores = self._min_scores()
-        self.placement = Placement.choose(self.config)
+        self.placement = Placement.choose(self.config, self.set.dna.kind)
 
     def _min_scores(self) -> MinScores:
         card, preset, asked = self.set.card, self.config.preset, self.config.min_score

@@ -61,7 +61,7 @@ class _Scores:
 
 
 class Scorer:
-    """Scores embedded work files; classifier: of frames; dna_only: of windows without one, or None."""
+    """Scores embedded work files; classifier: of frames; dna_only: of whole windows, or None."""
 
     def __init__(self, embedded: EmbeddedParts, classifier: Classifier, dna_only: Classifier | None) -> None:
         self.embedded, self.classifier, self.dna_only = embedded, classifier, dna_only
@@ -77,7 +77,7 @@ class Scorer:
         return [row if isinstance(row, IndexedSequence) else self._scored(row, scores, failure) for row in index]
 
     def _scored(self, window: IndexedWindow, scores: _Scores, failure: str) -> ScoredWindow:
-        was_embedded = window.frames or (self.dna_only and window.reason == ALL_STOPPED)
+        was_embedded = not window.reason or (self.dna_only and window.reason == ALL_STOPPED)
         return scores.of(window, failure if was_embedded else "")
 
     def _scores(self, part: FramePart) -> _Scores:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -49,6 +49,9 @@ class Embedder(Protocol):
     dim: int
     #: Id of the inert token that fills a buffer.
     pad_id: int
+
+    #: Letters of the shortest sequence that can be embedded.
+    shortest: ClassVar[int]
 
     @property
     def alphabet(self) -> Alphabet:
@@ -206,6 +209,8 @@ class Stream:
                 raise InputError(record.reason)
             if isinstance(record, BadRecord):
                 job.failed.append((record.number, record.id, record.reason))
+            elif len(record.sequence) < self.worker.shortest:
+                job.failed.append((record.number, record.id, f"shorter than {self.worker.shortest} letters"))
             else:
                 yield record
 

@@ -1,4 +1,4 @@
-"""One run of `virnucpro train`: windows and frames, both encoders, division by group, fit, test, card."""
+"""One run of `virnucpro train`: windows and frames, the encoders, division by group, fit, test, card."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from virnucpro.core.config import TrainConfig
 from virnucpro.core.paths import TrainPaths
-from virnucpro.errors import InputError
+from virnucpro.errors import InputError, UsageError
 from virnucpro.io.store import read_shard
 from virnucpro.metrics import check_sklearn
 from virnucpro.models.card import CARD, ClassifierCard, EncoderPin
@@ -66,11 +66,14 @@ class TrainRun(FrameRun[TrainResult]):
 
     def choose(self) -> None:
         """Encoders, rules, devices, and the one dtype and token budget of the run."""
-        (self.dna_name, self.dna), (self.protein_name, self.protein) = resolve_encoders(
-            self.config.model, self.config.models_dir
-        )
-        self.rules = Rules(self.config.window, False, 0, self.config.dna_only)
-        self.placement = Placement.choose(self.config)
+        reads, named = resolve_encoders(self.config.model, self.config.models_dir)
+        self.names, self.encoders = tuple(named), tuple(named.values())
+        if self.config.dna_only and reads == "windows":
+            raise UsageError(
+                f"--dna-only-head: {self.config.model} reads the DNA of every window anyway", hint="leave it out"
+            )
+        self.rules = Rules(self.config.window, False, 0, self.config.dna_only, reads)
+        self.placement = Placement.choose(self.config, self.encoders[0].kind)
 
     def own_identity(self) -> dict[str, Any]:
         """The rules of cutting, and how the classifier is fitted."""
@@ -91,13 +94,15 @@ class TrainRun(FrameRun[TrainResult]):
             data = gatherer.gather(self.plan.parts)
             parts = divide(data, self.config.validation_fraction, self.config.test_fraction, self.config.seed)
         with self.stage("fitting"):
-            fitted = self._fit(data, parts, data.frames, "open frames")
+            whole = self.rules.reads == "windows"
+            fitted = self._fit(data, parts, *((data.whole, "windows") if whole else (data.frames, "open frames")))
             dna_only = None
             if self.config.dna_only:
                 dna_only = self._fit(data, parts, data.whole, "windows without an open frame")
         with self.stage("testing"):
             card = self._card(data)
-            scores = data.scores(Classifier(card, fitted.state), Classifier(card, dna_only.state) if dna_only else None)
+            of_whole = fitted if whole else dna_only
+            scores = data.scores(Classifier(card, fitted.state), Classifier(card, of_whole.state) if of_whole else None)
             trial = Trial(data, parts, scores, self.config.seed)
             card = replace(card, **trial.findings())
         self._write(card, fitted, dna_only, trial)
@@ -126,12 +131,15 @@ class TrainRun(FrameRun[TrainResult]):
     def _card(self, data: Dataset) -> ClassifierCard:
         """The card without what the test will show."""
         dna_dim = self._width(data)
+        dims = (dna_dim, data.frames.features.shape[1] - dna_dim)[: len(self.encoders)]
+        dna, *others = map(self._pin, self.names, self.encoders, dims)
         return ClassifierCard(
             name=self.paths.folder.resolve().name,
-            trained=self.dna.trained and self.protein.trained,
+            trained=all(model.trained for model in self.encoders),
             window=(self.config.window,),
-            dna=self._pin(self.dna_name, self.dna, dna_dim),
-            protein=self._pin(self.protein_name, self.protein, data.frames.features.shape[1] - dna_dim),
+            dna=dna,
+            protein=others[0] if others else None,
+            reads=self.rules.reads,
             citation="the authors of the training data; virnucpro",
             licence="as its author says",
             source=f"virnucpro train, seed {self.config.seed}",

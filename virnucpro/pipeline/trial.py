@@ -96,7 +96,8 @@ def write_text(path: Path, card: ClassifierCard, trial: Trial, fitted: Fitted) -
 def _text(card: ClassifierCard, trial: Trial, fitted: Fitted) -> Iterator[str]:
     yield f"# {card.name}"
     yield ""
-    yield f"A classifier for windows of {card.window[0]} bases over {card.dna.name} and {card.protein.name}, made by"
+    encoders = " and ".join(pin.name for pin in card.encoders)
+    yield f"A classifier for windows of {card.window[0]} bases over {encoders}, made by"
     yield f"`virnucpro train`. Use it: `virnucpro predict contigs.fa -o out --model {card.name}/`"
     yield ""
     yield f"Epochs: {len(fitted.training_loss)}, the best one kept. Temperature: {fitted.temperature:.3g}."
