@@ -114,7 +114,7 @@ def read_folder(folder: Path, shares: Mapping[str, float]) -> Genomes:
 
 
 def read_part(data: Path, more: Path, table: Path, part: str, shares: Mapping[str, float]) -> Genomes:
-    """Read the records of `part` by the table of `training.clusters`; of a group in `shares`, that share of its records.
+    """Read the records of a part by the table of `training.clusters`, of a group in `shares` that share of them.
 
     All parts have the same groups, so that their numbers agree.
     """
