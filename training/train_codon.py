@@ -25,7 +25,7 @@ from torch.nn import functional
 from training.codon import CodonNetwork, Size, export, frames
 from training.genomes import OTHER, Genomes, load
 from training.kingdoms import KINGDOMS, kingdom_of, separation
-from training.proteins import BackTranslation, Proteins
+from training.back_translation import BackTranslation, Proteins
 from virnucpro.sequence.windows import window_bounds
 
 WINDOW = 500
