@@ -9,12 +9,14 @@ from typing import Any, TypeVar
 import rich_click as click
 from rich_click.utils import OptionGroupDict
 
+from virnucpro.core.config import DEFAULT_STALL_MINUTES
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 Option = Callable[[Any], Any]
 
 #: Groups of the help that all commands with these options have.
 GROUPS: list[OptionGroupDict] = [
-    {"name": "Devices and speed", "options": ["--device", "--dtype", "--batch-size", "--threads"]},
+    {"name": "Devices and speed", "options": ["--device", "--dtype", "--batch-size", "--threads", "--stall-minutes"]},
     {"name": "Run", "options": ["--resume", "--work-dir", "--sequences-per-file"]},
     {"name": "Messages", "options": ["--quiet", "--verbose", "--log-format", "--help"]},
 ]
@@ -54,6 +56,14 @@ _DEVICES = [
         help="Tokens a batch, rounded up to a multiple of 256; default: by device (`virnucpro devices`).",
     ),
     click.option("-t", "--threads", type=click.IntRange(min=1), help="CPU threads of the whole run; default: all."),
+    click.option(
+        "--stall-minutes",
+        type=click.FloatRange(min=0, min_open=True),
+        default=DEFAULT_STALL_MINUTES,
+        show_default=True,
+        metavar="MINUTES",
+        help="A worker process that says nothing for so long is replaced; longer if its files are large for its pace.",
+    ),
 ]
 
 _RUN = [

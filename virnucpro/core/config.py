@@ -15,6 +15,8 @@ DEFAULT_MAX_TOKENS = 8192
 DEFAULT_SEQUENCES_PER_FILE = 10_000
 #: Of open frames: results of whole work files are held when they are joined and scored.
 DEFAULT_FRAMES_PER_FILE = 2_000
+#: A batch of long sequences on a CPU may take this long.
+DEFAULT_STALL_MINUTES = 30.0
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class RunConfig:
     resume: bool = True
     force: bool = False
     threads: int | None = None
+    stall_minutes: float = DEFAULT_STALL_MINUTES
 
 
 @dataclass(frozen=True)

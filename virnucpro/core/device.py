@@ -125,7 +125,9 @@ def find_gpus() -> list[Device]:
 
     if torch.version.cuda is None and torch.version.hip is None:
         return []
-    command = [sys.executable, "-m", "virnucpro.core.device"]
+    # It looks for modules where this process does: not in the current folder, which -m and -c would put first.
+    probe = f"import sys; sys.path[:] = {sys.path!r}; from virnucpro.core.device import print_gpus; print_gpus()"
+    command = [sys.executable, "-c", probe]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
         return [Device(**entry) for entry in json.loads(done.stdout.splitlines()[-1])]
@@ -135,6 +137,11 @@ def find_gpus() -> list[Device]:
             f"looking for GPUs failed: {str(reason).strip()[-500:]}",
             hint="run with --device cpu, or check the driver with `virnucpro doctor`",
         ) from error
+
+
+def print_gpus() -> None:
+    """What `find_gpus` runs in a process of its own."""
+    print(json.dumps([asdict(device) for device in _probe()]))
 
 
 def _probe() -> list[Device]:
@@ -190,7 +197,3 @@ def select_dtype(dtype: str, devices: Sequence[Device]) -> str:
     if dtype != "auto":
         return dtype
     return "bf16" if all(device.bf16 for device in devices) else "fp32"
-
-
-if __name__ == "__main__":
-    print(json.dumps([asdict(device) for device in _probe()]))

@@ -19,6 +19,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
+from virnucpro._version import __version__
 from virnucpro.errors import ModelError
 
 CONFIG = "config.json"
@@ -122,6 +123,21 @@ class LocalModel:
     def sha256(self) -> str:
         """Checksum of the weights, of several files that of their checksums; a ModelError if one cannot be read."""
         return _combined([sha256_of(path) for path in weight_files(self.weights)])
+
+    def attributes(self, dtype: str, token_budget: int) -> dict[str, object]:
+        """What an embedding in a file says of its making: this model, the numbers and the batch, the versions."""
+        import torch
+
+        return {
+            "model": self.name,
+            "model_revision": self.revision or "",
+            "model_sha256": self.sha256,
+            "model_trained": self.trained,
+            "dtype": dtype,
+            "token_budget": token_budget,
+            "virnucpro_version": __version__,
+            "torch_version": str(torch.__version__),
+        }
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from zipfile import is_zipfile
 
 import torch
 from torch import Tensor
 
+from virnucpro.core.threads import unbroken
 from virnucpro.errors import ModelError
 from virnucpro.models.registry import weight_files
 
@@ -23,7 +25,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for part in weight_files(path):
         try:
-            found |= _read_file(part)
+            found |= unbroken(partial(_read_file, part))
         except Exception as error:
             # The readers raise a dozen kinds of error for a damaged file; all mean the same to the user.
             raise ModelError(f"cannot read the weights in {part}: {error}", hint="download them again") from error

@@ -298,17 +298,8 @@ class Run(ABC, Generic[Result]):
 
     def attributes(self, model: LocalModel) -> dict[str, object]:
         """What an HDF5 result of one of the encoders says of itself."""
-        return {
-            "model": model.name,
-            "model_revision": model.revision or "",
-            "model_sha256": model.sha256,
-            "model_trained": model.trained,
-            "dtype": self.placement.dtype,
-            "token_budget": self.placement.budget,
-            "virnucpro_version": __version__,
-            "torch_version": str(self.identity["torch_version"]),
-            "fingerprint": self.fingerprint,
-        }
+        made_by = model.attributes(self.placement.dtype, self.placement.budget)
+        return made_by | {"fingerprint": self.fingerprint}
 
     # The end.
 
