@@ -12,7 +12,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from virnucpro.pipeline.consensus import (
+from virnucpro.calls.consensus import (
     FEWEST_VIRAL,
     MOST_GAP,
     MinScores,

@@ -23,16 +23,17 @@ from slow_chain import Line, Slow, SlowChain
 from toy_set import other, toy_records, viral
 
 import virnucpro
+from virnucpro.calls import tables
+from virnucpro.calls.consensus import MinScores
+from virnucpro.calls.write import VanillaTables
 from virnucpro.core.config import PredictConfig
 from virnucpro.errors import InputError
-from virnucpro.io import tables
 from virnucpro.io.store import read_result
+from virnucpro.io.tables import FAILED
 from virnucpro.models.card import CARD, DNA_ONLY, ClassifierCard
 from virnucpro.models.registry import EMBEDDED
-from virnucpro.pipeline.consensus import MinScores
 from virnucpro.pipeline.events import Phase
 from virnucpro.pipeline.predict import PredictRun, default_prefix, run_predict
-from virnucpro.pipeline.results import VanillaTables
 from virnucpro.sequence.frames import ALL_STOPPED, NO_CODON
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "vanilla_embeddings"
@@ -117,7 +118,7 @@ def check_tables(folder: Path, slow: Slow) -> None:
     assert text_of(folder / "in.sequences.tsv") == table(list(tables.SEQUENCES), slow.sequences)
     assert text_of(folder / "in.regions.bed") == table(list(tables.REGIONS), slow.regions)
     assert text_of(folder / "in.virus.fna") == "".join(f">{name}\n{bases}\n" for name, bases in slow.viruses)
-    assert text_of(folder / "in.failed.tsv") == table(list(tables.FAILED), slow.failed)
+    assert text_of(folder / "in.failed.tsv") == table(list(FAILED), slow.failed)
 
 
 def test_the_tables_are_those_of_the_published_chain_done_slowly(complete: Path, slow: Slow) -> None:
@@ -333,7 +334,7 @@ def test_nothing_viral_is_success(tmp_path: Path, toy: Path, cli: Cli) -> None:
     done = cli("predict", path, "-o", tmp_path / "out", "--model", toy, *CPU)
     assert done.returncode == 0, done.stderr
     assert text_of(tmp_path / "out" / "in.regions.bed") == table(list(tables.REGIONS), [])
-    assert text_of(tmp_path / "out" / "in.failed.tsv") == table(list(tables.FAILED), [])
+    assert text_of(tmp_path / "out" / "in.failed.tsv") == table(list(FAILED), [])
     assert text_of(tmp_path / "out" / "in.virus.fna") == ""
     assert [row["verdict"] for row in rows(tmp_path / "out" / "in.sequences.tsv")] == ["other", "not_scored"]
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import rich_click as click
 
+from virnucpro.calls import tables
 from virnucpro.cli.options import GROUPS, force_option, inputs_argument, message_level, models_dir_option, run_options
 from virnucpro.core.config import DEFAULT_FRAMES_PER_FILE, DEFAULT_MODEL_SET, PredictConfig
 from virnucpro.errors import EXIT_SOME_FAILED
-from virnucpro.io import tables
+from virnucpro.io.tables import FAILED
 
 click.rich_click.OPTION_GROUPS["virnucpro predict"] = [
     {
@@ -38,7 +39,7 @@ def _columns() -> str:
         ("sequences.tsv", tables.SEQUENCES),
         ("windows.tsv.gz", tables.WINDOWS),
         ("regions.bed", tables.REGIONS),
-        ("failed.tsv", tables.FAILED),
+        ("failed.tsv", FAILED),
     )
     blocks = ("\n".join(("\b", f"Columns of PREFIX.{name}:", *_lines(columns))) for name, columns in described)
     return "\n\n".join(blocks)

@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from virnucpro.calls.consensus import MinScores, Verdict
+from virnucpro.calls.scoring import Scorer
+from virnucpro.calls.write import ResultWriter, Summary, VanillaTables, write_viruses
 from virnucpro.core.config import STDIN, PredictConfig
 from virnucpro.core.device import available_threads
 from virnucpro.core.paths import PredictPaths
@@ -17,15 +20,12 @@ from virnucpro.models.card import CARD, DEFAULT_PRESET, DNA_ONLY
 from virnucpro.models.classifier import WEIGHTS, Classifier
 from virnucpro.models.registry import sha256_of
 from virnucpro.models.sets import ModelSet, resolve_set
-from virnucpro.pipeline.consensus import MinScores, Verdict
 from virnucpro.pipeline.encode import Placement
 from virnucpro.pipeline.events import Listener
 from virnucpro.pipeline.frame_run import FrameRun
 from virnucpro.pipeline.frame_split import Rules
 from virnucpro.pipeline.kept import keep_embeddings, kept_paths
-from virnucpro.pipeline.results import ResultWriter, Summary, VanillaTables, write_viruses
 from virnucpro.pipeline.run import Failure, work_folder, write_failed
-from virnucpro.pipeline.scoring import Scorer
 
 #: What is taken off an input's name to name the results.
 _COMPRESSED = {".gz", ".bz2", ".xz", ".zst"}

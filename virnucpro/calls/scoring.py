@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from virnucpro.calls.consensus import WindowScore, window_score
 from virnucpro.core.threads import in_order
 from virnucpro.models.classifier import Classifier
-from virnucpro.pipeline.consensus import WindowScore, window_score
 from virnucpro.pipeline.features import EmbeddedParts, Features
 from virnucpro.pipeline.frame_split import WHOLE, FramePart, IndexedSequence, IndexedWindow, read_index
 from virnucpro.sequence.frames import ALL_STOPPED

@@ -10,12 +10,12 @@ from typing import BinaryIO, TextIO
 
 import numpy as np
 
-from virnucpro.io import tables
+from virnucpro.calls import tables
+from virnucpro.calls.consensus import MinScores, Region, SequenceCall, SequenceCaller, Verdict
+from virnucpro.calls.scoring import Row, ScoredWindow
 from virnucpro.io.fasta import BadRecord, Record, read_records, write_fasta
 from virnucpro.io.tables import Table, number
-from virnucpro.pipeline.consensus import MinScores, Region, SequenceCall, SequenceCaller, Verdict
 from virnucpro.pipeline.frame_split import IndexedSequence
-from virnucpro.pipeline.scoring import Row, ScoredWindow
 
 
 def published_id(sequence_id: str, window: int, frame: str = "") -> str:
