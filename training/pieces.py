@@ -1,0 +1,175 @@
+"""Sequences to fit and to measure calls on: pieces of every length, phages in hosts, hosts alone.
+
+    python -m training.pieces --genomes fit.npz --out FOLDER
+
+Writes `pieces.fa` and `spliced.fa` into FOLDER, and beside each a table (`.tsv`) of where its sequences are from. As
+many pieces of each class are drawn from every octave of length; of a class, kingdoms weigh as in
+`training.kingdoms`, groups and clusters by their damped size. Nothing is drawn that was drawn before at that length.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.genomes import Genomes, load
+from training.kingdoms import KINGDOMS, kingdom_of
+
+SHORTEST, LONGEST = 150, 50_000
+#: Bases of an octave of length and a class, and between which numbers of pieces that is kept.
+BASES, FEWEST, MOST = 1_000_000, 100, 750
+#: Bases of groups and clusters are damped by these powers, so that small ones are seen too.
+DAMPING, CLUSTER_DAMPING = 0.6, 0.5
+#: Phages that are put into hosts, and their hosts, are at least so long; a longer phage is cut; so much host is beside.
+PHAGE, HOST, LONGEST_PHAGE, MARGIN = 15_000, 25_000, 40_000, 8_000
+HOSTS = ("other/bacteria_genomic", "other/archaea_genomic", "other/more_bacteria_genomic", "other/more_archaea_genomic")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A sequence: bases `start` to `end` of a record; for a spliced one of its host, the phage at its bases from `at`.
+
+    `to`: the end of the phage; both are -1 where there is none. phage: its cluster.
+    """
+
+    name: str
+    group: str
+    cluster: int
+    record: int
+    start: int
+    end: int
+    at: int = -1
+    to: int = -1
+    phage: int = -1
+
+    @property
+    def viral(self) -> bool:
+        """Whether it is of a virus; a host with a phage in it is not."""
+        return self.group.startswith("viral/")
+
+
+class Drawer:
+    """Draws places of records of one class, of a kingdom, group and cluster by their weights."""
+
+    def __init__(self, genomes: Genomes, viral: bool, random: np.random.Generator) -> None:
+        self.genomes, self.random = genomes, random
+        self._kingdoms = np.array([kingdom_of(name) for name in genomes.names])[genomes.group]
+        _, self._cluster = np.unique(np.stack((genomes.group, genomes.cluster)), axis=1, return_inverse=True)
+        self._class = genomes.viral == viral
+        self.refill()
+
+    def refill(self) -> None:
+        """Let every base be drawn again."""
+        self._room = np.where(self._class, self.genomes.lengths, 0)
+
+    def draw(self, length: int) -> tuple[int, int] | None:
+        """A record, and where in it; None if no record has so many bases left."""
+        fitting = self._room >= length
+        weights = self._weights(fitting)
+        if not weights.any():
+            return None
+        record = int(self.random.choice(len(weights), p=weights))
+        self._room[record] -= length
+        return record, int(self.random.integers(self.genomes.lengths[record] - length + 1))
+
+    def _weights(self, fitting: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """(records,) chance of each."""
+        bases, group = np.where(fitting, self.genomes.lengths, 0).astype(np.float64), self.genomes.group
+        weights = bases * np.maximum(np.bincount(self._cluster, bases), 1)[self._cluster] ** (CLUSTER_DAMPING - 1)
+        groups = np.bincount(group, bases) ** DAMPING / np.bincount(group, weights).clip(1e-9)
+        weights *= groups[group]
+        for kingdom, share in KINGDOMS.items():
+            here = self._kingdoms == kingdom
+            if total := weights[here].sum():
+                weights[here] *= share / total
+        found: NDArray[np.float64] = weights / max(weights.sum(), 1e-300)
+        return found
+
+
+def cut_pieces(genomes: Genomes, seed: int = 0) -> Iterator[Piece]:
+    """Pieces of both classes, of lengths from `SHORTEST` to `LONGEST`, octave by octave."""
+    random = np.random.default_rng(seed)
+    drawers = [Drawer(genomes, viral, random) for viral in (True, False)]
+    number, low = 0, SHORTEST
+    while low < LONGEST:
+        high = min(2 * low, LONGEST)
+        for drawer in drawers:
+            drawer.refill()
+            for _ in range(int(np.clip(BASES / (low + high) * 2, FEWEST, MOST))):
+                length = int(low * (high / low) ** random.random())
+                if (place := drawer.draw(length)) is not None:
+                    record, start = place
+                    yield _piece(genomes, f"p{number:05d}", record, start, start + length)
+                    number += 1
+        low = high
+
+
+def _piece(genomes: Genomes, name: str, record: int, start: int, end: int) -> Piece:
+    return Piece(name, genomes.names[genomes.group[record]], int(genomes.cluster[record]), record, start, end)
+
+
+def splice(genomes: Genomes, seed: int = 0) -> Iterator[tuple[Piece, str]]:
+    """Every long phage in a host of its own, as far as there are hosts, and the other hosts alone, with the bases."""
+    random = np.random.default_rng(seed)
+    names = np.array(genomes.names)[genomes.group]
+    phages = np.flatnonzero((np.char.find(names, "phage") > 0) & (genomes.lengths >= PHAGE))
+    hosts = np.flatnonzero(np.isin(names, HOSTS) & (genomes.lengths >= HOST))
+    random.shuffle(phages), random.shuffle(hosts)
+    for number, host in enumerate(hosts.tolist()):
+        bases = genomes.sequence(host)
+        piece = _piece(genomes, f"s{number:04d}", host, 0, len(bases))
+        if number >= len(phages):
+            yield piece, bases
+            continue
+        phage = genomes.sequence(int(phages[number]))
+        size = min(len(phage), int(random.integers(PHAGE, LONGEST_PHAGE + 1)))
+        first = int(random.integers(len(phage) - size + 1))
+        at = int(random.integers(MARGIN, len(bases) - MARGIN))
+        spliced = replace(piece, at=at, to=at + size, phage=int(genomes.cluster[phages[number]]))
+        yield spliced, bases[:at] + phage[first : first + size] + bases[at:]
+
+
+def write(path: Path, pieces: Iterable[tuple[Piece, str]]) -> None:
+    """The sequences as FASTA, and the table beside them."""
+    with open(path, "w", encoding="ascii") as fasta, open(path.with_suffix(".tsv"), "w", encoding="utf-8") as table:
+        rows = csv.writer(table, delimiter="\t", lineterminator="\n")
+        rows.writerow(field.name for field in fields(Piece))
+        for piece, bases in pieces:
+            fasta.write(f">{piece.name}\n{bases}\n")
+            rows.writerow(asdict(piece).values())
+
+
+def read(path: Path) -> list[Piece]:
+    """The table of `write`."""
+    kinds = {field.name: str if field.name in ("name", "group") else int for field in fields(Piece)}
+    with open(path, encoding="utf-8", newline="") as table:
+        return [
+            Piece(**{key: kinds[key](value) for key, value in row.items()})
+            for row in csv.DictReader(table, delimiter="\t")
+        ]
+
+
+def main() -> None:
+    """Cut, splice, write."""
+    parser = argparse.ArgumentParser(description="Cut genomes into pieces of every length, and splice phages in.")
+    parser.add_argument("--genomes", type=Path, required=True, help="packed genomes that no network was trained on")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the sequences and their tables")
+    parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    genomes = load(args.genomes)
+    pieces = cut_pieces(genomes, args.seed)
+    write(
+        args.out / "pieces.fa", ((piece, genomes.sequence(piece.record)[piece.start : piece.end]) for piece in pieces)
+    )
+    write(args.out / "spliced.fa", splice(genomes, args.seed))
+
+
+if __name__ == "__main__":
+    main()
