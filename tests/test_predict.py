@@ -24,7 +24,7 @@ from toy_set import other, toy_records, viral
 
 import virnucpro
 from virnucpro.calls import tables
-from virnucpro.calls.consensus import MinScores
+from virnucpro.calls.verdicts import Thresholds
 from virnucpro.calls.write import VanillaTables
 from virnucpro.core.config import PredictConfig
 from virnucpro.errors import InputError
@@ -296,16 +296,17 @@ def test_repeated_ids_are_told_apart_by_number(tmp_path: Path, toy: Path, comple
 def test_long_sequences_have_the_threshold_of_the_preset(fasta: Path, toy: Path, tmp_path: Path) -> None:
     """Where the card names one; --min-score holds for all."""
     card = ClassifierCard.read(EMBEDDED / "mini")
-    expected = [
-        ("mini", {}, MinScores(card.min_score, card.long_presets["default"])),
-        ("mini", {"preset": "relaxed"}, MinScores(card.presets["relaxed"], card.long_presets["relaxed"])),
-        ("mini", {"min_score": 0.9}, MinScores(0.9, 0.9)),
-        (str(toy), {}, MinScores(0.5, 0.5)),
+    relaxed = card.presets["relaxed"]
+    expected: list[tuple[str, dict[str, Any], Thresholds]] = [
+        ("mini", {}, Thresholds(card.min_score, card.min_score, card.long_presets["default"])),
+        ("mini", {"preset": "relaxed"}, Thresholds(relaxed, relaxed, card.long_presets["relaxed"])),
+        ("mini", {"min_score": 0.9}, Thresholds(0.9, 0.9, 0.9)),
+        (str(toy), {}, Thresholds(0.5, 0.5, 0.5)),
     ]
     for model, changes, scores in expected:
         run = PredictRun(replace(config(fasta, tmp_path, toy, **changes), model=model))
         run.choose()
-        assert run.min_scores == scores
+        assert run.thresholds == scores
     assert card.min_score > card.long_presets["default"] >= 0.5
 
 
@@ -318,7 +319,7 @@ def test_other_settings_give_other_calls(complete: Path, fasta: Path, tmp_path: 
     found = rows(tmp_path / "strict" / "in.sequences.tsv")
     for row in found:
         short = 0 < int(row["length"]) < 151
-        assert (row["note"] == "shorter than --min-length 151") is short
+        assert (row["note"] == "shorter than 151 bases (--min-length)") is short
         if row["score"]:
             assert (row["verdict"] == "virus") is (float(row["score"]) >= 0.94)
     windows = rows(tmp_path / "strict" / "in.windows.tsv.gz")

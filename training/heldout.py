@@ -14,7 +14,7 @@ from torch import Tensor
 from training.genomes import Genomes
 from training.networks import TrainedEncoder
 from training.windows import CutWindow, all_windows
-from virnucpro.calls.consensus import window_score
+from virnucpro.calls.scoring import window_score
 from virnucpro.models.protein_tokenizer import ProteinTokenizer
 from virnucpro.models.tokenizer import DNATokenizer
 

@@ -147,12 +147,10 @@ def write(path: Path, pieces: Iterable[tuple[Piece, str]]) -> None:
 
 def read(path: Path) -> list[Piece]:
     """The table of `write`."""
-    kinds = {field.name: str if field.name in ("name", "group") else int for field in fields(Piece)}
     with open(path, encoding="utf-8", newline="") as table:
-        return [
-            Piece(**{key: kinds[key](value) for key, value in row.items()})
-            for row in csv.DictReader(table, delimiter="\t")
-        ]
+        rows = csv.reader(table, delimiter="\t")
+        next(rows)
+        return [Piece(name, group, *map(int, numbers)) for name, group, *numbers in rows]
 
 
 def main() -> None:

@@ -23,7 +23,10 @@ click.rich_click.OPTION_GROUPS["virnucpro predict"] = [
     },
     {
         "name": "Model and calls",
-        "options": ["--model", "--models-dir", "--window", "--frames", "--min-score", "--preset", "--min-length"],
+        "options": [
+            *("--model", "--models-dir", "--window", "--frames"),
+            *("--min-score", "--preset", "--min-length", "--viral-share"),
+        ],
     },
     *GROUPS,
 ]
@@ -104,22 +107,26 @@ def _lines(columns: Mapping[str, str]) -> Iterator[str]:
 @click.option(
     "--min-score",
     type=click.FloatRange(0, 1),
-    help="From which score on a window, and a sequence, is called viral; default: the classifier's, which may be lower "
-    "for sequences of 8 kb or more; 0.5 as published.",
+    help="From which score on a window, a sequence and a region are called viral; default: what was measured for the "
+    "classifier; 0.5 as published.",
 )
 @click.option(
     "--preset",
     type=click.Choice(["conservative", "default", "relaxed"]),
-    help="--min-score by name, for classifiers that were measured: 1%, 5% or 10% false positives among windows; of "
-    "long sequences see docs/calls.md.",
+    help="--min-score by name, for classifiers that were measured: 1%, 5% or 10% false positives among windows; for "
+    "sequences see docs/calls.md.",
 )
 @click.option(
     "--min-length",
     type=click.IntRange(min=0),
     metavar="BASES",
-    default=0,
-    show_default=True,
-    help="Shorter sequences are listed and not scored.",
+    help="Shorter sequences are listed and not scored; default: from where on the classifier was measured, or 0.",
+)
+@click.option(
+    "--viral-share",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Share of the sequences that is viral, for the expected number of false calls; default: estimated from the "
+    "scores.",
 )
 @run_options(DEFAULT_FRAMES_PER_FILE)
 def predict(quiet: bool, verbose: bool, log_format: str, frames: str, **settings: Any) -> int:
