@@ -1,10 +1,19 @@
-"""Sequences to fit and to measure calls on: pieces of every length, phages in hosts, hosts alone.
+"""Sequences to fit and to measure calls on, of genomes that no network was trained on.
 
-    python -m training.pieces --genomes fit.npz --out FOLDER
+    python -m training.pieces --genomes fit.npz --out FOLDER --kinds pieces spliced
+    python -m training.pieces --genomes dev.npz --out FOLDER --kinds windows lengths records spliced sweep
 
-Writes `pieces.fa` and `spliced.fa` into FOLDER, and beside each a table (`.tsv`) of where its sequences are from. As
-many pieces of each class are drawn from every octave of length; of a class, kingdoms weigh as in
-`training.kingdoms`, groups and clusters by their damped size. Nothing is drawn that was drawn before at that length.
+Writes `KIND.fa` into FOLDER, and beside it a table (`KIND.tsv`) of where its sequences are from:
+
+pieces   of every length from 100 bases to 50 kb, from each octave as many
+lengths  of eight lengths
+windows  of 500 bases by the published rule, as many of each kingdom
+records  whole ones of 2 to 8 kb
+spliced  phages in slices of bacteria and archaea, and such slices alone
+sweep    the beginnings of four records, of every length from 7.5 to 8.5 kb in steps of 20 bases
+
+Of pieces and lengths as many of each class are drawn; of a class, kingdoms weigh as in `training.kingdoms`, groups and
+clusters by their damped size. Nothing is drawn that was drawn before at that length.
 """
 
 from __future__ import annotations
@@ -20,10 +29,17 @@ from numpy.typing import NDArray
 
 from training.genomes import Genomes, load
 from training.kingdoms import KINGDOMS, kingdom_of
+from virnucpro.sequence.windows import window_bounds
 
-SHORTEST, LONGEST = 150, 50_000
-#: Bases of an octave of length and a class, and between which numbers of pieces that is kept.
-BASES, FEWEST, MOST = 1_000_000, 100, 750
+KINDS = ("pieces", "spliced", "windows", "lengths", "records", "sweep")
+SHORTEST, LONGEST = 100, 50_000
+LENGTHS = (150, 300, 500, 1_000, 2_000, 4_000, 8_000, 20_000)
+#: Bases of an octave or a length, and of a class, and between which numbers of pieces that is kept.
+BASES, FEWEST, MOST = 1_000_000, 100, 1_000
+#: Windows of a kingdom; records of a class, and their lengths.
+WINDOWS, RECORDS, SHORT, LONG = 5_000, 500, 2_000, 8_000
+#: Lengths of the sweep.
+SWEEP = range(7_500, 8_501, 20)
 #: Bases of groups and clusters are damped by these powers, so that small ones are seen too.
 DAMPING, CLUSTER_DAMPING = 0.6, 0.5
 #: Phages that are put into hosts, and their hosts, are at least so long; a longer phage is cut; so much host is beside.
@@ -92,38 +108,80 @@ class Drawer:
         return found
 
 
-def cut_pieces(genomes: Genomes, seed: int = 0) -> Iterator[Piece]:
-    """Pieces of both classes, of lengths from `SHORTEST` to `LONGEST`, octave by octave."""
-    random = np.random.default_rng(seed)
-    drawers = [Drawer(genomes, viral, random) for viral in (True, False)]
-    number, low = 0, SHORTEST
-    while low < LONGEST:
-        high = min(2 * low, LONGEST)
+def octaves() -> list[tuple[int, int]]:
+    """Lengths from `SHORTEST` to `LONGEST`."""
+    steps = range(int(np.ceil(np.log2(LONGEST / SHORTEST))))
+    return [(SHORTEST << step, min(SHORTEST << step + 1, LONGEST)) for step in steps]
+
+
+def cut(genomes: Genomes, spans: Iterable[tuple[int, int]], random: np.random.Generator) -> Iterator[Piece]:
+    """Pieces of both classes, of lengths from each span."""
+    drawers, number = [Drawer(genomes, viral, random) for viral in (True, False)], 0
+    for low, high in spans:
         for drawer in drawers:
             drawer.refill()
-            for _ in range(int(np.clip(BASES / (low + high) * 2, FEWEST, MOST))):
+            for _ in range(int(np.clip(2 * BASES / (low + high), FEWEST, MOST))):
                 length = int(low * (high / low) ** random.random())
                 if (place := drawer.draw(length)) is not None:
                     record, start = place
-                    yield _piece(genomes, f"p{number:05d}", record, start, start + length)
+                    yield _piece(genomes, number, record, start, start + length)
                     number += 1
-        low = high
 
 
-def _piece(genomes: Genomes, name: str, record: int, start: int, end: int) -> Piece:
-    return Piece(name, genomes.names[genomes.group[record]], int(genomes.cluster[record]), record, start, end)
+def windows(genomes: Genomes, random: np.random.Generator) -> Iterator[Piece]:
+    """Windows of every kingdom, all alike likely."""
+    kingdoms = np.array([kingdom_of(name) for name in genomes.names])[genomes.group]
+    number = 0
+    for kingdom in KINGDOMS:
+        records = np.flatnonzero(kingdoms == kingdom).tolist()
+        places = [(record, *bounds) for record in records for bounds in window_bounds(int(genomes.lengths[record]))]
+        for place in random.permutation(len(places))[:WINDOWS].tolist():
+            yield _piece(genomes, number, *places[place])
+            number += 1
 
 
-def splice(genomes: Genomes, seed: int = 0) -> Iterator[tuple[Piece, str]]:
+def records(genomes: Genomes, random: np.random.Generator) -> Iterator[Piece]:
+    """Whole records of both classes, all alike likely; of others half of each kingdom."""
+    kingdoms = np.array([kingdom_of(name) for name in genomes.names])[genomes.group]
+    fitting = (genomes.lengths >= SHORT) & (genomes.lengths <= LONG)
+    number = 0
+    parts = (
+        (genomes.viral, RECORDS),
+        (kingdoms == "prokaryote", RECORDS // 2),
+        (kingdoms == "eukaryote", RECORDS // 2),
+    )
+    for part, count in parts:
+        for record in random.permutation(np.flatnonzero(fitting & part))[:count].tolist():
+            yield _piece(genomes, number, record, 0, int(genomes.lengths[record]))
+            number += 1
+
+
+def sweep(genomes: Genomes, random: np.random.Generator) -> Iterator[Piece]:
+    """Two viral records and two others, cut at every length of `SWEEP`."""
+    number = 0
+    for viral in (True, False):
+        fitting = np.flatnonzero((genomes.viral == viral) & (genomes.lengths >= SWEEP.stop))
+        for record in random.permutation(fitting)[:2].tolist():
+            for length in SWEEP:
+                yield _piece(genomes, number, record, 0, length)
+                number += 1
+
+
+def _piece(genomes: Genomes, number: int, record: int, start: int, end: int) -> Piece:
+    return Piece(
+        f"s{number:06d}", genomes.names[genomes.group[record]], int(genomes.cluster[record]), record, start, end
+    )
+
+
+def splice(genomes: Genomes, random: np.random.Generator) -> Iterator[tuple[Piece, str]]:
     """Every long phage in a host of its own, as far as there are hosts, and the other hosts alone, with the bases."""
-    random = np.random.default_rng(seed)
     names = np.array(genomes.names)[genomes.group]
     phages = np.flatnonzero((np.char.find(names, "phage") > 0) & (genomes.lengths >= PHAGE))
     hosts = np.flatnonzero(np.isin(names, HOSTS) & (genomes.lengths >= HOST))
     random.shuffle(phages), random.shuffle(hosts)
     for number, host in enumerate(hosts.tolist()):
         bases = genomes.sequence(host)
-        piece = _piece(genomes, f"s{number:04d}", host, 0, len(bases))
+        piece = _piece(genomes, number, host, 0, len(bases))
         if number >= len(phages):
             yield piece, bases
             continue
@@ -145,6 +203,21 @@ def write(path: Path, pieces: Iterable[tuple[Piece, str]]) -> None:
             rows.writerow(asdict(piece).values())
 
 
+def make(genomes: Genomes, kind: str, seed: int) -> Iterable[tuple[Piece, str]]:
+    """The sequences of a kind."""
+    random = np.random.default_rng([seed, KINDS.index(kind)])
+    if kind == "spliced":
+        return splice(genomes, random)
+    made = {
+        "pieces": lambda: cut(genomes, octaves(), random),
+        "lengths": lambda: cut(genomes, ((length, length) for length in LENGTHS), random),
+        "windows": lambda: windows(genomes, random),
+        "records": lambda: records(genomes, random),
+        "sweep": lambda: sweep(genomes, random),
+    }[kind]()
+    return ((piece, genomes.sequence(piece.record)[piece.start : piece.end]) for piece in made)
+
+
 def read(path: Path) -> list[Piece]:
     """The table of `write`."""
     with open(path, encoding="utf-8", newline="") as table:
@@ -155,18 +228,16 @@ def read(path: Path) -> list[Piece]:
 
 def main() -> None:
     """Cut, splice, write."""
-    parser = argparse.ArgumentParser(description="Cut genomes into pieces of every length, and splice phages in.")
+    parser = argparse.ArgumentParser(description="Make sequences to fit and to measure calls on.")
     parser.add_argument("--genomes", type=Path, required=True, help="packed genomes that no network was trained on")
     parser.add_argument("--out", type=Path, required=True, help="folder for the sequences and their tables")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS[:2], help="(%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     genomes = load(args.genomes)
-    pieces = cut_pieces(genomes, args.seed)
-    write(
-        args.out / "pieces.fa", ((piece, genomes.sequence(piece.record)[piece.start : piece.end]) for piece in pieces)
-    )
-    write(args.out / "spliced.fa", splice(genomes, args.seed))
+    for kind in args.kinds:
+        write(args.out / f"{kind}.fa", make(genomes, kind, args.seed))
 
 
 if __name__ == "__main__":
