@@ -188,6 +188,8 @@ def test_card_on_disk(folder: Path) -> None:
         "min_score": 0.5,
         "presets": {},
         "long_presets": {},
+        "size_presets": {},
+        "calls": {},
         "metrics": {"auc": 0.5},
         "citation": "nobody",
         "licence": "MIT",

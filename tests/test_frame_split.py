@@ -101,7 +101,7 @@ class Reference:
             self.rows.append(IndexedSequence(number, input_index, place, name, 0, "", True))
             return
         short = len(sequence) < rules.min_length
-        reason = f"shorter than --min-length {rules.min_length}" if short else ""
+        reason = f"shorter than {rules.min_length} bases (--min-length)" if short else ""
         self.rows.append(IndexedSequence(number, input_index, place, name, len(sequence), reason, False))
         if not short:
             self.windows(number, sequence, rules)
@@ -253,7 +253,7 @@ def test_a_short_sequence_is_in_the_index_and_nowhere_else(tmp_path: Path) -> No
     records = [("short", "ACG" * 5), ("fits", "ACG" * 6)]
     cut = split(tmp_path, [to_fasta(tmp_path / "a.fa", records)], Rules(60, False, 18))
     first = cut.rows[0]
-    assert first == IndexedSequence(0, 0, 1, "short", 15, "shorter than --min-length 18", False)
+    assert first == IndexedSequence(0, 0, 1, "short", 15, "shorter than 18 bases (--min-length)", False)
     assert {key.partition("_")[0] for key, _ in cut.fna[0]} == {"1"}
 
 

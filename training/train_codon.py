@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from training.back_translation import BackTranslation, Proteins
 from training.codon import CodonNetwork, Size, export, frames
 from training.genomes import OTHER, Genomes, load
 from training.kingdoms import KINGDOMS, kingdom_of, separation
-from training.back_translation import BackTranslation, Proteins
 from virnucpro.sequence.windows import window_bounds
 
 WINDOW = 500

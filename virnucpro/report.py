@@ -11,8 +11,8 @@ from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 
+from virnucpro.calls.read import CURE, Region, Results, ScoredWindow, Sequence
 from virnucpro.errors import InputError, OutputError, UsageError
-from virnucpro.io.results import CURE, Region, Results, ScoredWindow, Sequence
 
 logger = logging.getLogger("virnucpro.report")
 

@@ -73,9 +73,9 @@ def plot(
     """
     from rich.console import Console
 
+    from virnucpro.calls.read import find_prefix
     from virnucpro.core import log
     from virnucpro.core.paths import PredictPaths
-    from virnucpro.io.results import find_prefix
     from virnucpro.report import plot_results
 
     if ids and top:

@@ -77,7 +77,8 @@ class PredictConfig(RunConfig):
     prefix: how the results' names begin; None takes the first input's name. window: bases; None takes what the
     classifier was trained on. min_score: from which a window, or a sequence, counts as viral; None takes those of
     `preset`, a name in the classifier's card, or what the card says. min_length: shorter sequences are listed and not
-    scored. exact: frames without the extra base of the published rule.
+    scored; None takes what the classifier was measured from. viral_share: of the sequences, for the expected number of
+    false calls; None estimates it. exact: frames without the extra base of the published rule.
     """
 
     sequences_per_file: int = DEFAULT_FRAMES_PER_FILE
@@ -86,7 +87,8 @@ class PredictConfig(RunConfig):
     window: int | None = None
     min_score: float | None = None
     preset: str | None = None
-    min_length: int = 0
+    min_length: int | None = None
+    viral_share: float | None = None
     exact: bool = False
     vanilla_output: bool = False
     keep_embeddings: bool = False

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from virnucpro.calls.model import CallModel
 from virnucpro.errors import ModelError
 from virnucpro.models.registry import MODELS, LocalModel
 
@@ -23,7 +24,7 @@ DEFAULT_PRESET = "default"
 #: The fields of a card, in their order on disk.
 KEYS = (
     *("format", "name", "trained", "window", "reads", "encoders", "labels"),
-    *("min_score", "presets", "long_presets", "metrics", "citation", "licence", "source"),
+    *("min_score", "presets", "long_presets", "size_presets", "calls", "metrics", "citation", "licence", "source"),
 )
 
 #: What a set reads: the published open frames, by their DNA and their proteins, or whole windows, by their DNA alone.
@@ -49,7 +50,9 @@ class ClassifierCard:
 
     `window` lists lengths of windows, the default first. Without an encoder of proteins it `reads` whole windows. A
     sequence is called viral from `min_score` on; `presets` are other such scores, by name, where they were measured;
-    `long_presets` those of long sequences.
+    `long_presets` those of long sequences. All are of windows of the first length; `size_presets` are presets of other
+    lengths. `calls` tells for lengths of windows how sequences are called where that was measured: then nothing else
+    decides.
     """
 
     name: str
@@ -65,6 +68,8 @@ class ClassifierCard:
     metrics: Mapping[str, object] = field(default_factory=dict)
     presets: Mapping[str, float] = field(default_factory=dict)
     long_presets: Mapping[str, float] = field(default_factory=dict)
+    size_presets: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    calls: Mapping[int, CallModel] = field(default_factory=dict)
 
     @property
     def encoders(self) -> tuple[EncoderPin, ...]:
@@ -100,6 +105,8 @@ class ClassifierCard:
             metrics=fields.get("metrics", dict),
             presets=fields.presets("presets"),
             long_presets=fields.presets("long_presets"),
+            size_presets=fields.size_presets(),
+            calls=fields.calls(),
         )
 
     def to_json(self) -> str:
@@ -158,7 +165,7 @@ class _Fields:
         if not good:
             raise ModelError(
                 f"{self.path}: {self.at}{key} must be {what}, found {json.dumps(self.values.get(key))}",
-                hint="the classifier is damaged, or made by another version: import or train it again",
+                hint=_DAMAGED,
             )
 
     def get(self, key: str, kind: type[Any]) -> Any:
@@ -196,6 +203,25 @@ class _Fields:
         self.want(good, key, "scores from 0 to 1 by name")
         return dict(found)
 
+    def size_presets(self) -> dict[int, dict[str, float]]:
+        """Scores by name, by length of window."""
+        inside = _Fields(self.path, self.values.get("size_presets", {}), "size_presets.")
+        return {self._size(key): inside.presets(key) for key in inside.values}
+
+    def calls(self) -> dict[int, CallModel]:
+        """How sequences are called, by length of window."""
+        found = {}
+        for key, values in dict(self.values.get("calls", {})).items():
+            try:
+                found[self._size(key)] = CallModel.from_json(values)
+            except (ValueError, TypeError, AttributeError) as error:
+                raise ModelError(f"{self.path}: calls.{key}: {error}", hint=_DAMAGED) from error
+        return found
+
+    def _size(self, key: str) -> int:
+        self.want(key in map(str, self.windows()), "window", f"a list with {key}, of which it has measured scores")
+        return int(key)
+
     def encoder(self) -> EncoderPin:
         sums = self.get("sha256", list)
         good = bool(sums) and all(isinstance(each, str) and re.fullmatch("[0-9a-f]{64}", each) for each in sums)
@@ -205,4 +231,5 @@ class _Fields:
         return EncoderPin(self.get("name", str), dim, tuple(sums))
 
 
+_DAMAGED = "the classifier is damaged, or made by another version: import or train it again"
 _WORDS = {str: "a text", int: "a whole number", bool: "true or false", list: "a list", dict: "an object"}

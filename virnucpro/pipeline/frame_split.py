@@ -211,7 +211,7 @@ class FrameSplitter:
         self._duplicates.see(record.id)
         length = len(record.sequence)
         short = length < self.rules.min_length
-        reason = f"shorter than --min-length {self.rules.min_length}" if short else ""
+        reason = f"shorter than {self.rules.min_length} bases (--min-length)" if short else ""
         return IndexedSequence(number, index, record.number, record.id, length, reason, False)
 
     def _take(self, scan: Scan) -> None:

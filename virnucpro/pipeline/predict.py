@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+from virnucpro.calls.consensus import ConsensusCaller
+from virnucpro.calls.discovery import FalseDiscovery
+from virnucpro.calls.model import CallModel
+from virnucpro.calls.scoring import Scorer
+from virnucpro.calls.segment import ModelCaller
+from virnucpro.calls.verdicts import Callers, Thresholds, Verdict
+from virnucpro.calls.write import ResultWriter, Summary, VanillaTables, write_viruses
 from virnucpro.core.config import STDIN, PredictConfig
 from virnucpro.core.device import available_threads
 from virnucpro.core.paths import PredictPaths
@@ -18,16 +25,15 @@ from virnucpro.models.card import CARD, DEFAULT_PRESET, DNA_ONLY, Reads
 from virnucpro.models.classifier import WEIGHTS, Classifier
 from virnucpro.models.registry import sha256_of
 from virnucpro.models.sets import ModelSet, reads_of, resolve_set
-from virnucpro.pipeline.consensus import MinScores, Verdict
 from virnucpro.pipeline.encode import Placement
 from virnucpro.pipeline.events import Listener
 from virnucpro.pipeline.frame_run import FrameRun
 from virnucpro.pipeline.frame_split import Rules
 from virnucpro.pipeline.kept import keep_embeddings, kept_paths
-from virnucpro.pipeline.results import ResultWriter, Summary, VanillaTables, write_viruses
 from virnucpro.pipeline.run import Failure, work_folder, write_failed
-from virnucpro.pipeline.scoring import Scorer
 
+#: The published rule calls a window viral from this score on.
+PUBLISHED = 0.5
 #: What is taken off an input's name to name the results.
 _COMPRESSED = {".gz", ".bz2", ".xz", ".zst"}
 _FORMATS = {".fa", ".fasta", ".fna", ".ffn", ".fas", ".fq", ".fastq", ".bam", ".ubam"}
@@ -35,7 +41,10 @@ _FORMATS = {".fa", ".fasta", ".fna", ".ffn", ".fas", ".fq", ".fastq", ".bam", ".
 
 @dataclass
 class PredictResult:
-    """How a run ended: the paths of the results, how many sequences got which verdict, and what failed."""
+    """How a run ended: the paths of the results, how many sequences got which verdict, and what failed.
+
+    discovery: how many of the calls are expected to be false; None for a set whose sequences were not measured.
+    """
 
     paths: PredictPaths
     model: str
@@ -43,6 +52,7 @@ class PredictResult:
     verdicts: dict[str, int]
     windows: int
     windows_scored: int
+    discovery: FalseDiscovery | None
     failures: list[Failure] = field(default_factory=list)
     already_done: bool = False
 
@@ -112,22 +122,41 @@ class PredictRun(FrameRun[PredictResult]):
                 f"{option}: {self.set.name} reads whole windows and has no frames",
                 hint="leave it out, or choose another --model",
             )
-        dna_only = self.set.scores_by_dna_alone
-        self.rules = Rules(window, self.config.exact, self.config.min_length, dna_only, card.reads)
-        self.min_scores = self._min_scores()
+        self.calls: CallModel | None = card.calls.get(window)
+        measured = self.calls.min_length if self.calls else 0
+        min_length = measured if self.config.min_length is None else self.config.min_length
+        self.rules = Rules(window, self.config.exact, min_length, self.set.scores_by_dna_alone, card.reads)
+        self.thresholds = self._thresholds()
         self.placement = Placement.choose(self.config, self.set.dna.kind)
 
-    def _min_scores(self) -> MinScores:
-        card, preset, asked = self.set.card, self.config.preset, self.config.min_score
-        if asked is not None:
-            if preset is not None:
-                raise UsageError("--preset and --min-score contradict each other", hint="give one of them")
-            return MinScores(asked, asked)
-        if preset is not None and preset not in card.presets:
-            known = ", ".join(card.presets) or "no presets: its scores were not measured"
+    def _thresholds(self) -> Thresholds:
+        asked, preset = self.config.min_score, self.config.preset
+        if asked is None:
+            return self._measured(preset or DEFAULT_PRESET)
+        if preset is not None:
+            raise UsageError("--preset and --min-score contradict each other", hint="give one of them")
+        return Thresholds(asked, asked, asked)
+
+    def _measured(self, preset: str) -> Thresholds:
+        """Those of a preset; where none was measured, the default ones of the card."""
+        card, window = self.set.card, self.rules.window
+        first = window == card.window[0]
+        presets = self.calls.windows if self.calls else card.presets if first else card.size_presets.get(window, {})
+        if preset not in presets and (self.calls or self.config.preset is not None):
+            known = ", ".join(presets) or f"no presets for windows of {window} bases: its scores were not measured"
             raise UsageError(f"the classifier of {self.set.name} has {known}", hint="give --min-score")
-        score = card.min_score if preset is None else card.presets[preset]
-        return MinScores(score, card.long_presets.get(preset or DEFAULT_PRESET, score))
+        if self.calls:
+            return Thresholds(presets[preset], self.calls.sequences[preset], self.calls.sequences[preset])
+        default = card.min_score if first else presets.get(preset, PUBLISHED)
+        score = default if self.config.preset is None else presets[preset]
+        return Thresholds(score, score, card.long_presets.get(preset, score))
+
+    @property
+    def _callers(self) -> Callers:
+        """How sequences are called: as measured for the set, or by the rule for sets that were not."""
+        if self.calls:
+            return partial(ModelCaller, self.calls, self.thresholds)
+        return partial(ConsensusCaller, self.thresholds)
 
     def own_identity(self) -> dict[str, Any]:
         """The classifier, and the rules of cutting and calling."""
@@ -136,7 +165,8 @@ class PredictRun(FrameRun[PredictResult]):
         return {
             "classifier": [sha256_of(folder / name) for name in files],
             **self.rules_identity(),
-            "min score": asdict(self.min_scores),
+            "min score": asdict(self.thresholds),
+            "viral share": self.config.viral_share,
             "kept outputs": [path.name for path in self.results],
         }
 
@@ -177,9 +207,14 @@ class PredictRun(FrameRun[PredictResult]):
             self.manifest.state = "publishing"
             self.manifest.save()
         verdicts = {verdict.value: summary.verdicts[verdict] for verdict in Verdict}
-        return PredictResult(
-            self.paths, self.set.name, self.set.trained, verdicts, summary.windows, summary.windows_scored, failures
-        )
+        counts = verdicts, summary.windows, summary.windows_scored
+        return PredictResult(self.paths, self.set.name, self.set.trained, *counts, self._discovery(summary), failures)
+
+    def _discovery(self, summary: Summary) -> FalseDiscovery | None:
+        if not self.calls:
+            return None
+        regions = summary.regions, self.calls.segments.false_per_mbp * summary.host / 1e6
+        return summary.discovery.expected(*regions, share=self.config.viral_share)
 
     def _write_tables(self, temporary: dict[Path, Path], scorer: Scorer) -> Summary:
         paths = self.paths
@@ -193,7 +228,7 @@ class PredictRun(FrameRun[PredictResult]):
             if self.config.vanilla_output:
                 vanilla = VanillaTables(text(paths.vanilla_scores), text(paths.vanilla_calls))
             writer = ResultWriter(
-                text(paths.sequences), windows, text(paths.regions), self.config.inputs, self.min_scores, vanilla
+                text(paths.sequences), windows, text(paths.regions), self.config.inputs, self._callers, vanilla
             )
             for row in scorer.rows(self.plan.parts, self.config.threads or available_threads()):
                 writer.take(row)
@@ -215,8 +250,9 @@ class PredictRun(FrameRun[PredictResult]):
             "windows_scored": result.windows_scored,
             "frames": self.plan.frames,
             "bases": self.plan.bases,
-            "min_score": self.min_scores.score,
-            "min_score_long": self.min_scores.long,
+            "min_score": self.thresholds.window,
+            "thresholds": asdict(self.thresholds),
+            "false_discovery": asdict(result.discovery) if result.discovery else None,
             "window": self.rules.window,
             "failures": result.failures,
         }
@@ -226,7 +262,8 @@ class PredictRun(FrameRun[PredictResult]):
         """What a complete run said of its result."""
         summary = record["result"]
         failures = [tuple(row) for row in summary["failures"]]
-        counts = summary["verdicts"], summary["windows"], summary["windows_scored"]
+        found = summary["false_discovery"]
+        counts = summary["verdicts"], summary["windows"], summary["windows_scored"], found and FalseDiscovery(**found)
         result = PredictResult(self.paths, self.set.name, self.set.trained, *counts, failures, already_done=True)
         self._refuse_unusable(result)
         return result
