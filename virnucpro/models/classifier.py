@@ -20,7 +20,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from virnucpro.errors import ModelError
-from virnucpro.io.store import atomic_path
+from virnucpro.io.files import atomic_paths
 from virnucpro.models.card import CARD, DNA_ONLY, LABELS, ClassifierCard
 from virnucpro.models.linear import Linear, prepack
 from virnucpro.models.weights import check_keys, read_weights
@@ -91,18 +91,31 @@ def save(
     folder: Path, state: Mapping[str, Tensor], card: ClassifierCard, dna_only: Mapping[str, Tensor] | None = None
 ) -> None:
     """Write a classifier; a folder with a card is whole. Raises ModelError for an unfit `state`, OutputError."""
+    with atomic_paths([folder / name for name in classifier_files(dna_only is not None)]) as names:
+        folder.mkdir(parents=True, exist_ok=True)
+        write(names, folder, state, card, dna_only)
+        for name in (CARD, DNA_ONLY):
+            (folder / name).unlink(missing_ok=True)
+
+
+def classifier_files(dna_only: bool) -> tuple[str, ...]:
+    """Names of the files of a classifier; the card comes last, since it says that the others are there."""
+    return (WEIGHTS, DNA_ONLY, CARD) if dna_only else (WEIGHTS, CARD)
+
+
+def write(
+    names: Mapping[Path, Path],
+    folder: Path,
+    state: Mapping[str, Tensor],
+    card: ClassifierCard,
+    dna_only: Mapping[str, Tensor] | None,
+) -> None:
+    """Write the files of a classifier of `folder` under temporary `names`. Raises ModelError, OSError."""
     states = {WEIGHTS: state} if dna_only is None else {WEIGHTS: state, DNA_ONLY: dna_only}
     for name, each in states.items():
         check_state(folder / name, each)
-    for name, each in states.items():
-        with atomic_path(folder / name) as temporary:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / CARD).unlink(missing_ok=True)
-            temporary.write_bytes(to_safetensors({key: each[key].contiguous() for key in KEYS}))
-    if dna_only is None:
-        (folder / DNA_ONLY).unlink(missing_ok=True)
-    with atomic_path(folder / CARD) as temporary:
-        temporary.write_text(card.to_json(), encoding="utf-8")
+        names[folder / name].write_bytes(to_safetensors({key: each[key].contiguous() for key in KEYS}))
+    names[folder / CARD].write_text(card.to_json(), encoding="utf-8")
 
 
 def check_state(path: Path, state: Mapping[str, Tensor]) -> None:

@@ -50,27 +50,28 @@ class FrameRun(Run[Result]):
     def split(self) -> dict[str, Any]:
         """Cut the input into work files of frames."""
         splitter = FrameSplitter(self.paths, self.rules, self._most, len(self.placement.devices))
-        return splitter.split(self.inputs, self.input_names).to_json()
+        return splitter.split(self.inputs.paths, self.inputs.shown).to_json()
 
     def take_plan(self, plan: dict[str, Any]) -> None:
         """The work files."""
         self.plan = FramePlan.from_json(plan)
 
-    def lost_part(self) -> str | None:
-        """The first work file that has not the size it was written with."""
-        sizes = [(f"{part.name}{suffix}", size) for part in self.plan.parts for suffix, size in _sizes(part)]
-        return next((name for name, size in sizes if not _has_size(self.paths.parts / name, size)), None)
+    def work_files(self) -> Iterator[tuple[Path, str]]:
+        """All files of the work files, with their sha256."""
+        for part in self.plan.parts:
+            for suffix, checksum in zip(SUFFIXES, part.sums, strict=True):
+                yield self.paths.part_file(part.name, suffix), checksum
 
     def encode(self) -> EmbeddedParts:
         """Embed every work file with both encoders, and note in the record how the devices shared the work."""
         dna, protein = (
             Encoding(model, self.placement, self.paths.shards, self.attributes(model)) for model in self.models.values()
         )
-        with self.stage("embedding DNA"):
+        with self.session.stage("embedding DNA"):
             dna_end = dna.run(self._work_files(".fna", lambda part: part.frames + part.whole), self.listen)
-        with self.stage("embedding proteins"):
+        with self.session.stage("embedding proteins"):
             protein_end = protein.run(self._work_files(".faa", lambda part: part.frames), self.listen)
-        self.manifest.record["encoders"] = {"DNA": balance(dna_end.stats), "protein": balance(protein_end.stats)}
+        self.session.own.details["encoders"] = {"DNA": balance(dna_end.stats), "protein": balance(protein_end.stats)}
         return EmbeddedParts(self.paths, dna, protein, _failed(dna_end, protein_end))
 
     def _work_files(self, suffix: str, count: Callable[[FramePart], int]) -> list[WorkFile]:
@@ -80,11 +81,3 @@ class FrameRun(Run[Result]):
 
 def _failed(*ends: QueueResult) -> dict[str, str]:
     return {path.name: reason for end in ends for path, reason in end.failed.items()}
-
-
-def _sizes(part: FramePart) -> Iterator[tuple[str, int]]:
-    return zip(SUFFIXES, part.sizes, strict=True)
-
-
-def _has_size(path: Path, size: int) -> bool:
-    return path.exists() and path.stat().st_size == size

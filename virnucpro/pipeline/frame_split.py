@@ -15,11 +15,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from virnucpro.core.paths import RunPaths
 from virnucpro.errors import InputError
 from virnucpro.io.fasta import BadRecord, Record, read_records, write_fasta
+from virnucpro.io.files import SummedFile
 from virnucpro.pipeline.split import DuplicateWatch, part_limit
 from virnucpro.sequence.frames import ALL_STOPPED, Scan, scan_windows
 from virnucpro.sequence.windows import Window, window_bounds
@@ -74,14 +75,14 @@ class IndexedWindow(NamedTuple):
 
 @dataclass
 class FramePart:
-    """A work file; `sizes`: bytes of its three files."""
+    """A work file; `sums`: sha256 of its three files."""
 
     name: str
     windows: int = 0
     frames: int = 0
     #: Windows without a frame that are embedded as they stand.
     whole: int = 0
-    sizes: list[int] = field(default_factory=list)
+    sums: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -131,7 +132,7 @@ class FrameSplitter:
         self._limit = self._rows = 0
         #: What is to be embedded, of all work files.
         self._embedded = 0
-        self._files: list[BinaryIO] = []
+        self._files: list[SummedFile] = []
         #: Sequences that were read but are not in the index yet: windows are scanned many at a time.
         self._ahead: deque[IndexedSequence] = deque()
         #: The last sequence in the index.
@@ -223,7 +224,7 @@ class FrameSplitter:
         name = f"{len(self.plan.parts) + 1:06d}"
         self.plan.parts.append(FramePart(name))
         paths = [self.paths.part_file(name, suffix) for suffix in SUFFIXES]
-        self._files = [open(path, "wb", buffering=1 << 20) for path in paths]  # noqa: SIM115  # closed by close
+        self._files = [SummedFile(path) for path in paths]
         if self._current is not None:
             self._index("sequence", self._current)
 
@@ -233,7 +234,8 @@ class FrameSplitter:
         with contextlib.ExitStack() as stack:
             for file in files:
                 stack.enter_context(file)
-                self.plan.parts[-1].sizes.append(file.tell())
+        if files:
+            self.plan.parts[-1].sums = [file.sha256 for file in files]
 
 
 def window_key(key: str) -> str:
