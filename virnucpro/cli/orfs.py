@@ -8,6 +8,7 @@ from pathlib import Path
 import rich_click as click
 from rich.console import Console
 
+from virnucpro.cli.options import OutputPath
 from virnucpro.core.config import OrfsConfig
 from virnucpro.errors import EXIT_SOME_FAILED
 from virnucpro.sequence.windows import DEFAULT_SIZE
@@ -28,7 +29,7 @@ click.rich_click.OPTION_GROUPS["virnucpro orfs"] = [
     "--output",
     "prefix",
     required=True,
-    type=click.Path(path_type=Path),
+    type=OutputPath(),
     metavar="PREFIX",
     help="Beginning of the results' names; its folder must exist.",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,9 +42,14 @@ class RunPaths:
         return self.streams / str(index)
 
     @property
+    def kept(self) -> tuple[Path, ...]:
+        """The folders in `work` that a later run can go on from."""
+        return self.parts, self.shards
+
+    @property
     def folders(self) -> tuple[Path, ...]:
-        """The folders in `work` that hold what is needed only while the run is on."""
-        return self.parts, self.shards, self.streams
+        """All folders in `work`: they hold what is needed only while the run is on."""
+        return *self.kept, self.streams
 
     @property
     def lock(self) -> Path:
@@ -206,7 +212,7 @@ class PredictPaths(RunPaths):
 
 def check_input(path: Path) -> None:
     """Raise InputError for a file that is not there or is a folder."""
-    if path != STDIN and not path.exists():
+    if path != STDIN and not os.path.exists(path):
         raise InputError(f"{path} does not exist", hint="check the path")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f"{path} is a folder", hint="give its files, for example with a pattern")

@@ -45,7 +45,8 @@ def run_orfs(config: OrfsConfig, listener: Listener | None = None) -> OrfsResult
     paths = OrfsPaths(config.output)
     _check(config, paths)
     with session("orfs", paths, force=config.force, listen=listener or (lambda _index, _event: None)) as run:
-        inputs = Inputs(config.inputs, paths)
+        with run.stage("reading input"):
+            inputs = Inputs(config.inputs, paths)
         identity = {
             "inputs": inputs.sums,
             "window": config.window,
@@ -55,7 +56,8 @@ def run_orfs(config: OrfsConfig, listener: Listener | None = None) -> OrfsResult
         if done := run.already_done(paths.results, identity, {}):
             return OrfsResult(paths, OrfsCounts(**done.details["result"]))
         run.begin(paths.results, identity, {}, {}, {"inputs": inputs.described})
-        counts = _publish(config, run, paths, inputs)
+        with run.stage("splitting"):
+            counts = _publish(config, run, paths, inputs)
         if not counts.records:
             raise InputError("no usable sequence in the input", hint=f"see {paths.failed}")
         run.complete({"result": asdict(counts)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -207,9 +208,14 @@ class PredictRun(FrameRun[PredictResult]):
 
 
 def default_prefix(first: Path) -> str:
-    """The name of the first input without the endings of its format; `stdin` for standard input."""
+    """The name of the first input without the endings of its format; `stdin` for standard input.
+
+    Raises UsageError for an open file without a name of its own, such as the shell makes of `<(command)`.
+    """
     if first == STDIN:
         return "stdin"
+    if re.fullmatch(r"/dev/fd|/proc/[^/]+/fd", str(first.parent)):
+        raise UsageError(f"{first} says nothing that results could be named by", hint="name them with --prefix")
     name = Path(first.name)
     for endings in (_COMPRESSED, _FORMATS):
         if name.suffix.lower() in endings:

@@ -184,7 +184,7 @@ class Run(ABC, Generic[Result]):
         return next((path.name for (path, wanted), found in zip(files, sums, strict=True) if found != wanted), None)
 
     def _split(self) -> dict[str, Any]:
-        self.session.clear()
+        self.session.start_anew()
         with self.session.stage("splitting"):
             try:
                 self.paths.parts.mkdir(parents=True)

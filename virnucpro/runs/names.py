@@ -22,7 +22,7 @@ _INSIDE_WORK = 32
 
 def existing_folder(path: Path) -> Path:
     """The nearest folder above `path` that is there."""
-    return next((folder for folder in path.absolute().parents if folder.is_dir()), Path("/"))
+    return next((folder for folder in path.absolute().parents if os.path.isdir(folder)), Path("/"))
 
 
 def check_names(paths: RunPaths, results: Sequence[Path], reads: Iterable[Path], cure: str) -> None:
@@ -37,7 +37,7 @@ def check_names(paths: RunPaths, results: Sequence[Path], reads: Iterable[Path],
         raise OutputError(f"the folder {folder} cannot be written", hint=cure)
     for path in (*files, paths.work):
         _check_length(path, TEMPORARY_BYTES if path != paths.work else 0, cure)
-        if path != paths.work and path.is_dir():
+        if path != paths.work and os.path.isdir(path):
             raise OutputError(f"{path} is a folder", hint=cure)
     _refuse_inputs([*files, *(each for path in files for each in unfinished(path))], paths.folders, reads, cure)
 
@@ -50,11 +50,11 @@ def refuse_existing(paths: RunPaths, results: Iterable[Path], *, force: bool, re
 
 
 def _check_length(path: Path, more: int, cure: str) -> None:
-    folder = existing_folder(path)
-    if len(os.fsencode(path.name)) + more > _limit(folder, "PC_NAME_MAX", _LONGEST_NAME):
-        raise OutputError(f"the name of {path} is too long for its folder", hint=cure)
+    *folders, name = map(len, map(os.fsencode, path.absolute().parts))
+    if max(*folders, name + more) > _limit(existing_folder(path), "PC_NAME_MAX", _LONGEST_NAME):
+        raise OutputError(f"{path} is too long a name, with what is put around it while it is written", hint=cure)
     if len(os.fsencode(path.absolute())) + max(more, _INSIDE_WORK) >= _LONGEST_PATH:
-        raise OutputError(f"the path of {path} is too long", hint=cure)
+        raise OutputError(f"{path} is too long a path", hint=cure)
 
 
 def _limit(folder: Path, name: str, default: int) -> int:

@@ -140,13 +140,14 @@ class Session:
         assert self.record is not None, "the run has not begun"
         return self.record
 
-    def clear(self) -> None:
-        """Remove the work files of an earlier run, wherever it had them; its results and its record stay."""
-        for paths in (self.paths, *self._elsewhere()):
-            for folder in paths.folders:
-                shutil.rmtree(folder, ignore_errors=True)
-            with contextlib.suppress(OSError):  # a folder that holds anything else stays
-                paths.work.rmdir()
+    def start_anew(self) -> None:
+        """Remove what an earlier run could be continued from; its results and its record stay for now."""
+        _clear(self.paths, self.paths.kept)
+        self._clear_elsewhere()
+
+    def _clear_elsewhere(self) -> None:
+        for paths in self._elsewhere():
+            _clear(paths, paths.folders)
 
     def _elsewhere(self) -> list[RunPaths]:
         """The same run with the work folders that it had before."""
@@ -162,10 +163,9 @@ class Session:
         self.own.save()  # so that, killed here, neither folder is forgotten
         for before in elsewhere:
             logger.info("taking over the work files in %s", before.work)
-            for old, new in zip(before.folders, self.paths.folders, strict=True):
+            for old, new in zip(before.kept, self.paths.kept, strict=True):
                 _move(old, new)
-            with contextlib.suppress(OSError):
-                before.work.rmdir()
+            _clear(before, before.folders)
         self._note_works([])
 
     def _note_works(self, others: Iterable[RunPaths]) -> None:
@@ -260,10 +260,18 @@ class Session:
         record = self.record
         goes_on = record is not None and (record.state != "complete" or record.failed_work_files)
         if not goes_on or not any(self.paths.parts.glob("*")):
-            self.clear()
+            _clear(self.paths, self.paths.folders)
+            self._clear_elsewhere()
 
     def _results(self) -> Iterator[Path]:
         return map(self.paths.output.with_name, _published(self.record))
+
+
+def _clear(paths: RunPaths, folders: Iterable[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # a folder that holds anything else stays
+        paths.work.rmdir()
 
 
 def _move(old: Path, new: Path) -> None:
