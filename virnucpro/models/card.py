@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from virnucpro.errors import ModelError
+from virnucpro.io.files import read_json
 from virnucpro.models.registry import MODELS, LocalModel
 
 CARD = "model.json"
 #: Beside it, if there: a network that reads the DNA vector of a whole window, for windows without an open frame.
 DNA_ONLY = "dna_only.safetensors"
 FORMAT = 1
+#: No window is longer.
+MOST_BASES = 1 << 30
 #: What the two scores of a row mean, in their order.
 LABELS = ("others", "virus")
 #: The preset that holds where none is asked for.
@@ -23,7 +26,7 @@ DEFAULT_PRESET = "default"
 #: The fields of a card, in their order on disk.
 KEYS = (
     *("format", "name", "trained", "window", "encoders", "labels"),
-    *("min_score", "presets", "long_presets", "metrics", "citation", "licence", "source"),
+    *("min_score", "presets", "long_presets", "metrics", "citation", "licence", "source", "files"),
 )
 
 
@@ -45,7 +48,8 @@ class ClassifierCard:
     """A classifier: which encoders it needs, which windows it serves, where it comes from.
 
     `window` lists lengths of windows, the default first. A sequence is called viral from `min_score` on; `presets` are
-    other such scores, by name, where they were measured; `long_presets` those of long sequences.
+    other such scores, by name, where they were measured; `long_presets` those of long sequences. `files` holds the
+    sha256 of each file of weights; empty in a card that was written before cards said so.
     """
 
     name: str
@@ -60,6 +64,7 @@ class ClassifierCard:
     metrics: Mapping[str, object] = field(default_factory=dict)
     presets: Mapping[str, float] = field(default_factory=dict)
     long_presets: Mapping[str, float] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def dim(self) -> int:
@@ -87,6 +92,7 @@ class ClassifierCard:
             metrics=fields.get("metrics", dict),
             presets=fields.presets("presets"),
             long_presets=fields.presets("long_presets"),
+            files=fields.files(),
         )
 
     def to_json(self) -> str:
@@ -122,7 +128,7 @@ def _cure(pin: EncoderPin) -> str:
 
 def _read_object(path: Path) -> Mapping[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}", hint="it describes the classifier") from error
     except ValueError as error:
@@ -153,6 +159,7 @@ class _Fields:
         value = self.values.get(key)
         # A bool is an int to Python, but not to a reader of the file.
         self.want(isinstance(value, kind) and isinstance(value, bool) is (kind is bool), key, _WORDS[kind])
+        self.want(not isinstance(value, str) or _is_text(value), key, _WORDS[kind])
         return value
 
     def inside(self, key: str) -> _Fields:
@@ -161,7 +168,7 @@ class _Fields:
 
     def windows(self) -> tuple[int, ...]:
         found = self.get("window", list)
-        good = bool(found) and all(type(length) is int and length > 0 for length in found)
+        good = bool(found) and all(type(length) is int and 0 < length <= MOST_BASES for length in found)
         self.want(good, "window", "a list of window lengths")
         return tuple(found)
 
@@ -177,13 +184,28 @@ class _Fields:
         self.want(good, key, "scores from 0 to 1 by name")
         return dict(found)
 
+    def files(self) -> dict[str, str]:
+        """Checksums by the names of files; older cards have none."""
+        found = self.values.get("files", {})
+        good = isinstance(found, dict) and all(_is_sum(value) for value in found.values())
+        self.want(good, "files", "SHA-256 checksums by name")
+        return dict(found)
+
     def encoder(self) -> EncoderPin:
         sums = self.get("sha256", list)
-        good = bool(sums) and all(isinstance(each, str) and re.fullmatch("[0-9a-f]{64}", each) for each in sums)
-        self.want(good, "sha256", "a list of SHA-256 checksums in hexadecimal")
+        self.want(bool(sums) and all(map(_is_sum, sums)), "sha256", "a list of SHA-256 checksums in hexadecimal")
         dim = self.get("dim", int)
         self.want(dim > 0, "dim", "positive")
         return EncoderPin(self.get("name", str), dim, tuple(sums))
+
+
+def _is_sum(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def _is_text(value: str) -> bool:
+    """Whether it can be shown: half of a pair of surrogates cannot."""
+    return not re.search("[\0\ud800-\udfff]", value)
 
 
 _WORDS = {str: "a text", int: "a whole number", bool: "true or false", list: "a list", dict: "an object"}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from virnucpro.errors import ModelError
 from virnucpro.io.files import atomic_paths
 from virnucpro.models.card import CARD, DNA_ONLY, LABELS, ClassifierCard
 from virnucpro.models.linear import Linear, prepack
+from virnucpro.models.registry import sha256_of
 from virnucpro.models.weights import check_keys, read_weights
 
 WEIGHTS = "model.safetensors"
@@ -56,11 +58,16 @@ class Classifier:
     def load_dna_only(cls, folder: Path) -> Classifier | None:
         """The network for windows without an open frame; None if `folder` has none. Errors as for `load`."""
         card, path = ClassifierCard.read(folder), folder / DNA_ONLY
-        return cls._read(card, path, card.dna.dim) if path.exists() else None
+        # A card that names it wants it, though it may be lost.
+        return cls._read(card, path, card.dna.dim) if DNA_ONLY in card.files or path.exists() else None
 
     @classmethod
     def _read(cls, card: ClassifierCard, path: Path, dim: int) -> Classifier:
         state = read_weights(path)
+        if card.files.get(path.name, checksum := sha256_of(path)) != checksum:
+            raise ModelError(
+                f"{path} is not the file that {CARD} beside it names", hint="import or train the classifier again"
+            )
         check_state(path, state)
         found = state["hidden.weight"].shape[1]
         if found != dim:
@@ -115,6 +122,7 @@ def write(
     for name, each in states.items():
         check_state(folder / name, each)
         names[folder / name].write_bytes(to_safetensors({key: each[key].contiguous() for key in KEYS}))
+    card = replace(card, files={name: sha256_of(names[folder / name]) for name in states})
     names[folder / CARD].write_text(card.to_json(), encoding="utf-8")
 
 
