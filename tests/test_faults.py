@@ -31,6 +31,7 @@ from virnucpro.cli import main
 from virnucpro.core.config import EmbedConfig
 from virnucpro.core.paths import RunPaths
 from virnucpro.io.fasta import read_records
+from virnucpro.io.files import atomic_path
 from virnucpro.io.store import Shard, layout_of, read_result, read_shard, write_merged
 from virnucpro.models.attention import PackedLayout, segment_mean
 from virnucpro.models.registry import resolve
@@ -332,7 +333,8 @@ def test_interrupts_while_the_result_is_written(tmp_path: Path) -> None:
             output.unlink(missing_ok=True)
             try:
                 signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.001, 0.03))
-                write_merged(output, shards, rows, 16, {}, layout_of(output))
+                with atomic_path(output) as temporary:
+                    write_merged(temporary, shards, rows, 16, {}, layout_of(output))
                 signal.setitimer(signal.ITIMER_REAL, 0)
             except KeyboardInterrupt:
                 interrupted += 1
@@ -351,6 +353,7 @@ def test_full_disk_at_any_place_of_the_result(share: float, tmp_path: Path) -> N
         import resource, sys
         import numpy as np
         from virnucpro.errors import OutputError
+        from virnucpro.io.files import atomic_path
         from virnucpro.io.store import Shard, write_merged
         from pathlib import Path
         path, share = Path(sys.argv[1]), float(sys.argv[2])
@@ -360,7 +363,8 @@ def test_full_disk_at_any_place_of_the_result(share: float, tmp_path: Path) -> N
         path.unlink()
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(share * size), resource.RLIM_INFINITY))
         try:
-            write_merged(path, shards, 30_000, 4, {}, "hdf5")
+            with atomic_path(path) as temporary:
+                write_merged(temporary, shards, 30_000, 4, {}, "hdf5")
         except OutputError as error:
             print(error)
     """

@@ -39,8 +39,8 @@ class Proteins:
     def load(cls, path: Path) -> Proteins:
         """Read a packed file."""
         with np.load(path) as file:
-            arrays = (file[name] for name in ("residues", "bounds", "viral", "group", "cluster"))
-            return cls(*arrays, tuple(file["names"].tolist()))
+            arrays = {name: file[name] for name in ("residues", "bounds", "viral", "group", "cluster")}
+            return cls(**arrays, names=tuple(file["names"].tolist()))
 
 
 def codon_usage(genomes: Genomes) -> NDArray[np.float64]:

@@ -79,7 +79,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, inside: Tensor) -> Tensor:
         """(n, positions, channels), (n, positions, 1) → (n, positions, channels)."""
         y = self.norm(x).to(self.dtype_of(x)) * inside
-        return x + self.dropout(self.out(functional.gelu(self.conv(taps(y, KERNEL, 1, KERNEL // 2)))))
+        added: Tensor = self.dropout(self.out(functional.gelu(self.conv(taps(y, KERNEL, 1, KERNEL // 2)))))
+        return x + added
 
     @staticmethod
     def dtype_of(x: Tensor) -> torch.dtype:

@@ -205,7 +205,7 @@ class Training:
         with torch.autocast(self.device.type, torch.bfloat16, self.device.type == "cuda"):
             loss = self.run(*self.sampler.draw(self.args.batch))
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.network.parameters(), CLIP)
         self.optimizer.step()
         self.step += 1
@@ -226,7 +226,8 @@ class Training:
 
     def rate_at(self, done: float) -> float:
         """Up over the first steps, then down to 0 along a cosine."""
-        return self.args.rate * min(1.0, (self.step + 1) / WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * min(1.0, done)))
+        highest: float = self.args.rate
+        return highest * min(1.0, (self.step + 1) / WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * min(1.0, done)))
 
     def go(self, measured: dict[str, Windows], log: Any) -> None:
         """Train until `--steps`, or until `--stop` seconds have passed; measure on the way."""

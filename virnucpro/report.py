@@ -175,7 +175,7 @@ def _write(
     min_score: float,
 ) -> None:
     from virnucpro import picture
-    from virnucpro.io.store import atomic_path
+    from virnucpro.io.files import atomic_path
 
     with atomic_path(path) as temporary:
         picture.save(picture.draw(sequence, windows, regions, min_score), temporary, file_format)

@@ -25,6 +25,20 @@ inputs_argument = click.argument(
     "inputs", metavar="INPUT...", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True)
 )
 
+
+class OutputPath(click.Path):
+    """Where results go. Nothing at all is no path: it would mean the folder that one happens to be in."""
+
+    def __init__(self, *, file_okay: bool = True) -> None:
+        super().__init__(path_type=Path, file_okay=file_okay)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path of a word."""
+        if value == "":
+            self.fail("it is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 force_option = click.option("--force", is_flag=True, help="Overwrite existing results.")
 
 models_dir_option = click.option(
@@ -75,7 +89,7 @@ _RUN = [
     ),
     click.option(
         "--work-dir",
-        type=click.Path(path_type=Path, file_okay=False),
+        type=OutputPath(file_okay=False),
         metavar="DIR",
         help="Folder for work files, for example on a fast disk; default: beside the result. Removed when all is done.",
     ),

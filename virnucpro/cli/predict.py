@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from inspect import cleandoc
-from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
 import rich_click as click
 
 from virnucpro.calls import tables
-from virnucpro.cli.options import GROUPS, force_option, inputs_argument, message_level, models_dir_option, run_options
+from virnucpro.cli.options import (
+    GROUPS,
+    OutputPath,
+    force_option,
+    inputs_argument,
+    message_level,
+    models_dir_option,
+    run_options,
+)
 from virnucpro.core.config import DEFAULT_FRAMES_PER_FILE, DEFAULT_MODEL_SET, PredictConfig
 from virnucpro.errors import EXIT_SOME_FAILED
 from virnucpro.io.tables import FAILED
@@ -60,7 +67,7 @@ def _lines(columns: Mapping[str, str]) -> Iterator[str]:
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path, file_okay=False),
+    type=OutputPath(file_okay=False),
     metavar="DIR",
     help="Folder of the results; it is made if need be.",
 )

@@ -11,12 +11,15 @@ from typing import Any, Literal, get_args
 
 from virnucpro.calls.model import CallModel
 from virnucpro.errors import ModelError
+from virnucpro.io.files import read_json
 from virnucpro.models.registry import MODELS, LocalModel
 
 CARD = "model.json"
 #: Beside it, if there: a network that reads the DNA vector of a whole window, for windows without an open frame.
 DNA_ONLY = "dna_only.safetensors"
 FORMAT = 1
+#: No window is longer.
+MOST_BASES = 1 << 30
 #: What the two scores of a row mean, in their order.
 LABELS = ("others", "virus")
 #: The preset that holds where none is asked for.
@@ -24,7 +27,8 @@ DEFAULT_PRESET = "default"
 #: The fields of a card, in their order on disk.
 KEYS = (
     *("format", "name", "trained", "window", "reads", "encoders", "labels"),
-    *("min_score", "presets", "long_presets", "size_presets", "calls", "metrics", "citation", "licence", "source"),
+    *("min_score", "presets", "long_presets", "size_presets", "calls"),
+    *("metrics", "citation", "licence", "source", "files"),
 )
 
 #: What a set reads: the published open frames, by their DNA and their proteins, or whole windows, by their DNA alone.
@@ -52,7 +56,7 @@ class ClassifierCard:
     sequence is called viral from `min_score` on; `presets` are other such scores, by name, where they were measured;
     `long_presets` those of long sequences. All are of windows of the first length; `size_presets` are presets of other
     lengths. `calls` tells for lengths of windows how sequences are called where that was measured: then nothing else
-    decides.
+    decides. `files` holds the sha256 of each file of weights; empty in a card that was written before cards said so.
     """
 
     name: str
@@ -70,6 +74,7 @@ class ClassifierCard:
     long_presets: Mapping[str, float] = field(default_factory=dict)
     size_presets: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     calls: Mapping[int, CallModel] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def encoders(self) -> tuple[EncoderPin, ...]:
@@ -107,6 +112,7 @@ class ClassifierCard:
             long_presets=fields.presets("long_presets"),
             size_presets=fields.size_presets(),
             calls=fields.calls(),
+            files=fields.files(),
         )
 
     def to_json(self) -> str:
@@ -142,7 +148,7 @@ def _cure(pin: EncoderPin) -> str:
 
 def _read_object(path: Path) -> Mapping[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}", hint="it describes the classifier") from error
     except ValueError as error:
@@ -173,6 +179,7 @@ class _Fields:
         value = self.values.get(key)
         # A bool is an int to Python, but not to a reader of the file.
         self.want(isinstance(value, kind) and isinstance(value, bool) is (kind is bool), key, _WORDS[kind])
+        self.want(not isinstance(value, str) or _is_text(value), key, _WORDS[kind])
         return value
 
     def inside(self, key: str) -> _Fields:
@@ -187,7 +194,7 @@ class _Fields:
 
     def windows(self) -> tuple[int, ...]:
         found = self.get("window", list)
-        good = bool(found) and all(type(length) is int and length > 0 for length in found)
+        good = bool(found) and all(type(length) is int and 0 < length <= MOST_BASES for length in found)
         self.want(good, "window", "a list of window lengths")
         return tuple(found)
 
@@ -222,13 +229,28 @@ class _Fields:
         self.want(key in map(str, self.windows()), "window", f"a list with {key}, of which it has measured scores")
         return int(key)
 
+    def files(self) -> dict[str, str]:
+        """Checksums by the names of files; older cards have none."""
+        found = self.values.get("files", {})
+        good = isinstance(found, dict) and all(_is_sum(value) for value in found.values())
+        self.want(good, "files", "SHA-256 checksums by name")
+        return dict(found)
+
     def encoder(self) -> EncoderPin:
         sums = self.get("sha256", list)
-        good = bool(sums) and all(isinstance(each, str) and re.fullmatch("[0-9a-f]{64}", each) for each in sums)
-        self.want(good, "sha256", "a list of SHA-256 checksums in hexadecimal")
+        self.want(bool(sums) and all(map(_is_sum, sums)), "sha256", "a list of SHA-256 checksums in hexadecimal")
         dim = self.get("dim", int)
         self.want(dim > 0, "dim", "positive")
         return EncoderPin(self.get("name", str), dim, tuple(sums))
+
+
+def _is_sum(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def _is_text(value: str) -> bool:
+    """Whether it can be shown: half of a pair of surrogates cannot."""
+    return not re.search("[\0\ud800-\udfff]", value)
 
 
 _DAMAGED = "the classifier is damaged, or made by another version: import or train it again"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -45,6 +46,14 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise ValueError("it is no dictionary of tensors")
     return dict(loaded)
+
+
+def check_finite(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Raise a ModelError that names `path` and the first tensor with a number that is none."""
+    for name, tensor in state.items():
+        low, high = tensor.aminmax() if tensor.numel() else (0.0, 0.0)
+        if not (math.isfinite(low) and math.isfinite(high)):  # a NaN anywhere is both the least and the greatest
+            raise ModelError(f"{path}: {name} holds NaN or infinity", hint="the file is damaged: download it again")
 
 
 def check_keys(path: Path, wanted: set[str], found: set[str], family: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,20 +51,17 @@ class FrameRun(Run[Result]):
     def split(self) -> dict[str, Any]:
         """Cut the input into work files of frames."""
         splitter = FrameSplitter(self.paths, self.rules, self._most, len(self.placement.devices))
-        return splitter.split(self.inputs, self.input_names).to_json()
+        return splitter.split(self.inputs.paths, self.inputs.shown).to_json()
 
     def take_plan(self, plan: dict[str, Any]) -> None:
         """The work files."""
         self.plan = FramePlan.from_json(plan)
 
-    def lost_part(self) -> str | None:
-        """The first work file that has not the size it was written with."""
-        sizes = [
-            (f"{part.name}{suffix}", size)
-            for part in self.plan.parts
-            for suffix, size in zip(self.rules.suffixes, part.sizes, strict=True)
-        ]
-        return next((name for name, size in sizes if not _has_size(self.paths.parts / name, size)), None)
+    def work_files(self) -> Iterator[tuple[Path, str]]:
+        """All files of the work files, with their sha256."""
+        for part in self.plan.parts:
+            for suffix, checksum in zip(self.rules.suffixes, part.sums, strict=True):
+                yield self.paths.part_file(part.name, suffix), checksum
 
     def encode(self) -> EmbeddedParts:
         """Embed every work file with the encoders, and note in the record how the devices shared the work."""
@@ -73,12 +70,12 @@ class FrameRun(Run[Result]):
         )
         protein = others[0] if others else None
         ends = {}
-        with self.stage("embedding DNA"):
+        with self.session.stage("embedding DNA"):
             ends["DNA"] = dna.run(self._work_files(".fna", lambda part: part.frames + part.whole), self.listen)
         if protein is not None:
-            with self.stage("embedding proteins"):
+            with self.session.stage("embedding proteins"):
                 ends["protein"] = protein.run(self._work_files(".faa", lambda part: part.frames), self.listen)
-        self.manifest.record["encoders"] = {name: balance(end.stats) for name, end in ends.items()}
+        self.session.own.details["encoders"] = {name: balance(end.stats) for name, end in ends.items()}
         return EmbeddedParts(self.paths, dna, protein, _failed(*ends.values()))
 
     def _work_files(self, suffix: str, count: Callable[[FramePart], int]) -> list[WorkFile]:
@@ -88,7 +85,3 @@ class FrameRun(Run[Result]):
 
 def _failed(*ends: QueueResult) -> dict[str, str]:
     return {path.name: reason for end in ends for path, reason in end.failed.items()}
-
-
-def _has_size(path: Path, size: int) -> bool:
-    return path.exists() and path.stat().st_size == size

@@ -18,11 +18,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from virnucpro.core.paths import RunPaths
 from virnucpro.errors import InputError
 from virnucpro.io.fasta import BadRecord, Record, read_records, write_fasta
+from virnucpro.io.files import SummedFile
 from virnucpro.models.card import Reads
 from virnucpro.pipeline.split import DuplicateWatch, part_limit
 from virnucpro.sequence.frames import ALL_STOPPED, NO_CODON, Scan, scan_windows
@@ -82,14 +83,14 @@ class IndexedWindow(NamedTuple):
 
 @dataclass
 class FramePart:
-    """A work file; `sizes`: bytes of its files."""
+    """A work file; `sums`: sha256 of its files."""
 
     name: str
     windows: int = 0
     frames: int = 0
     #: Windows that are embedded as they stand.
     whole: int = 0
-    sizes: list[int] = field(default_factory=list)
+    sums: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -165,7 +166,7 @@ class FrameSplitter:
         self._limit = self._rows = 0
         #: What is to be embedded, of all work files.
         self._embedded = 0
-        self._files: dict[str, BinaryIO] = {}
+        self._files: dict[str, SummedFile] = {}
         #: Sequences that were read but are not in the index yet: windows are scanned many at a time.
         self._ahead: deque[IndexedSequence] = deque()
         #: The last sequence in the index.
@@ -255,8 +256,7 @@ class FrameSplitter:
         self._limit = part_limit(self._embedded, self.most, self.devices)
         name = f"{len(self.plan.parts) + 1:06d}"
         self.plan.parts.append(FramePart(name))
-        paths = {suffix: self.paths.part_file(name, suffix) for suffix in self.rules.suffixes}
-        self._files = {suffix: open(path, "wb", buffering=1 << 20) for suffix, path in paths.items()}  # noqa: SIM115
+        self._files = {suffix: SummedFile(self.paths.part_file(name, suffix)) for suffix in self.rules.suffixes}
         if self._current is not None:
             self._index("sequence", self._current)
 
@@ -266,7 +266,8 @@ class FrameSplitter:
         with contextlib.ExitStack() as stack:
             for file in files.values():
                 stack.enter_context(file)
-                self.plan.parts[-1].sizes.append(file.tell())
+        if files:
+            self.plan.parts[-1].sums = [file.sha256 for file in files.values()]
 
 
 def window_key(key: str) -> str:

@@ -89,7 +89,9 @@ class DNABERTWorker(BaseEmbeddingWorker):
     def read_model(self, dtype: torch.dtype) -> tuple[Tokenizer, torch.nn.Module, int]:
         """The published tokenizer and the network, in fp32 as it is stored."""
         network = load_dnabert(self.model.weights, self.model.config)
-        return DNATokenizer(self.model.tokenizer), network, network.dim
+        tokenizer = DNATokenizer(self.model.tokenizer)
+        tokenizer.check_fits(network.config.vocab_size)
+        return tokenizer, network, network.dim
 
     def pool(self, hidden: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor, used: int) -> torch.Tensor:
         """(tokens, dim) → (n, dim) fp32 means over all tokens of each sequence, [CLS] and [SEP] included."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,7 +20,6 @@ from virnucpro.core.config import STDIN, PredictConfig
 from virnucpro.core.device import available_threads
 from virnucpro.core.paths import PredictPaths
 from virnucpro.errors import InputError, UsageError
-from virnucpro.io.store import atomic_paths
 from virnucpro.io.tables import gzip_text, text_file
 from virnucpro.models.card import CARD, DEFAULT_PRESET, DNA_ONLY, Reads
 from virnucpro.models.classifier import WEIGHTS, Classifier
@@ -31,6 +31,7 @@ from virnucpro.pipeline.frame_run import FrameRun
 from virnucpro.pipeline.frame_split import Rules
 from virnucpro.pipeline.kept import keep_embeddings, kept_paths
 from virnucpro.pipeline.run import Failure, work_folder, write_failed
+from virnucpro.report import FORMATS
 
 #: The published rule calls a window viral from this score on.
 PUBLISHED = 0.5
@@ -61,6 +62,7 @@ class PredictRun(FrameRun[PredictResult]):
     """The steps of `virnucpro predict`."""
 
     command: ClassVar[str] = "predict"
+    cure: ClassVar[str] = "choose another name with --prefix"
 
     def __init__(self, config: PredictConfig, listener: Listener | None = None) -> None:
         output = config.output / (config.prefix or default_prefix(config.inputs[0]))
@@ -81,25 +83,17 @@ class PredictRun(FrameRun[PredictResult]):
         kept = kept_paths(paths, self.set_reads, self.config.vanilla_output) if self.config.keep_embeddings else ()
         return (paths.sequences, paths.windows, paths.regions, paths.viruses, *vanilla, *kept, paths.failed)
 
-    def run(self) -> PredictResult:
-        """As every run; then the pictures, for a run that was complete before may have been stopped while it drew."""
-        result = super().run()
+    def finish(self, result: PredictResult) -> None:
+        """Draw the pictures, for a run that was complete before may have been stopped while it drew."""
         if self.config.report:
             from virnucpro.report import plot_results
 
-            with self._logging(), self.stage("drawing"):
+            with self.session.stage("drawing"):
                 plot_results(self.paths.folder, self.paths.output.name, self.paths.plots, force=True)
-        return result
 
     def check(self) -> None:
         """Raise what can be known before anything is read."""
-        prefix = self.config.prefix
-        if prefix is not None and (prefix in ("", "..") or Path(prefix).name != prefix):
-            raise UsageError(f"--prefix {prefix!r} is no beginning of a file name", hint="the folder is named by -o")
         super().check()
-        inputs = {path.resolve() for path in self.config.inputs}
-        if same := [path for path in self.results if path.resolve() in inputs]:
-            raise UsageError(f"the result {same[0]} is also an input", hint="choose another -o or --prefix")
         if self.config.report:
             from virnucpro.report import check_matplotlib
 
@@ -159,21 +153,23 @@ class PredictRun(FrameRun[PredictResult]):
         return partial(ConsensusCaller, self.thresholds)
 
     def own_identity(self) -> dict[str, Any]:
-        """The classifier, and the rules of cutting and calling."""
+        """The rules of cutting."""
+        return self.rules_identity()
+
+    def own_choices(self) -> dict[str, Any]:
+        """The classifier, and the rules of calling."""
         folder = self.set.classifier_folder
         files = (WEIGHTS, CARD, *([DNA_ONLY] if self.rules.dna_only else []))
         return {
             "classifier": [sha256_of(folder / name) for name in files],
-            **self.rules_identity(),
             "min score": asdict(self.thresholds),
             "viral share": self.config.viral_share,
-            "kept outputs": [path.name for path in self.results],
         }
 
     def work(self) -> PredictResult:
         """Embed, call, write, record."""
         embedded = self.encode()
-        with self.stage("calling"):
+        with self.session.stage("calling"):
             folder = self.set.classifier_folder
             scorer = Scorer(embedded, Classifier.load(folder), Classifier.load_dna_only(folder))
             result = self._write(scorer)
@@ -194,18 +190,17 @@ class PredictRun(FrameRun[PredictResult]):
         return sum(result.verdicts.values()) > sum(1 for _, record, _, _ in result.failures if record)
 
     def _write(self, scorer: Scorer) -> PredictResult:
-        """All results under temporary names, then all at once under their own."""
-        with atomic_paths(self.results) as temporary:
+        """All results under temporary names, then all at once under their own; pictures of older ones go."""
+        pictures = (path for suffix in FORMATS for path in self.paths.plots.glob(f"[0-9]*.{suffix}"))
+        with self.session.publishing(self.results, pictures) as temporary:
             summary = self._write_tables(temporary, scorer)
             with open(temporary[self.paths.viruses], "wb", buffering=1 << 20) as file:
-                write_viruses(file, self.inputs, summary.viral)
-            self.refuse_changed_inputs()
+                write_viruses(file, self.inputs.paths, summary.viral)
+            self.inputs.refuse_changed()
             failures = self.in_input_order(summary.failures)
             write_failed(temporary[self.paths.failed], failures)
             if self.config.keep_embeddings:
                 keep_embeddings(scorer.embedded, self.plan.parts, self.paths, temporary, self.config.vanilla_output)
-            self.manifest.state = "publishing"
-            self.manifest.save()
         verdicts = {verdict.value: summary.verdicts[verdict] for verdict in Verdict}
         counts = verdicts, summary.windows, summary.windows_scored
         return PredictResult(self.paths, self.set.name, self.set.trained, *counts, self._discovery(summary), failures)
@@ -238,12 +233,7 @@ class PredictRun(FrameRun[PredictResult]):
         return writer.summary
 
     def _save(self, result: PredictResult, failed: dict[str, str]) -> None:
-        card = self.set.card
-        self.manifest.record["model set"] = {
-            "name": self.set.name,
-            "trained": self.set.trained,
-            "classifier": card.name,
-        }
+        model_set = {"name": self.set.name, "trained": self.set.trained, "classifier": self.set.card.name}
         summary = {
             "verdicts": result.verdicts,
             "windows": result.windows,
@@ -256,7 +246,7 @@ class PredictRun(FrameRun[PredictResult]):
             "window": self.rules.window,
             "failures": result.failures,
         }
-        self.save_record(failed, summary)
+        self.session.complete({"model set": model_set, "result": summary}, failed)
 
     def earlier_result(self, record: dict[str, Any]) -> PredictResult:
         """What a complete run said of its result."""
@@ -270,9 +260,14 @@ class PredictRun(FrameRun[PredictResult]):
 
 
 def default_prefix(first: Path) -> str:
-    """The name of the first input without the endings of its format; `stdin` for standard input."""
+    """The name of the first input without the endings of its format; `stdin` for standard input.
+
+    Raises UsageError for an open file without a name of its own, such as the shell makes of `<(command)`.
+    """
     if first == STDIN:
         return "stdin"
+    if re.fullmatch(r"/dev/fd|/proc/[^/]+/fd", str(first.parent)):
+        raise UsageError(f"{first} says nothing that results could be named by", hint="name them with --prefix")
     name = Path(first.name)
     for endings in (_COMPRESSED, _FORMATS):
         if name.suffix.lower() in endings:

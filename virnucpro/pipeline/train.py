@@ -14,12 +14,12 @@ from virnucpro.core.paths import TrainPaths
 from virnucpro.errors import InputError, UsageError
 from virnucpro.io.store import read_shard
 from virnucpro.metrics import check_sklearn
-from virnucpro.models.card import CARD, ClassifierCard, EncoderPin
-from virnucpro.models.classifier import WEIGHTS, Classifier, save
+from virnucpro.models.card import CARD, DNA_ONLY, ClassifierCard, EncoderPin
+from virnucpro.models.classifier import Classifier, classifier_files, write
 from virnucpro.models.fit import FitSettings, Fitted, fit
 from virnucpro.models.registry import MODELS, LocalModel, sha256_of
 from virnucpro.models.sets import resolve_encoders
-from virnucpro.pipeline.dataset import FEATURES, Dataset, Gatherer, Ints, Part, Table, divide, read_groups
+from virnucpro.pipeline.dataset import Dataset, Gatherer, Ints, Part, Table, divide, read_groups
 from virnucpro.pipeline.encode import Placement
 from virnucpro.pipeline.events import Listener
 from virnucpro.pipeline.frame_run import FrameRun
@@ -51,9 +51,14 @@ class TrainRun(FrameRun[TrainResult]):
 
     @property
     def results(self) -> tuple[Path, ...]:
-        """The classifier, its card, and its curves."""
-        folder = self.paths.folder
-        return (folder / CARD, folder / WEIGHTS, self.paths.text, self.paths.curves)
+        """What tells about the classifier, and its files, the card last."""
+        files = (self.paths.folder / name for name in classifier_files(self.config.dna_only))
+        return (self.paths.text, self.paths.curves, *files)
+
+    @property
+    def reads(self) -> tuple[Path, ...]:
+        """The inputs, and the table of groups."""
+        return super().reads + ((self.config.group_by,) if self.config.group_by else ())
 
     def check(self) -> None:
         """Raise what can be known before anything is read."""
@@ -76,10 +81,13 @@ class TrainRun(FrameRun[TrainResult]):
         self.placement = Placement.choose(self.config, self.encoders[0].kind)
 
     def own_identity(self) -> dict[str, Any]:
-        """The rules of cutting, and how the classifier is fitted."""
+        """The rules of cutting."""
+        return self.rules_identity()
+
+    def own_choices(self) -> dict[str, Any]:
+        """How the classifier is fitted."""
         config = self.config
         return {
-            **self.rules_identity(),
             "viral inputs": config.virus,
             "fractions": [config.validation_fraction, config.test_fraction],
             "groups": sha256_of(config.group_by) if config.group_by else None,
@@ -89,26 +97,27 @@ class TrainRun(FrameRun[TrainResult]):
     def work(self) -> TrainResult:
         """Embed, divide, fit, test, write."""
         embedded = self.encode()
-        with self.stage("gathering features"):
+        with self.session.stage("gathering features"):
             gatherer = Gatherer(embedded, self.paths, self.config.virus, self.groups)
             data = gatherer.gather(self.plan.parts)
             parts = divide(data, self.config.validation_fraction, self.config.test_fraction, self.config.seed)
-        with self.stage("fitting"):
+        with self.session.stage("fitting"):
             whole = self.rules.reads == "windows"
             fitted = self._fit(data, parts, *((data.whole, "windows") if whole else (data.frames, "open frames")))
             dna_only = None
             if self.config.dna_only:
                 dna_only = self._fit(data, parts, data.whole, "windows without an open frame")
-        with self.stage("testing"):
+        with self.session.stage("testing"):
             card = self._card(data)
             of_whole = fitted if whole else dna_only
             scores = data.scores(Classifier(card, fitted.state), Classifier(card, of_whole.state) if of_whole else None)
             trial = Trial(data, parts, scores, self.config.seed)
             card = replace(card, **trial.findings())
-        self._write(card, fitted, dna_only, trial)
         failures = self.in_input_order(gatherer.failures)
-        write_failed(self.paths.failed, failures)
-        self.save_record(embedded.failed, {"metrics": card.metrics, "presets": card.presets, "failures": failures})
+        with self.session.stage("writing the classifier"):
+            self._write(card, fitted, dna_only, trial, failures)
+        summary = {"metrics": card.metrics, "presets": card.presets, "failures": failures}
+        self.session.complete({"result": summary}, embedded.failed)
         return TrainResult(self.paths.folder, dict(card.metrics), failures)
 
     def _fit(self, data: Dataset, parts: Ints, table: Table, unit: str) -> Fitted:
@@ -160,17 +169,17 @@ class TrainRun(FrameRun[TrainResult]):
         accepted = MODELS[name].weights_sha256
         return EncoderPin(name, dim, accepted if model.sha256 in accepted else (model.sha256,))
 
-    def _write(self, card: ClassifierCard, fitted: Fitted, dna_only: Fitted | None, trial: Trial) -> None:
-        with self.stage("writing the classifier"):
-            draw_curves(self.paths.curves, trial, fitted)
-            write_text(self.paths.text, card, trial, fitted)
-            save(self.paths.folder, fitted.state, card, dna_only.state if dna_only else None)
-
-    def _clean(self) -> None:
-        """Remove the arrays of features as well."""
-        for name in FEATURES:
-            self.paths.features(name).unlink(missing_ok=True)
-        super()._clean()
+    def _write(
+        self, card: ClassifierCard, fitted: Fitted, dna_only: Fitted | None, trial: Trial, failures: list[Failure]
+    ) -> None:
+        folder = self.paths.folder
+        # Until all is there again, the folder of an older classifier is none.
+        older = folder / CARD, folder / DNA_ONLY
+        with self.session.publishing((self.paths.failed, *self.results), older) as names:
+            draw_curves(names[self.paths.curves], trial, fitted)
+            write_text(names[self.paths.text], card, trial, fitted)
+            write_failed(names[self.paths.failed], failures)
+            write(names, folder, fitted.state, card, dna_only.state if dna_only else None)
 
     def earlier_result(self, record: dict[str, Any]) -> TrainResult:
         """What a complete run said of its result."""
