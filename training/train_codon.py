@@ -70,13 +70,11 @@ class Sampler:
         shorter = SHORTEST + (self._rand(count) * (WINDOW - SHORTEST)).long()
         wanted = torch.where(self._rand(count) < SHORTER, shorter, WINDOW)
         made = round(count * self.share)
-        drawn = self._draw_genomes(wanted[made:])
+        drawn = [self._draw_genomes(wanted[made:])]
         if made:
-            drawn = tuple(
-                torch.cat(each) for each in zip(self.proteins.draw(wanted[:made], WINDOW), drawn, strict=True)
-            )
-        codes, *rest = drawn
-        return self._mutate(codes), *rest
+            drawn.append(self.proteins.draw(wanted[:made], WINDOW))
+        codes, lengths, viral, group = (torch.cat(each) for each in zip(*drawn, strict=True))
+        return self._mutate(codes), lengths, viral, group
 
     def _draw_genomes(self, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         count = len(wanted)
