@@ -84,10 +84,10 @@ def test_a_network_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     weights, config = folder / WEIGHTS[0], folder / CONFIG
     state = load_file(weights)
     for change, words in (
-        ({"stem.bias": None}, "misses 1 tensor"),
-        ({"blocks.2.out.bias": torch.zeros(32)}, "unknown 1 tensor"),
-        ({"frame.bias": torch.zeros(31)}, "does not fit"),
-        ({"stem.table": torch.zeros(4, 65, 32)}, "stem.table is"),
+        ({"members.1.stem.bias": None}, "misses 1 tensor"),
+        ({"members.0.blocks.2.out.bias": torch.zeros(32)}, "unknown 1 tensor"),
+        ({"members.1.frame.bias": torch.zeros(31)}, "does not fit"),
+        ({"members.1.stem.table": torch.zeros(4, 65, 32)}, "stem.table is"),
     ):
         changed = {name: value for name, value in (state | change).items() if value is not None}
         save_file(changed, weights)

@@ -21,18 +21,24 @@ def reverse_complement(sequence: str) -> str:
     return sequence.translate(COMPLEMENT)[::-1]
 
 
+#: Members of the network.
+MEMBERS = 2
+
+
 def save_toy_codon(folder: Path, channels: int = 32, blocks: int = 2, stride: int = 2) -> Path:
     """A model folder, which is also the model's name."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = {"kind": "codon", "channels": channels, "blocks": blocks, "stride": stride, "trained": False}
-    (folder / CONFIG).write_text(json.dumps(config))
-    save_file(_weights(channels, blocks, stride), folder / WEIGHTS[0])
+    config = {"kind": "codon", "channels": channels, "blocks": blocks, "stride": stride, "members": MEMBERS}
+    (folder / CONFIG).write_text(json.dumps(config | {"trained": False}))
+    members = [_weights(channels, blocks, stride, seed) for seed in range(MEMBERS)]
+    state = {f"members.{i}.{name}": value for i, member in enumerate(members) for name, value in member.items()}
+    save_file(state, folder / WEIGHTS[0])
     return folder
 
 
-def _weights(channels: int, blocks: int, stride: int) -> dict[str, torch.Tensor]:
-    """Nothing is left at 0 or 1, so that a mistake anywhere shows."""
-    generator = torch.Generator().manual_seed(1)
+def _weights(channels: int, blocks: int, stride: int, seed: int) -> dict[str, torch.Tensor]:
+    """Of a member. Nothing is left at 0 or 1, so that a mistake anywhere shows."""
+    generator = torch.Generator().manual_seed(seed)
 
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator)
@@ -60,13 +66,26 @@ class Reference:
         self.weights: Weights = {name: value.double().numpy() for name, value in load_file(folder / WEIGHTS[0]).items()}
 
     def vector(self, sequence: str) -> NDArray[np.float64]:
-        """Mean and maximum over the frames of both strands."""
+        """Of each member, mean and maximum over the frames of both strands."""
         sequence = sequence.upper().replace("U", "T")
         frames = [strand[offset:] for strand in (sequence, reverse_complement(sequence)) for offset in range(3)]
-        found = np.stack([self._frame(frame) for frame in frames])
-        return np.concatenate((found.mean(0), found.max(0)))
+        parts = []
+        for member in range(MEMBERS):
+            found = np.stack([_Member(self, f"members.{member}.").frame(frame) for frame in frames])
+            parts += [found.mean(0), found.max(0)]
+        return np.concatenate(parts)
 
-    def _frame(self, frame: str) -> NDArray[np.float64]:
+
+class _Member:
+    """One member of a network."""
+
+    def __init__(self, whole: Reference, prefix: str) -> None:
+        self.blocks, self.stride = whole.blocks, whole.stride
+        self.weights = {
+            name.removeprefix(prefix): value for name, value in whole.weights.items() if name.startswith(prefix)
+        }
+
+    def frame(self, frame: str) -> NDArray[np.float64]:
         codons = [_codon(frame[i : i + 3]) for i in range(0, len(frame) - 2, 3)]
         x = self._stem(codons)
         for i in range(self.blocks):

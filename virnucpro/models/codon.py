@@ -2,7 +2,8 @@
 
 Each frame is read by itself: a stem that looks up codons, blocks of a convolution over neighbouring positions, mean and
 maximum over the frame. The vector of a window is the mean and the maximum over its frames, so both strands of a window
-have the same one. What lies beyond a frame's ends counts as nothing.
+have the same one. What lies beyond a frame's ends counts as nothing. A network may have several members, trained apart,
+that read the same codons: then a window's vector is theirs, end to end.
 
 In a buffer, a window is six slots of one size, which depends on its length alone: the codons of a frame, rounded up to
 whole positions, and a gap of `GAP` positions. The gap is as wide as stem and convolutions reach, so that windows lie
@@ -12,10 +13,12 @@ back to back and no frame touches another.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -39,31 +42,32 @@ OUTSIDE = 65
 GAP = REACH
 EPS = 1e-5
 #: Frames in a product, by device type; of one shape, so that a frame's row does not depend on how many there are.
-FRAMES_AT_ONCE = {"cpu": 48, "cuda": 8192}
+FRAMES_AT_ONCE = {"cpu": 24, "cuda": 8192}
 
 
 @dataclass(frozen=True)
 class CodonConfig:
-    """The numbers of a network: channels of a position, blocks, and codons that a position stands for."""
+    """The numbers of a network: channels of a position, blocks, codons that a position stands for, and members."""
 
     channels: int
     blocks: int
     stride: int
+    members: int = 1
 
     @classmethod
     def read(cls, path: Path) -> CodonConfig:
         """Read `config.json`; a ModelError names the file and what is missing."""
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            found = cls(**{name: int(values[name]) for name in cls.__dataclass_fields__})
+            found = cls(**{name: int(values[name]) for name in ("channels", "blocks", "stride", "members")})
         except (OSError, ValueError, TypeError) as error:
             raise ModelError(
                 f"cannot read {path}: {error}", hint="install virnucpro, or train the model, again"
             ) from error
         except KeyError as error:
             raise ModelError(f"{path} has no {error}", hint="is it the config of a codon network?") from error
-        if min(found.channels, found.blocks, found.stride) < 1:
-            raise ModelError(f"{path}: channels, blocks and stride must be positive")
+        if min(found.channels, found.blocks, found.stride, found.members) < 1:
+            raise ModelError(f"{path}: channels, blocks, stride and members must be positive")
         return found
 
     @property
@@ -146,7 +150,7 @@ class Block(nn.Module):
         return self.out.added_to(x, self.conv(self.norm(x).mul_(inside)))
 
 
-class CodonNetwork(nn.Module):
+class Member(nn.Module):
     """Tokens of a buffer → hidden states of its positions → vectors of its windows."""
 
     def __init__(self, config: CodonConfig) -> None:
@@ -159,14 +163,8 @@ class CodonNetwork(nn.Module):
         self.norm = Norm(config.channels, EPS)
         self.frame = Linear(2 * config.channels, config.channels)
 
-    @property
-    def dim(self) -> int:
-        """Width of an embedding."""
-        return 2 * self.config.channels
-
-    @torch.no_grad()
-    def forward(self, tokens: Tensor, layout: PackedLayout) -> Tensor:
-        """tokens (layout.size,) int64 → (layout.size // stride, channels) hidden states; of gaps they mean nothing."""
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(tokens,) int64 → (tokens // stride, channels) hidden states; of gaps they mean nothing."""
         x = self._stem(tokens)
         inside = self._inside(tokens)[:, None].to(x.dtype)
         for block in self.blocks:
@@ -188,13 +186,12 @@ class CodonNetwork(nn.Module):
     def pool(self, hidden: Tensor, tokens: Tensor, lengths: Tensor, used: int) -> Tensor:
         """(positions, channels), (tokens,), (n,) tokens of each window → (n, dim) fp32 vectors; `used`: their sum."""
         positions = used // self.config.stride
-        slots = (lengths // (FRAMES * self.config.stride)).repeat_interleave(FRAMES)
-        inside = self._inside(tokens)[:positions].float()
-        counts = torch.segment_reduce(inside, "sum", lengths=slots, unsafe=True).long()
-        # Each slot as two segments, the frame and what is left.
-        segments = torch.stack((counts, slots - counts), dim=1).flatten()
-        frames = torch.cat([_reduced(hidden[:positions].float(), how, segments)[::2] for how in ("mean", "max")], dim=1)
-        return _over_frames(self._framed(frames).view(-1, FRAMES, self.config.channels))
+        slots = lengths // (FRAMES * self.config.stride)
+        hidden, inside = hidden[:positions].float(), self._inside(tokens)[:positions, None].float()
+        means = _over_slots(hidden * inside, slots, "sum") / _over_slots(inside, slots, "sum")
+        highest = _over_slots(hidden + inside.log(), slots, "max")  # 0 within a frame, minus infinity outside
+        frames = self._framed(torch.cat((means, highest), dim=1))
+        return _over_frames(frames.view(-1, FRAMES, self.config.channels))
 
     def _framed(self, pooled: Tensor) -> Tensor:
         """(frames, 2 * channels) → (frames, channels), in products of one shape."""
@@ -207,9 +204,16 @@ class CodonNetwork(nn.Module):
         return found
 
 
-def _reduced(hidden: Tensor, how: str, segments: Tensor) -> Tensor:
-    """(rows, channels) and (n,) lengths of segments → (n, channels), each segment's rows taken in their order."""
-    return torch.segment_reduce(hidden, how, lengths=segments, axis=0, unsafe=True)
+def _over_slots(rows: Tensor, slots: Tensor, how: Literal["sum", "max"]) -> Tensor:
+    """(positions, channels), (n,) positions of each slot of a window → (n * FRAMES, channels) sums or maxima of slots.
+
+    On a CPU window by window, which is several times faster there.
+    """
+    if rows.device.type != "cpu":
+        return torch.segment_reduce(rows, how, lengths=slots.repeat_interleave(FRAMES), axis=0, unsafe=True)
+    windows = torch.split(rows, (FRAMES * slots).tolist())
+    reduce = torch.sum if how == "sum" else torch.amax
+    return torch.cat([reduce(window.view(FRAMES, -1, rows.shape[1]), 1) for window in windows])
 
 
 def _over_frames(frames: Tensor) -> Tensor:
@@ -217,6 +221,30 @@ def _over_frames(frames: Tensor) -> Tensor:
     forward, reverse = frames.chunk(2, dim=1)
     first, second, third = (forward + reverse).unbind(1)
     return torch.cat(((first + second + third) / FRAMES, frames.amax(1)), dim=1)
+
+
+class CodonNetwork(nn.Module):
+    """Members side by side: hidden states and vectors of each, end to end."""
+
+    def __init__(self, config: CodonConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.members = nn.ModuleList(Member(config) for _ in range(config.members))
+
+    @property
+    def dim(self) -> int:
+        """Width of an embedding."""
+        return 2 * self.config.channels * self.config.members
+
+    @torch.no_grad()
+    def forward(self, tokens: Tensor, layout: PackedLayout) -> Tensor:
+        """tokens (layout.size,) int64 → (layout.size // stride, members * channels); of gaps they mean nothing."""
+        return torch.cat([member(tokens) for member in self.members], dim=1)
+
+    def pool(self, hidden: Tensor, tokens: Tensor, lengths: Tensor, used: int) -> Tensor:
+        """(positions, members * channels), (tokens,), (n,) tokens of each window → (n, dim) fp32; `used`: their sum."""
+        each = zip(self.members, hidden.chunk(len(self.members), dim=1), strict=True)
+        return torch.cat([member.pool(states, tokens, lengths, used) for member, states in each], dim=1)
 
 
 def load_codon(weights: Path, config: Path | None) -> CodonNetwork:
@@ -231,9 +259,10 @@ def load_codon(weights: Path, config: Path | None) -> CodonNetwork:
     found = {key: value.float() for key, value in read_weights(weights).items()}
     wanted = {name: _stored_key(name) for name, _ in model.named_parameters()}
     check_keys(weights, set(wanted.values()), set(found), "the codon network")
-    _check_table(weights, config, found["stem.table"], model.config)
-    # What is outside adds nothing: a row of zeros behind the codons of each place.
-    found["stem.table"] = functional.pad(found["stem.table"], (0, 0, 0, 1)).flatten(0, 1)
+    for key in (key for key in found if key.endswith("stem.table")):
+        _check_table(weights, config, found[key], model.config)
+        # What is outside adds nothing: a row of zeros behind the codons of each place.
+        found[key] = functional.pad(found[key], (0, 0, 0, 1)).flatten(0, 1)
     try:
         model.load_state_dict({name: found[key] for name, key in wanted.items()}, assign=True)
     except RuntimeError as error:
@@ -242,7 +271,8 @@ def load_codon(weights: Path, config: Path | None) -> CodonNetwork:
 
 
 def _stored_key(name: str) -> str:
-    return f"stem.{name}" if name in ("table", "bias") else name
+    """The key of a parameter in a file: `members.0.table` is `members.0.stem.table` there."""
+    return re.sub(r"(members\.\d+\.)(table|bias)$", r"\1stem.\2", name)
 
 
 def _check_table(weights: Path, config: Path, table: Tensor, values: CodonConfig) -> None:
