@@ -101,9 +101,7 @@ class Watch:
             self.end = time.perf_counter()
         self.left -= isinstance(event, FileDone)
         if self.kill and self.left == 0 and self.killed is None:
-            process = self.queue.slots[index].process
-            assert process is not None, "one worker alone has no process to kill"
-            process.kill()
+            self.queue.launcher.kill(index)
             self.killed = index
 
 

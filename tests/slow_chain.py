@@ -90,7 +90,7 @@ class SlowChain:
             if number in self.bad:
                 reason, place = self.bad[number].reason, (self.path, number)
                 self.slow.failed.append((*place, name, reason))
-                self.slow.sequences.append((number, name, 0, "not_scored", "", 0, 0, 0, "", 0, *place, reason))
+                self.slow.sequences.append((number, name, 0, "not_scored", "", "", "", 0, 0, 0, "", 0, *place, reason))
             else:
                 self._sequence(number, name, header, sequence)
         return self.slow
@@ -102,7 +102,17 @@ class SlowChain:
         call = reference_call([(window.start, window.end, score) for window, score in known], MIN_SCORE, MIN_SCORE)
         cut, scored, viral = call.counts
         note = "" if scored else counted([reason_of(window.sequence) for window in windows])
-        numbers = (call.verdict.value, six(call.score), cut, scored, viral, six(viral / scored) if scored else "")
+        threshold = six(MIN_SCORE) if scored else ""
+        numbers = (
+            call.verdict.value,
+            six(call.score),
+            threshold,
+            "",
+            cut,
+            scored,
+            viral,
+            six(viral / scored) if scored else "",
+        )
         row = (number, name, len(sequence), *numbers, len(call.regions), self.path, number, note)
         self.slow.sequences.append(row)
         self._regions(name, sequence, call)

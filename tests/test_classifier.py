@@ -179,6 +179,7 @@ def test_card_on_disk(folder: Path) -> None:
         "name": "test",
         "trained": True,
         "window": [500, 300],
+        "reads": "frames",
         "encoders": {
             "dna": {"name": "d", "dim": 128, "sha256": ["a" * 64]},
             "protein": {"name": "p", "dim": 128, "sha256": ["b" * 64]},
@@ -187,6 +188,8 @@ def test_card_on_disk(folder: Path) -> None:
         "min_score": 0.5,
         "presets": {},
         "long_presets": {},
+        "size_presets": {},
+        "calls": {},
         "metrics": {"auc": 0.5},
         "citation": "nobody",
         "licence": "MIT",
@@ -290,15 +293,15 @@ def test_only_the_encoders_of_the_training_are_accepted() -> None:
         dna=EncoderPin("dnabert-mini", 128, ("a" * 64, dna.sha256)),
         protein=EncoderPin("esm2-mini", 128, (protein.sha256,)),
     )
-    check_encoders(good, dna, protein)
+    check_encoders(good, (dna, protein))
     with pytest.raises(ModelError) as caught:
-        check_encoders(replace(good, protein=EncoderPin("esm2-3b", 2560, ("b" * 64,))), dna, protein)
+        check_encoders(replace(good, protein=EncoderPin("esm2-3b", 2560, ("b" * 64,))), (dna, protein))
     message = caught.value.message
     for part in ("test", str(protein.weights), "esm2-3b", "b" * 64, protein.sha256):
         assert part in message
     assert "virnucpro models download esm2-3b" in (caught.value.hint or "")
     with pytest.raises(ModelError, match=r"dnabert-mini.*needs d with"):
-        check_encoders(replace(good, dna=card.dna), dna, protein)
+        check_encoders(replace(good, dna=card.dna), (dna, protein))
 
 
 # Published files

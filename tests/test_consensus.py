@@ -1,4 +1,4 @@
-"""Frames → windows → sequences and regions, against the same rules said in another way."""
+"""Frames → windows → sequences and regions by the rule of sets whose calls were not measured, said in another way."""
 
 from __future__ import annotations
 
@@ -12,17 +12,9 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from virnucpro.pipeline.consensus import (
-    FEWEST_VIRAL,
-    MOST_GAP,
-    MinScores,
-    Region,
-    SequenceCall,
-    SequenceCaller,
-    Verdict,
-    WindowScore,
-    window_score,
-)
+from virnucpro.calls.consensus import FEWEST_VIRAL, MOST_GAP, ConsensusCaller
+from virnucpro.calls.scoring import WindowScore, window_score
+from virnucpro.calls.verdicts import Region, SequenceCall, Thresholds, Verdict
 from virnucpro.sequence.windows import window_bounds
 
 #: Start, end and score of a window; None if it has none.
@@ -108,7 +100,7 @@ def reference(windows: Sequence[Scored], min_score: float, long: float) -> Expec
 
 
 def called(windows: Sequence[Scored], min_score: float = 0.5, long: float = 0.5) -> SequenceCall:
-    caller = SequenceCaller(MinScores(min_score, long))
+    caller = ConsensusCaller(Thresholds(min_score, min_score, long))
     for start, end, score in windows:
         assert caller.add(start, end, score) is (score is not None and score >= min_score)
     return caller.finish()
@@ -188,8 +180,7 @@ def test_windows_count_by_their_bases() -> None:
 
 def test_a_gap_counts_in_the_mean_of_its_region_and_what_follows_it_does_not() -> None:
     (region,) = called(tiles("vv.v.." + 12 * ".")).regions
-    assert region == Region(0, 40, windows=4, viral=3, bases=40, weighted=22.5)
-    assert region.score == 0.5625
+    assert region == Region(0, 40, score=0.5625, windows=4, viral=3)
 
 
 def test_overlapping_windows_make_one_region_of_true_coordinates() -> None:
@@ -197,7 +188,7 @@ def test_overlapping_windows_make_one_region_of_true_coordinates() -> None:
     windows = [(start, end, 0.875) for start, end in window_bounds(length, 500)]
     assert len(windows) == 3
     (region,) = called(windows).regions
-    assert (region.start, region.end, region.bases) == (0, length, sum(end - start for start, end, _ in windows))
+    assert (region.start, region.end, region.bases) == (0, length, length)
 
 
 def test_viral_fraction_is_of_scored_windows() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -70,6 +71,21 @@ def test_a_crash_of_the_probe_is_explained(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(DeviceError, match="looking for GPUs failed"):
         devices.find_gpus()
+
+
+def test_files_in_the_current_folder_do_not_matter(tmp_path: Path) -> None:
+    """NumPy imports `random`. PyTorch says here that it was built for CUDA, so that there is something to ask."""
+    (tmp_path / "random.py").write_text("raise SystemExit('the wrong module')")
+    (tmp_path / "elsewhere").mkdir()
+    program = tmp_path / "elsewhere" / "program.py"
+    program.write_text(
+        "import torch\n"
+        "torch.version.cuda = '12.4'\n"
+        "from virnucpro.core.device import find_gpus\n"
+        "print(len(find_gpus()) == torch.cuda.device_count())\n"
+    )
+    done = subprocess.run([sys.executable, program], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("True\n", "")
 
 
 def test_importing_the_package_does_not_import_torch() -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 import pytest
 
+from virnucpro.calls import tables
 from virnucpro.cli import cli
-from virnucpro.io import tables
+from virnucpro.io.tables import FAILED
 
 ROOT = Path(__file__).parent.parent
 OUTPUTS = (ROOT / "docs" / "outputs.md").read_text(encoding="utf-8")
@@ -17,7 +18,7 @@ TABLES = {
     "PREFIX.sequences.tsv": tables.SEQUENCES,
     "PREFIX.windows.tsv.gz": tables.WINDOWS,
     "PREFIX.regions.bed": tables.REGIONS,
-    "PREFIX.failed.tsv": tables.FAILED,
+    "PREFIX.failed.tsv": FAILED,
 }
 
 

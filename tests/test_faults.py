@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +30,13 @@ from numpy.typing import NDArray
 from virnucpro.cli import main
 from virnucpro.core.config import EmbedConfig
 from virnucpro.core.paths import RunPaths
-from virnucpro.errors import DeviceError
 from virnucpro.io.fasta import read_records
+from virnucpro.io.files import atomic_path
 from virnucpro.io.store import Shard, layout_of, read_result, read_shard, write_merged
 from virnucpro.models.attention import PackedLayout, segment_mean
 from virnucpro.models.registry import resolve
 from virnucpro.pipeline.base_worker import BaseEmbeddingWorker
 from virnucpro.pipeline.embed import run_embed
-from virnucpro.pipeline.events import FileDone, Ready
-from virnucpro.pipeline.parallel_dnabert import process_dnabert_files_worker
-from virnucpro.pipeline.stream import FLUSH
-from virnucpro.pipeline.work_queue import WorkQueue
 
 SEQUENCES, A_FILE = 960, 12
 PARTS = SEQUENCES // A_FILE
@@ -277,73 +273,7 @@ def test_full_disk_of_the_workers(fasta: Path, tmp_path: Path, expected: bytes) 
     assert output.read_bytes() == expected
 
 
-# Workers that fail by themselves. They must be importable by a spawned process, so they stand here.
-
-POISON = "000003.fa"
-
-
-def poisoned(file_subset: Iterable[Path | None], *arguments: Any, **options: Any) -> object:
-    """The real worker, killed when it meets a certain file."""
-
-    def met() -> Iterator[Path | None]:
-        for path in file_subset:
-            yield path
-            if path is not FLUSH and path.name == POISON:
-                time.sleep(0.2)  # others are under way beside it
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    return process_dnabert_files_worker(met(), *arguments, **options)  # type: ignore[arg-type]
-
-
-def test_poison_takes_two_workers_down_and_nothing_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    records, files = random_records(160), []
-    for number in range(8):
-        files.append(to_fasta(tmp_path / f"{number:06d}.fa", records[20 * number : 20 * number + 20]))
-    options = {"dtype": "fp32", "threads": 1}
-    queue = WorkQueue(poisoned, ["cpu", "cpu"], 512, tmp_path / "out", dict.fromkeys(files, 20), options)
-    result = queue.run()
-    assert list(result.failed) == [tmp_path / POISON]
-    assert result.failed[tmp_path / POISON] == "2 workers died on it, the last on cpu (SIGKILL; was memory short?)"
-    assert result.done.keys() == set(files) - {tmp_path / POISON}
-    assert caplog.text.count("the worker on cpu died") == 2
-    process_dnabert_files_worker(files, "cpu", 512, tmp_path / "alone", **options)
-    for output in result.done.values():
-        alone = read_shard(tmp_path / "alone" / output.name)
-        assert np.array_equal(read_shard(output).embeddings, alone.embeddings)
-
-
-def stillborn(_files: object, _device: str, _batch_size: int, output_dir: Path, **_options: object) -> None:
-    """Dies before it is ready, each time."""
-    note(output_dir, "start")
-    os._exit(7)
-
-
-def dies_idle(file_subset: Iterable[Path | None], _device: str, _size: int, output_dir: Path, **options: Any) -> None:
-    """Does a file, and dies when it has none in hand; each later one is stillborn."""
-    note(output_dir, "start")
-    if (output_dir / "done").exists():
-        os._exit(7)
-    options["progress_queue"].put(Ready())
-    path = next(path for path in file_subset if path is not FLUSH)
-    options["progress_queue"].put(FileDone(path, path, 1))
-    (output_dir / "done").touch()
-    os._exit(7)
-
-
-def note(folder: Path, word: str) -> None:
-    with open(folder / "notes", "a") as file:
-        print(word, file=file)
-
-
-@pytest.mark.parametrize("worker", [stillborn, dies_idle])
-@pytest.mark.timeout(90)
-def test_devices_on_which_no_worker_lives(worker: Any, tmp_path: Path) -> None:
-    counts = {Path(f"{number}.fa"): 1 for number in range(9)}
-    queue = WorkQueue(worker, ["one", "other"], 0, tmp_path, counts)
-    with pytest.raises(DeviceError, match="no worker on one, other stays alive"):
-        queue.run()
-    assert len((tmp_path / "notes").read_text().split()) == 4  # two starts a device
-    assert workers_of(os.getpid()) == []
+# No memory.
 
 
 class Light(BaseEmbeddingWorker):
@@ -360,7 +290,7 @@ class Light(BaseEmbeddingWorker):
     def read_model(self, dtype: torch.dtype) -> Any:
         raise NotImplementedError
 
-    def pool(self, hidden: torch.Tensor, lengths: torch.Tensor, used: int) -> torch.Tensor:
+    def pool(self, hidden: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor, used: int) -> torch.Tensor:
         raise NotImplementedError
 
     def tokenize(self, sequences: Sequence[str]) -> list[NDArray[np.int64]]:
@@ -403,7 +333,8 @@ def test_interrupts_while_the_result_is_written(tmp_path: Path) -> None:
             output.unlink(missing_ok=True)
             try:
                 signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.001, 0.03))
-                write_merged(output, shards, rows, 16, {}, layout_of(output))
+                with atomic_path(output) as temporary:
+                    write_merged(temporary, shards, rows, 16, {}, layout_of(output))
                 signal.setitimer(signal.ITIMER_REAL, 0)
             except KeyboardInterrupt:
                 interrupted += 1
@@ -422,6 +353,7 @@ def test_full_disk_at_any_place_of_the_result(share: float, tmp_path: Path) -> N
         import resource, sys
         import numpy as np
         from virnucpro.errors import OutputError
+        from virnucpro.io.files import atomic_path
         from virnucpro.io.store import Shard, write_merged
         from pathlib import Path
         path, share = Path(sys.argv[1]), float(sys.argv[2])
@@ -431,7 +363,8 @@ def test_full_disk_at_any_place_of_the_result(share: float, tmp_path: Path) -> N
         path.unlink()
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(share * size), resource.RLIM_INFINITY))
         try:
-            write_merged(path, shards, 30_000, 4, {}, "hdf5")
+            with atomic_path(path) as temporary:
+                write_merged(temporary, shards, 30_000, 4, {}, "hdf5")
         except OutputError as error:
             print(error)
     """

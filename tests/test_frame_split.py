@@ -74,9 +74,9 @@ def split(folder: Path, inputs: Sequence[Path], rules: Rules = RULES, most: int 
     plan = FrameSplitter(paths, rules, most, devices).split(inputs, inputs)
     names = [part.name for part in plan.parts]
     assert sorted(path.name for path in paths.parts.iterdir()) == sorted(
-        n + suffix for n in names for suffix in SUFFIXES
+        n + suffix for n in names for suffix in SUFFIXES["frames"]
     )
-    files = {suffix: [paths.part_file(name, suffix) for name in names] for suffix in SUFFIXES}
+    files = {suffix: [paths.part_file(name, suffix) for name in names] for suffix in SUFFIXES["frames"]}
     return Cut(
         plan,
         paths,
@@ -101,7 +101,7 @@ class Reference:
             self.rows.append(IndexedSequence(number, input_index, place, name, 0, "", True))
             return
         short = len(sequence) < rules.min_length
-        reason = f"shorter than --min-length {rules.min_length}" if short else ""
+        reason = f"shorter than {rules.min_length} bases (--min-length)" if short else ""
         self.rows.append(IndexedSequence(number, input_index, place, name, len(sequence), reason, False))
         if not short:
             self.windows(number, sequence, rules)
@@ -151,7 +151,7 @@ def check_parts(cut: Cut, most: int, devices: int) -> None:
         load = [len(window.frames) + alone for window, alone in zip(windows, whole, strict=True)]
         assert (part.name, part.windows, part.whole) == (f"{place + 1:06d}", len(windows), sum(whole))
         assert (part.frames, part.frames + part.whole) == (len(cut.faa[place]), len(cut.fna[place]))
-        assert part.sizes == [cut.paths.part_file(part.name, suffix).stat().st_size for suffix in SUFFIXES]
+        assert part.sizes == [cut.paths.part_file(part.name, suffix).stat().st_size for suffix in SUFFIXES["frames"]]
         limit = part_limit(before, most, devices)
         full = [sum(load[:n]) >= limit or n >= WINDOWS_A_FRAME * limit for n in range(1, len(windows) + 1)]
         assert not any(full[:-1])
@@ -253,7 +253,7 @@ def test_a_short_sequence_is_in_the_index_and_nowhere_else(tmp_path: Path) -> No
     records = [("short", "ACG" * 5), ("fits", "ACG" * 6)]
     cut = split(tmp_path, [to_fasta(tmp_path / "a.fa", records)], Rules(60, False, 18))
     first = cut.rows[0]
-    assert first == IndexedSequence(0, 0, 1, "short", 15, "shorter than --min-length 18", False)
+    assert first == IndexedSequence(0, 0, 1, "short", 15, "shorter than 18 bases (--min-length)", False)
     assert {key.partition("_")[0] for key, _ in cut.fna[0]} == {"1"}
 
 

@@ -10,10 +10,12 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from toy_codon import save_toy_codon
 
 import virnucpro
 from virnucpro.core.device import find_cpu
 from virnucpro.models.linear import Linear, prepack
+from virnucpro.sequence.windows import SHORTEST
 
 Embeddings = dict[str, bytes]
 
@@ -38,9 +40,19 @@ def embed(path: Path, **settings: Any) -> Embeddings:
         return {name: vector.tobytes() for name, vector in zip(file["ids"].asstr()[...], vectors, strict=True)}
 
 
-@pytest.fixture(scope="module", params=["fp32", "bf16"])
-def dtype(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(scope="module", params=["dnabert fp32", "dnabert bf16", "codon fp32", "codon bf16"])
+def case(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def dtype(case: str) -> str:
+    return case.split()[1]
+
+
+@pytest.fixture(scope="module")
+def codon(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_toy_codon(tmp_path_factory.mktemp("codon") / "model", channels=128, blocks=2)
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +62,15 @@ def imitated(dtype: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def settings(dtype: str, imitated: bool) -> dict[str, Any]:
-    return {"dtype": dtype} | ({"batch_size": 512} if imitated else {})
+def settings(case: str, codon: Path, dtype: str, imitated: bool) -> dict[str, Any]:
+    model = {"model": str(codon)} if case.startswith("codon") else {}
+    return {"dtype": dtype} | model | ({"batch_size": 512} if imitated else {})
 
 
 @pytest.fixture(scope="module")
-def records(imitated: bool) -> list[tuple[str, str]]:
-    return sequences(14, longest=900) if imitated else sequences(60)
+def records(case: str, imitated: bool) -> list[tuple[str, str]]:
+    found = sequences(14, longest=900) if imitated else sequences(60, longest=2500 if "codon" in case else 9000)
+    return [(name, sequence) for name, sequence in found if len(sequence) >= SHORTEST]
 
 
 @pytest.fixture(scope="module")
@@ -107,13 +121,18 @@ def test_sequences_alone(
         assert embed(write(tmp_path / "a.fa", [(name, sequence)]), **settings) == {name: expected[name]}
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3])
-@pytest.mark.parametrize("per_file", [7, 10_000])
-def test_result_files_are_equal_byte_for_byte(tmp_path: Path, workers: int, per_file: int) -> None:
-    path = write(tmp_path / "a.fa", sequences(50))
-    one = virnucpro.embed(path, tmp_path / "one.h5", device="cpu", dtype="fp32")
+@pytest.mark.parametrize(
+    ("model", "workers", "per_file"),
+    [("dnabert-mini", n, per_file) for n in (1, 2, 3) for per_file in (7, 10_000)] + [("codon", 1, 7), ("codon", 2, 9)],
+)
+def test_result_files_are_equal_byte_for_byte(
+    tmp_path: Path, codon: Path, model: str, workers: int, per_file: int
+) -> None:
+    path = write(tmp_path / "a.fa", sequences(50, longest=2500 if model == "codon" else 9000))
+    settings = {"model": str(codon) if model == "codon" else model, "dtype": "fp32"}
+    one = virnucpro.embed(path, tmp_path / "one.h5", device="cpu", **settings)
     device = ",".join(["cpu"] * workers)
-    other = virnucpro.embed(path, tmp_path / "other.h5", device=device, dtype="fp32", sequences_per_file=per_file)
+    other = virnucpro.embed(path, tmp_path / "other.h5", device=device, sequences_per_file=per_file, **settings)
     assert one.read_bytes() == other.read_bytes()
 
 

@@ -20,11 +20,12 @@ from matplotlib.collections import LineCollection
 from matplotlib.image import imread
 
 from virnucpro import report
+from virnucpro.calls.read import Region, Results, ScoredWindow
+from virnucpro.calls.read import Sequence as Row
+from virnucpro.calls.tables import REGIONS, SEQUENCES, WINDOWS
 from virnucpro.cli.plot import plot as plot_command
 from virnucpro.errors import InputError, UsageError
-from virnucpro.io.results import Region, Results, ScoredWindow
-from virnucpro.io.results import Sequence as Row
-from virnucpro.io.tables import REGIONS, SEQUENCES, WINDOWS, Table, gzip_text, number
+from virnucpro.io.tables import Table, gzip_text, number
 from virnucpro.picture import DPI, OTHER, SIZE, draw, save
 from virnucpro.sequence.windows import window_bounds
 

@@ -23,16 +23,17 @@ from slow_chain import Line, Slow, SlowChain
 from toy_set import other, toy_records, viral
 
 import virnucpro
+from virnucpro.calls import tables
+from virnucpro.calls.verdicts import Thresholds
+from virnucpro.calls.write import VanillaTables
 from virnucpro.core.config import PredictConfig
 from virnucpro.errors import InputError
-from virnucpro.io import tables
 from virnucpro.io.store import read_result
+from virnucpro.io.tables import FAILED
 from virnucpro.models.card import CARD, DNA_ONLY, ClassifierCard
 from virnucpro.models.registry import EMBEDDED
-from virnucpro.pipeline.consensus import MinScores
 from virnucpro.pipeline.events import Phase
 from virnucpro.pipeline.predict import PredictRun, default_prefix, run_predict
-from virnucpro.pipeline.results import VanillaTables
 from virnucpro.sequence.frames import ALL_STOPPED, NO_CODON
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "vanilla_embeddings"
@@ -117,7 +118,7 @@ def check_tables(folder: Path, slow: Slow) -> None:
     assert text_of(folder / "in.sequences.tsv") == table(list(tables.SEQUENCES), slow.sequences)
     assert text_of(folder / "in.regions.bed") == table(list(tables.REGIONS), slow.regions)
     assert text_of(folder / "in.virus.fna") == "".join(f">{name}\n{bases}\n" for name, bases in slow.viruses)
-    assert text_of(folder / "in.failed.tsv") == table(list(tables.FAILED), slow.failed)
+    assert text_of(folder / "in.failed.tsv") == table(list(FAILED), slow.failed)
 
 
 def test_the_tables_are_those_of_the_published_chain_done_slowly(complete: Path, slow: Slow) -> None:
@@ -295,16 +296,17 @@ def test_repeated_ids_are_told_apart_by_number(tmp_path: Path, toy: Path, comple
 def test_long_sequences_have_the_threshold_of_the_preset(fasta: Path, toy: Path, tmp_path: Path) -> None:
     """Where the card names one; --min-score holds for all."""
     card = ClassifierCard.read(EMBEDDED / "mini")
-    expected = [
-        ("mini", {}, MinScores(card.min_score, card.long_presets["default"])),
-        ("mini", {"preset": "relaxed"}, MinScores(card.presets["relaxed"], card.long_presets["relaxed"])),
-        ("mini", {"min_score": 0.9}, MinScores(0.9, 0.9)),
-        (str(toy), {}, MinScores(0.5, 0.5)),
+    relaxed = card.presets["relaxed"]
+    expected: list[tuple[str, dict[str, Any], Thresholds]] = [
+        ("mini", {}, Thresholds(card.min_score, card.min_score, card.long_presets["default"])),
+        ("mini", {"preset": "relaxed"}, Thresholds(relaxed, relaxed, card.long_presets["relaxed"])),
+        ("mini", {"min_score": 0.9}, Thresholds(0.9, 0.9, 0.9)),
+        (str(toy), {}, Thresholds(0.5, 0.5, 0.5)),
     ]
     for model, changes, scores in expected:
         run = PredictRun(replace(config(fasta, tmp_path, toy, **changes), model=model))
         run.choose()
-        assert run.min_scores == scores
+        assert run.thresholds == scores
     assert card.min_score > card.long_presets["default"] >= 0.5
 
 
@@ -317,7 +319,7 @@ def test_other_settings_give_other_calls(complete: Path, fasta: Path, tmp_path: 
     found = rows(tmp_path / "strict" / "in.sequences.tsv")
     for row in found:
         short = 0 < int(row["length"]) < 151
-        assert (row["note"] == "shorter than --min-length 151") is short
+        assert (row["note"] == "shorter than 151 bases (--min-length)") is short
         if row["score"]:
             assert (row["verdict"] == "virus") is (float(row["score"]) >= 0.94)
     windows = rows(tmp_path / "strict" / "in.windows.tsv.gz")
@@ -333,7 +335,7 @@ def test_nothing_viral_is_success(tmp_path: Path, toy: Path, cli: Cli) -> None:
     done = cli("predict", path, "-o", tmp_path / "out", "--model", toy, *CPU)
     assert done.returncode == 0, done.stderr
     assert text_of(tmp_path / "out" / "in.regions.bed") == table(list(tables.REGIONS), [])
-    assert text_of(tmp_path / "out" / "in.failed.tsv") == table(list(tables.FAILED), [])
+    assert text_of(tmp_path / "out" / "in.failed.tsv") == table(list(FAILED), [])
     assert text_of(tmp_path / "out" / "in.virus.fna") == ""
     assert [row["verdict"] for row in rows(tmp_path / "out" / "in.sequences.tsv")] == ["other", "not_scored"]
 
@@ -525,7 +527,7 @@ def test_a_file_name_that_is_no_utf8(tmp_path: Path, toy: Path, cli: Cli) -> Non
     assert done.returncode == 6, done.stderr
     assert len(list((tmp_path / "out").glob("*.plots/*.png"))) == 1
     assert cli("plot", tmp_path / "out", "--force").returncode == 0
-    assert b"caf\xe9.plots" in (tmp_path / "out" / "run.log").read_bytes()
+    assert rb"caf\udce9.plots" in (tmp_path / "out" / "run.log").read_bytes()
     for name in ("sequences", "failed"):
         table_of = Path(os.fsdecode(os.fsencode(tmp_path) + b"/out/caf\xe9.%s.tsv" % name.encode()))
         assert os.fsencode(path) in table_of.read_bytes()

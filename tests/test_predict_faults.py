@@ -107,7 +107,7 @@ def test_killed_again_and_again(settings: PredictConfig, complete: Path, cli: Cl
     assert not (output / "in.run.json").exists()
     assert (work / "parts" / "000003.fna").exists()
     killed(settings, "DNA")
-    assert (record(output)["state"], shards(settings, ".fna")) == ("embedding", 5)
+    assert (record(output)["state"], shards(settings, ".fna")) == ("working", 5)
     killed(settings, "proteins")
     parts = len(list(paths_of(settings).parts.glob("*.fna")))
     assert (shards(settings, ".fna"), shards(settings, ".faa")) == (parts, 3)
@@ -234,7 +234,7 @@ def interrupt(settings: PredictConfig, where: str) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         run_predict(settings, stop)
-    assert record(settings.output)["state"] == "embedding"
+    assert record(settings.output)["state"] == "working"
 
 
 @pytest.mark.parametrize("suffix", [".fna", ".faa", ".index"])
@@ -246,7 +246,7 @@ def test_work_files_that_are_cut_are_made_again(
     path = paths_of(settings).parts / f"000001{suffix}"
     path.write_bytes(path.read_bytes()[:-5])
     run_predict(settings)
-    assert f"work file 000001{suffix} is gone or cut; starting anew" in caplog.text
+    assert f"work file 000001{suffix} is gone or damaged; starting anew" in caplog.text
     run_predict(replace(settings, output=tmp_path / "fresh"))
     assert results(settings.output) == results(tmp_path / "fresh")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -83,7 +84,7 @@ def record(config: EmbedConfig) -> dict[str, Any]:
 
 def test_an_interrupted_run_goes_on(config: EmbedConfig, cli: Cli, expected: bytes) -> None:
     paths = interrupt(config)
-    assert record(config)["state"] == "embedding"
+    assert record(config)["state"] == "working"
     stamps = {path: path.stat().st_mtime_ns for path in paths.shards.glob("0*.h5")}
     seen: dict[Path, int] = {}
 
@@ -212,7 +213,6 @@ def test_no_resume(config: EmbedConfig, cli: Cli, expected: bytes) -> None:
 
 @pytest.mark.parametrize("harm", ["{", "[]", '{"state": "embedding"}', "\0\0"])
 def test_damaged_record(harm: str, config: EmbedConfig, cli: Cli, expected: bytes) -> None:
-    RunPaths(config.output).manifest.write_text(harm)
     interrupt(config)
     RunPaths(config.output).manifest.write_text(harm)
     done = cli(*options(config))
@@ -256,16 +256,21 @@ def test_damaged_results_are_made_again(
     assert config.output.read_bytes() == expected
 
 
-@pytest.mark.parametrize("harm", [cut, empty, Path.unlink])
+def make_a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("harm", [cut, empty, flip_a_bit, make_a_pipe, Path.unlink])
 def test_damaged_work_files_are_cut_again(
     harm: Callable[[Path], None], config: EmbedConfig, cli: Cli, expected: bytes
 ) -> None:
-    """A power cut may leave a work file shorter than it was."""
+    """A power cut may leave a work file shorter than it was, and a disk another letter in it."""
     paths = interrupt(config)
     harm(sorted(paths.parts.iterdir())[-1])
     done = cli(*options(config))
     assert done.returncode == 0
-    assert "000015.fa is gone or cut; starting anew" in done.stderr
+    assert "000015.fa is gone or damaged; starting anew" in done.stderr
     assert config.output.read_bytes() == expected
 
 
@@ -403,8 +408,10 @@ def stop_at_once(_worker: int, event: object) -> None:
 
 
 def test_unfinished_files_of_a_killed_run_are_removed(config: EmbedConfig, tmp_path: Path) -> None:
-    for name in (".o.h5.123.tmp", ".o.h5.run.json.77.tmp"):
+    for name in (".o.h5.0123abcd-123.tmp", ".o.h5.run.json.89abcdef-77.tmp"):
         (tmp_path / name).write_text("half")
-    (tmp_path / ".o2.h5.123.tmp").write_text("of another")
+    others = [".o.h5.backup.tmp", ".o2.h5.0123abcd-123.tmp"]
+    for name in others:
+        (tmp_path / name).write_text("of another")
     run_embed(config)
-    assert sorted(path.name for path in tmp_path.glob(".*")) == [".o2.h5.123.tmp"]
+    assert sorted(path.name for path in tmp_path.glob(".*")) == others

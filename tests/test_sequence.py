@@ -260,6 +260,7 @@ def test_golden(golden: Path, size: int) -> None:
 
 PROGRAM = "from virnucpro.cli import cli, main; from virnucpro.cli.orfs import orfs; cli.add_command(orfs); main()"
 RESULTS = ("windows.fa", "orfs.fna", "orfs.faa")
+RECORD = ("orfs.log", "orfs.run.json")
 
 
 def run_orfs(*args: object, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
@@ -305,7 +306,7 @@ def test_command(sample: Path, tmp_path: Path, options: tuple[object, ...], size
     assert done.returncode == 0, done.stderr
     wanted = expected(usable(sample), size, extra)
     assert results(tmp_path / "out") == wanted
-    assert names(tmp_path) == sorted([sample.name, *(f"out.{kind}" for kind in RESULTS)])
+    assert names(tmp_path) == sorted([sample.name, *(f"out.{kind}" for kind in (*RESULTS, *RECORD))])
     silent = sum(not reference_frames(text) for text in read_fasta(tmp_path / "out.windows.fa").values())
     assert 0 < silent < wanted[0].count(">")
     assert done.stderr.splitlines() == [
@@ -373,7 +374,7 @@ def test_command_without_usable_record_leaves_only_the_list(tmp_path: Path) -> N
     done = run_orfs(tmp_path / "empty.fa", "-o", tmp_path / "out")
     assert done.returncode == 3
     assert "no usable sequence" in done.stderr
-    assert names(tmp_path) == ["empty.fa", "out.failed.tsv"]
+    assert names(tmp_path) == ["empty.fa", "out.failed.tsv", *(f"out.{kind}" for kind in RECORD)]
 
 
 def test_command_overwrites_only_if_told(sample: Path, tmp_path: Path) -> None:
@@ -422,7 +423,7 @@ def test_command_leaves_nothing_when_it_cannot_write(sample: Path, tmp_path: Pat
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 3
     assert "cannot write" in done.stderr
-    assert names(tmp_path) == [sample.name]
+    assert names(tmp_path) == [*(f"out.{kind}" for kind in RECORD), sample.name]
 
 
 def test_command_help_explains_the_ids() -> None:

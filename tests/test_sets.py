@@ -153,7 +153,7 @@ def test_only_what_is_missing_is_named(encoders: Path, file: Path) -> None:
     [
         ("minni", "did you mean mini?"),
         ("nothing like it", "see `virnucpro models list`"),
-        ("dnabert-s", "dnabert-s is one encoder; a set has two of them and a classifier"),
+        ("dnabert-s", "dnabert-s is an encoder alone; a set has a classifier, too"),
     ],
 )
 def test_unknown_name(name: str, hint: str) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import random
+import signal
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from virnucpro.core.threads import in_order
+from virnucpro.core.threads import in_order, unbroken
+from virnucpro.models.registry import EMBEDDED
+from virnucpro.models.weights import read_weights
 
 
 def test_results_come_in_order_and_few_wait() -> None:
@@ -41,3 +46,30 @@ def test_a_failure_is_told_in_its_turn_and_nothing_new_is_begun() -> None:
     with pytest.raises(ValueError, match="poison"):
         list(results)
     assert len(begun) < 10
+
+
+def test_no_signal_breaks_into_weights_that_are_read() -> None:
+    """Their readers call Python code, and took an interrupt in there for damage: one in three came out as that."""
+    path, rng, interrupted = EMBEDDED / "mini" / "model.safetensors", random.Random(1), 0
+    began = time.perf_counter()
+    expected = read_weights(path)
+    longest = max(0.002, time.perf_counter() - began)
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        for _ in range(500):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-5, longest))
+                assert read_weights(path).keys() == expected.keys()
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                interrupted += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert interrupted > 5
+
+
+def test_unbroken_gives_results_and_errors() -> None:
+    assert unbroken(lambda: threading.current_thread() is not threading.main_thread())
+    with pytest.raises(ZeroDivisionError):
+        unbroken(lambda: 1 // 0)

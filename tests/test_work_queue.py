@@ -25,7 +25,8 @@ from virnucpro.io.store import read_shard
 from virnucpro.models.registry import resolve
 from virnucpro.pipeline.base_worker import _EventHandler
 from virnucpro.pipeline.channel import Aborted, Channel
-from virnucpro.pipeline.events import FileDone, FileFailed, Progress, Ready
+from virnucpro.pipeline.events import Crashed, Fatal, FileDone, FileFailed, Progress, Ready, Request
+from virnucpro.pipeline.launch_local import STOP
 from virnucpro.pipeline.parallel_dnabert import (
     WorkerOptions,
     assign_files_by_sequences,
@@ -34,7 +35,7 @@ from virnucpro.pipeline.parallel_dnabert import (
     process_dnabert_files_worker,
 )
 from virnucpro.pipeline.stream import FLUSH
-from virnucpro.pipeline.work_queue import STOP, Fatal, Finished, QueueResult, Request, WorkQueue
+from virnucpro.pipeline.work_queue import QueueResult, WorkQueue
 
 # Counting and assigning.
 
@@ -127,7 +128,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[Path, int], Q
     folder = tmp_path_factory.mktemp("shared")
     counts = named([1 + index % 7 for index in range(60)])
     queue = WorkQueue(sleeper, list(SPEEDS), 0, folder, counts, {"counts": counts})
-    planned = [len(files) for files in queue.lists]
+    planned = [len(slot.files) for slot in queue.schedule.slots]
     assert max(planned) - min(planned) <= 3  # an even plan, so that what is uneven afterwards was stolen
     result = queue.run()
     return counts, result, {name: (folder / f"{name}.txt").read_text().split() for name in SPEEDS}
@@ -167,19 +168,6 @@ def test_nothing_to_do_starts_no_worker(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def failing(*_arguments: object, **_kwargs: object) -> None:
-    """A worker that finds out that no worker can do this run."""
-    raise ModelError("no such weights", hint="get them")
-
-
-def test_an_error_of_all_workers_ends_the_run(tmp_path: Path) -> None:
-    counts = named([1] * 9)
-    with pytest.raises(ModelError, match="no such weights") as caught:
-        WorkQueue(failing, ["one", "other"], 0, tmp_path, counts).run()
-    assert caught.value.hint == "get them"
-    assert multiprocessing.active_children() == []
-
-
 # What crosses between processes.
 
 
@@ -188,7 +176,7 @@ def test_all_that_crosses_can_be_pickled() -> None:
     assert len(model.sha256) == 64  # computed once, and kept in the object
     path = Path("a.fa")
     for item in (
-        Ready(), Progress(1, 2, 0.5), FileDone(path, path, 3), FileFailed(path, "why"), Request(), Finished(),
+        Ready(), Progress(1, 2, 0.5), FileDone(path, path, 3), FileFailed(path, "why"), Request(), Crashed("a"),
         FLUSH, STOP, WorkerOptions(model=model, attributes={"a": 1}), process_dnabert_files_worker,
     ):  # fmt: skip
         assert pickle.loads(pickle.dumps(item)) == item

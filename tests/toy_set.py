@@ -11,7 +11,9 @@ import torch
 from conftest import Records, to_fasta
 from numpy.typing import NDArray
 from torch import Tensor
+from toy_codon import save_toy_codon
 
+import virnucpro
 from virnucpro.models.card import ClassifierCard, EncoderPin
 from virnucpro.models.classifier import save
 from virnucpro.models.registry import MODELS, resolve
@@ -64,6 +66,25 @@ def save_toy_set(folder: Path) -> Path:
         dna_only=_state(of_viral[:, : pins[0].dim], of_other[:, : pins[0].dim]),
     )
     return folder
+
+
+def save_toy_codon_set(folder: Path) -> Path:
+    """A classifier over a codon network, whose folder stands beside its own; returns its folder, the set's name."""
+    encoder = save_toy_codon(folder.with_name("codon"))
+    of_viral, of_other = (_window_vectors(encoder, kind) for kind in (viral, other))
+    pin = EncoderPin("../codon", of_viral.shape[1], (resolve(str(encoder)).sha256,))
+    card = ClassifierCard(
+        name="toy codon", trained=False, window=WINDOWS, dna=pin, protein=None, reads="windows",
+        citation="nobody", licence="MIT", source="a test",
+    )  # fmt: skip
+    save(folder, _state(of_viral, of_other), card)
+    return folder
+
+
+def _window_vectors(encoder: Path, kind: Callable[[int, int], str]) -> NDArray[np.float32]:
+    """Vectors of windows of one kind."""
+    path = to_fasta(encoder.with_name("kind.fa"), [(str(i), kind(150, 100 + i)) for i in range(60)])
+    return virnucpro.embed(path, model=str(encoder), device="cpu", dtype="fp32")[1]
 
 
 def _vectors(folder: Path, kind: Callable[[int, int], str]) -> NDArray[np.float32]:

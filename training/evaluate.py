@@ -31,9 +31,9 @@ from training.networks import FiveMerNetwork
 from training.train_mini import fivemer_scores
 from training.windows import SIZES
 from virnucpro import metrics
+from virnucpro.calls.verdicts import LONG
 from virnucpro.models.classifier import Classifier
 from virnucpro.models.sets import ModelSet, resolve_set
-from virnucpro.pipeline.consensus import LONG
 from virnucpro.pipeline.features import extract_dnabert_features, extract_esm_features, merge_features
 from virnucpro.pipeline.trial import PRESETS
 

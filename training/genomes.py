@@ -3,6 +3,9 @@
 `python -m training.genomes --data DIR --out FILE.npz` packs the FASTA files of `DIR/viral` and `DIR/other`. A file is a
 group; the homology cluster of a record is what its header says (`cluster=…`), or else the record itself. Of an mRNA it
 is a block of accessions: RefSeq numbers a genome's mRNAs in a row, so that a block is about a species.
+
+With `--clusters FILE.tsv --part PART` it packs the records of one part by what `training.clusters` wrote: `DIR` is then
+the folder over `train` and `dev`, and `--more` the folder of `more`, whose groups are called `CLASS/more_FILE`.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import argparse
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +24,8 @@ from numpy.typing import NDArray
 LETTERS = "ACGTN"
 OTHER = LETTERS.index("N")
 CLASSES = ("other", "viral")
+#: Records that encoders learn from, those that what follows is fitted to, and those that all is measured on.
+PARTS = ("train", "fit", "dev")
 #: RefSeq numbers of mRNAs in a block.
 BLOCK = 20_000
 #: Of the clusters one in so many is kept from the encoders; the others are dealt to so many folds, one a teacher.
@@ -108,6 +113,79 @@ def read_folder(folder: Path, shares: Mapping[str, float]) -> Genomes:
     return Genomes(np.concatenate(codes), bounds, np.array(group), np.array(cluster), names)
 
 
+def read_part(data: Path, more: Path, table: Path, part: str, shares: Mapping[str, float]) -> Genomes:
+    """Read the records of a part by the table of `training.clusters`, of a group in `shares` that share of them.
+
+    All parts have the same groups, so that their numbers agree.
+    """
+    clusters = {row.key: row.cluster for row in read_table(table) if row.part == part}
+    files = nucleotide_files(data, more)
+    names = tuple(sorted({group_name(file) for file in files}))
+    records = [
+        (names.index(group_name(file)), numbered(clusters[file, header.split()[0]], part), codes)
+        for file, path in files.items()
+        for header, codes in read_fasta(path)
+        if (file, header.split()[0]) in clusters and kept(header, shares.get(group_name(file), 1))
+    ]
+    group, cluster, codes = zip(*records, strict=True)
+    bounds = np.cumsum([0, *map(len, codes)])
+    return Genomes(np.concatenate(codes), bounds, np.array(group), np.array(cluster), names)
+
+
+def numbered(cluster: str, part: str) -> int:
+    """A number for a cluster that counts as kept from the encoders unless its part is `train`."""
+    return checksum(cluster) // KEPT_BACK * KEPT_BACK + (part == "train")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Of one record: its id, class, file below the data (`train/viral/ssDNA`), cluster and part."""
+
+    record: str
+    kind: str
+    file: str
+    cluster: str
+    part: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Ids occur in more than one file; within a file they do not."""
+        return self.file, self.record
+
+
+def read_table(path: Path) -> Iterator[Row]:
+    """Rows of what `training.clusters` wrote."""
+    with path.open(encoding="utf-8") as lines:
+        next(lines)
+        for line in lines:
+            yield Row(*line.rstrip("\n").split("\t"))
+
+
+def nucleotide_files(data: Path, more: Path) -> dict[str, Path]:
+    """`train/viral/ssDNA` and the like, and where each lies."""
+    found = {f"{split}/{file}": path for split in ("train", "dev") for file, path in _files(data / split, CLASSES)}
+    return found | {f"more/{file}": path for file, path in _files(more, [f"{name}_nt" for name in CLASSES])}
+
+
+def protein_files(more: Path) -> dict[str, Path]:
+    """`more/viral_aa/rdrp` and the like, and where each lies."""
+    return {f"more/{file}": path for file, path in _files(more, [f"{name}_aa" for name in CLASSES])}
+
+
+def group_name(file: str) -> str:
+    """`viral/ssDNA` of `train/viral/ssDNA`, `viral/more_ssDNA` of `more/viral_nt/ssDNA`."""
+    origin, kind, name = file.split("/")
+    return f"{kind[:5]}/{'more_' * (origin == 'more')}{name}"
+
+
+def _files(folder: Path, kinds: Iterable[str]) -> list[tuple[str, Path]]:
+    return [
+        (f"{kind}/{path.name.removesuffix('.fa.gz')}", path)
+        for kind in kinds
+        for path in sorted((folder / kind).glob("*.fa.gz"))
+    ]
+
+
 def read_fasta(path: Path) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     """Header and codes of each record."""
     from virnucpro.io.fasta import Record, read_records  # here, so that packed genomes can be used without it
@@ -150,6 +228,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder with viral/*.fa.gz and other/*.fa.gz")
     parser.add_argument("--out", type=Path, required=True, help="the .npz file to write")
     parser.add_argument("--share", nargs="*", default=[], metavar="CLASS/FILE=SHARE", help="records kept of a group")
+    parser.add_argument("--clusters", type=Path, help="the table of training.clusters")
+    parser.add_argument("--more", type=Path, help="with --clusters: the folder of more sequences")
+    parser.add_argument("--part", choices=PARTS, help="with --clusters: the part to pack")
     return parser.parse_args()
 
 
@@ -157,7 +238,10 @@ def main() -> None:
     """Read, pack, count."""
     args = parse_args()
     shares = {name: float(share) for name, share in (each.split("=") for each in args.share)}
-    genomes = read_folder(args.data, shares)
+    if args.clusters:
+        genomes = read_part(args.data, args.more, args.clusters, args.part, shares)
+    else:
+        genomes = read_folder(args.data, shares)
     save(args.out, genomes)
     for index, name in enumerate(genomes.names):
         lengths = genomes.lengths[genomes.group == index]

@@ -14,9 +14,9 @@ from torch import Tensor
 from training.genomes import Genomes
 from training.networks import TrainedEncoder
 from training.windows import CutWindow, all_windows
+from virnucpro.calls.scoring import window_score
 from virnucpro.models.protein_tokenizer import ProteinTokenizer
 from virnucpro.models.tokenizer import DNATokenizer
-from virnucpro.pipeline.consensus import window_score
 
 #: Rows embedded at a time.
 ROWS = 1024

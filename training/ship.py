@@ -22,10 +22,10 @@ from training.encoders import load_dna, load_protein
 from training.evaluate import evaluate
 from training.genomes import load
 from training.init_mini import DNA, PROTEIN
+from virnucpro.calls.verdicts import LONG
 from virnucpro.models import classifier
 from virnucpro.models.card import DEFAULT_PRESET, DNA_ONLY, ClassifierCard, EncoderPin
 from virnucpro.models.registry import EMBEDDED, resolve
-from virnucpro.pipeline.consensus import LONG
 from virnucpro.pipeline.trial import PRESETS
 
 MINI = EMBEDDED / "mini"

@@ -10,6 +10,7 @@ Nothing heavy is imported until a function is called.
 from __future__ import annotations
 
 from virnucpro._version import __version__
-from virnucpro.api import embed, predict
+from virnucpro.api import SequenceRow, embed, predict
+from virnucpro.errors import VirnucproError
 
-__all__ = ["__version__", "embed", "predict"]
+__all__ = ["SequenceRow", "VirnucproError", "__version__", "embed", "predict"]

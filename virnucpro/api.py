@@ -6,9 +6,11 @@ import contextlib
 import logging
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypedDict, cast, overload
+
+from virnucpro.core import config
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,78 +21,173 @@ logger = logging.getLogger("virnucpro.api")
 PathLike = str | os.PathLike[str]
 
 
+class SequenceRow(TypedDict):
+    """A row of the sequences table (docs/outputs.md says what each column means); None where a cell is empty."""
+
+    number: int
+    sequence_id: str
+    length: int
+    verdict: str
+    score: float | None
+    windows: int
+    windows_scored: int
+    windows_viral: int
+    viral_fraction: float | None
+    regions: int
+    input: str
+    record: int
+    note: str
+
+
+#: How a cell of each column that holds no text is read.
+_NUMBERS: Mapping[str, Callable[[str], object]] = {
+    **dict.fromkeys(("number", "length", "windows", "windows_scored", "windows_viral", "regions", "record"), int),
+    **dict.fromkeys(("score", "viral_fraction"), lambda cell: float(cell) if cell else None),
+}
+
+
 @overload
 def embed(
-    paths: PathLike | Iterable[PathLike], output: None = None, **settings: Any
+    paths: PathLike | Iterable[PathLike],
+    output: None = None,
+    *,
+    model: PathLike = ...,
+    models_dir: PathLike | None = ...,
+    device: str | int = ...,
+    dtype: str = ...,
+    batch_size: int | None = ...,
+    max_tokens: int = ...,
+    threads: int | None = ...,
+    sequences_per_file: int = ...,
+    work_dir: PathLike | None = ...,
+    resume: bool = ...,
+    force: bool = ...,
 ) -> tuple[list[str], NDArray[np.float32]]: ...
 @overload
-def embed(paths: PathLike | Iterable[PathLike], output: PathLike, **settings: Any) -> Path: ...
+def embed(
+    paths: PathLike | Iterable[PathLike],
+    output: PathLike,
+    *,
+    model: PathLike = ...,
+    models_dir: PathLike | None = ...,
+    device: str | int = ...,
+    dtype: str = ...,
+    batch_size: int | None = ...,
+    max_tokens: int = ...,
+    threads: int | None = ...,
+    sequences_per_file: int = ...,
+    work_dir: PathLike | None = ...,
+    resume: bool = ...,
+    force: bool = ...,
+) -> Path: ...
 
 
 def embed(
-    paths: PathLike | Iterable[PathLike], output: PathLike | None = None, **settings: Any
+    paths: PathLike | Iterable[PathLike],
+    output: PathLike | None = None,
+    *,
+    model: PathLike = config.DEFAULT_MODEL,
+    models_dir: PathLike | None = None,
+    device: str | int = "auto",
+    dtype: str = "auto",
+    batch_size: int | None = None,
+    max_tokens: int = config.DEFAULT_MAX_TOKENS,
+    threads: int | None = None,
+    sequences_per_file: int = config.DEFAULT_SEQUENCES_PER_FILE,
+    work_dir: PathLike | None = None,
+    resume: bool = True,
+    force: bool = False,
 ) -> tuple[list[str], NDArray[np.float32]] | Path:
-    """Embed the DNA sequences of one or several files.
+    """Embed the DNA, or with an ESM-2 model the proteins, of one or several files.
 
-    settings: those of `virnucpro.core.config.EmbedConfig`, as the options of `virnucpro embed` (model, device,
-    dtype, batch_size, threads, …).
+    The keywords are the options of `virnucpro embed` (docs/options.md).
 
     Returns the ids and a (n, dim) float32 array in input order, or, with `output` (.h5, .npy, .pt), writes there
     and returns its path. Sequences that could not be embedded are left out and logged as warnings. Raises
     VirnucproError. With more than one device, processes are spawned: call it under `if __name__ == "__main__":`.
     """
-    if output is not None:
-        _embed(paths, Path(output), settings)
-        return Path(output)
-    from virnucpro.io.store import read_result
-
-    with tempfile.TemporaryDirectory(prefix="virnucpro-") as folder:
-        path = Path(folder) / "embeddings.h5"
-        _embed(paths, path, settings)
-        return read_result(path)
-
-
-def _embed(paths: PathLike | Iterable[PathLike], output: Path, settings: dict[str, Any]) -> None:
-    from virnucpro.core.config import EmbedConfig
+    settings = _keywords(locals())
     from virnucpro.pipeline.embed import run_embed
 
-    result = run_embed(EmbedConfig(_inputs(paths), output, **settings))
-    _warn(result.failures)
+    with _kept_or_temporary(output, "embeddings.h5") as path:
+        result = run_embed(config.EmbedConfig(_inputs(paths), path, **settings))
+        _warn(result.failures)
+        if output is not None:
+            return result.output
+        from virnucpro.io.store import read_result
+
+        return read_result(result.output)
 
 
 def predict(
-    paths: PathLike | Iterable[PathLike], output: PathLike | None = None, **settings: Any
-) -> list[dict[str, str]]:
+    paths: PathLike | Iterable[PathLike],
+    output: PathLike | None = None,
+    *,
+    prefix: str | None = None,
+    model: PathLike = config.DEFAULT_MODEL_SET,
+    models_dir: PathLike | None = None,
+    window: int | None = None,
+    exact: bool = False,
+    min_score: float | None = None,
+    preset: str | None = None,
+    min_length: int = 0,
+    vanilla_output: bool = False,
+    keep_embeddings: bool = False,
+    report: bool = False,
+    device: str | int = "auto",
+    dtype: str = "auto",
+    batch_size: int | None = None,
+    threads: int | None = None,
+    sequences_per_file: int = config.DEFAULT_FRAMES_PER_FILE,
+    work_dir: PathLike | None = None,
+    resume: bool = True,
+    force: bool = False,
+) -> list[SequenceRow]:
     """Call the DNA sequences of one or several files.
 
-    output: folder that keeps all results, as `virnucpro predict -o`; None keeps none.
-    settings: those of `virnucpro.core.config.PredictConfig`, as the options of the command (model, device,
-    min_score, …).
+    output: folder that keeps all results, as `virnucpro predict -o`; None keeps none. The keywords are the options of
+    the command (docs/options.md); exact: `--frames exact`.
 
-    Returns the rows of the sequences table, in input order, as text by column (docs/outputs.md). What failed is logged
-    as warnings. Raises VirnucproError. With more than one device, processes are spawned: call it under
-    `if __name__ == "__main__":`.
+    Returns the rows of the sequences table, in input order. What failed is logged as warnings. Raises VirnucproError.
+    With more than one device, processes are spawned: call it under `if __name__ == "__main__":`.
     """
-    with contextlib.ExitStack() as stack:
-        if output is None:
-            output = stack.enter_context(tempfile.TemporaryDirectory(prefix="virnucpro-"))
-        return _predict(paths, Path(output), settings)
+    settings = _keywords(locals())
+    with _kept_or_temporary(output, "out") as folder:
+        return _predict(config.PredictConfig(_inputs(paths), folder, **settings))
 
 
-def _predict(paths: PathLike | Iterable[PathLike], output: Path, settings: dict[str, Any]) -> list[dict[str, str]]:
-    from virnucpro.core.config import PredictConfig
+def _predict(settings: config.PredictConfig) -> list[SequenceRow]:
     from virnucpro.io.tables import read_rows
     from virnucpro.pipeline.predict import run_predict
 
-    result = run_predict(PredictConfig(_inputs(paths), output, **settings))
+    result = run_predict(settings)
     if not result.trained:
         logger.warning("model set %s is UNTRAINED: its calls show that the tool works, and mean nothing", result.model)
     _warn(result.failures)
-    return read_rows(result.paths.sequences)
+    return [_typed(row) for row in read_rows(result.paths.sequences)]
 
 
-def _inputs(paths: PathLike | Iterable[PathLike]) -> tuple[Path, ...]:
-    return (Path(paths),) if isinstance(paths, str | os.PathLike) else tuple(map(Path, paths))
+def _typed(row: Mapping[str, str]) -> SequenceRow:
+    return cast(SequenceRow, {column: _NUMBERS.get(column, str)(cell) for column, cell in row.items()})
+
+
+def _keywords(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings among the arguments of a function: what is neither read nor written."""
+    return {name: value for name, value in given.items() if name not in ("paths", "output")}
+
+
+@contextlib.contextmanager
+def _kept_or_temporary(output: PathLike | None, name: str) -> Iterator[Any]:
+    """Where results go, or a place for the time being."""
+    if output is not None:
+        yield output
+        return
+    with tempfile.TemporaryDirectory(prefix="virnucpro-") as folder:
+        yield os.path.join(folder, name)
+
+
+def _inputs(paths: PathLike | Iterable[PathLike]) -> Any:
+    return (paths,) if isinstance(paths, str | os.PathLike) else paths
 
 
 def _warn(failures: Iterable[tuple[str, int, str, str]]) -> None:

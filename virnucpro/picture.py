@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from virnucpro.io.results import Region, ScoredWindow, Sequence
+from virnucpro.calls.read import Region, ScoredWindow, Sequence
 
 # Colours that colour-blind readers can tell apart: Okabe and Ito, https://jfly.uni-koeln.de/color/.
 VIRAL = "#D55E00"

@@ -13,9 +13,9 @@ from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 
+from virnucpro.calls.read import CURE, Region, Results, ScoredWindow, Sequence
 from virnucpro.core.caches import settle_caches
 from virnucpro.errors import InputError, OutputError, UsageError
-from virnucpro.io.results import CURE, Region, Results, ScoredWindow, Sequence
 
 logger = logging.getLogger("virnucpro.report")
 
@@ -194,7 +194,7 @@ def _write(
     min_score: float,
 ) -> None:
     from virnucpro import picture
-    from virnucpro.io.store import atomic_path
+    from virnucpro.io.files import atomic_path
 
     with atomic_path(path) as temporary:
         picture.save(picture.draw(sequence, windows, regions, min_score), temporary, file_format)

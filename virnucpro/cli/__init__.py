@@ -6,7 +6,6 @@ Nothing heavy is imported here, so that `--help` answers at once.
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
 from types import FrameType
@@ -15,6 +14,7 @@ from typing import NoReturn
 import rich_click as click
 
 from virnucpro._version import __version__
+from virnucpro.cli import streams
 from virnucpro.cli.devices import devices
 from virnucpro.cli.doctor import doctor
 from virnucpro.cli.embed import embed
@@ -48,26 +48,29 @@ for command in (predict, plot, train, embed, orfs, models, devices, doctor):
 def main() -> NoReturn:
     """Entry point: runs a command and turns its end into an exit code."""
     signal.signal(signal.SIGTERM, _stop)
+    with streams.guarded():
+        code = _run()
+    sys.exit(code)
+
+
+def _run() -> int:
     try:
         code = cli.main(standalone_mode=False, prog_name="virnucpro")
+        sys.stdout.flush()
     except click.ClickException as error:
         error.show()
-        code = error.exit_code
+        return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        code = _report(Interrupted(signal.SIGINT))
+        return _report(Interrupted(signal.SIGINT))
     except _Stopped as stopped:
-        code = _report(Interrupted(stopped.signal_number))
-    except BrokenPipeError:
-        # The reader of our output went away, as `| head` does.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+        return _report(Interrupted(stopped.signal_number))
     except VirnucproError as error:
-        code = _report(error)
+        return _report(error)
     except Exception as error:
         if (cause := _lack_of_memory(error)) is None:
             raise
-        code = _report(cause)
-    sys.exit(code if isinstance(code, int) else 0)
+        return _report(cause)
+    return code if isinstance(code, int) else 0
 
 
 class _Stopped(BaseException):

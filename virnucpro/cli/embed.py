@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import rich_click as click
 
-from virnucpro.cli.options import GROUPS, force_option, inputs_argument, message_level, models_dir_option, run_options
+from virnucpro.cli.options import (
+    GROUPS,
+    OutputPath,
+    force_option,
+    inputs_argument,
+    message_level,
+    models_dir_option,
+    run_options,
+)
 from virnucpro.core.config import DEFAULT_MAX_TOKENS, DEFAULT_MODEL, DEFAULT_SEQUENCES_PER_FILE, EmbedConfig
 from virnucpro.errors import EXIT_SOME_FAILED
 from virnucpro.models.registry import MODELS
@@ -31,7 +38,7 @@ click.rich_click.OPTION_GROUPS["virnucpro embed"] = [
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path),
+    type=OutputPath(),
     metavar="OUT",
     help="Result; its suffix decides the format: .h5 (HDF5), .npy (with OUT.ids.txt), .pt (published tool).",
 )

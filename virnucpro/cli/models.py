@@ -36,8 +36,8 @@ def models() -> None:
 def list_models(models_dir: Path | None) -> None:
     """Show every registered model and model set and where it is; tab-separated unless on a terminal.
 
-    A model of the kind `set` is two encoders and a classifier: its status says whether all are here, its location is
-    the classifier's.
+    A model of the kind `set` is an encoder or two and a classifier: its status says whether all are here, its location
+    is the classifier's.
     """
     found, found_sets = registry.available(models_dir), available_sets(models_dir)
     problems = {item.spec.name: item.problem for item in found} | {item.spec.name: item.problem for item in found_sets}

@@ -9,12 +9,14 @@ from typing import Any, TypeVar
 import rich_click as click
 from rich_click.utils import OptionGroupDict
 
+from virnucpro.core.config import DEFAULT_STALL_MINUTES
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 Option = Callable[[Any], Any]
 
 #: Groups of the help that all commands with these options have.
 GROUPS: list[OptionGroupDict] = [
-    {"name": "Devices and speed", "options": ["--device", "--dtype", "--batch-size", "--threads"]},
+    {"name": "Devices and speed", "options": ["--device", "--dtype", "--batch-size", "--threads", "--stall-minutes"]},
     {"name": "Run", "options": ["--resume", "--work-dir", "--sequences-per-file"]},
     {"name": "Messages", "options": ["--quiet", "--verbose", "--log-format", "--help"]},
 ]
@@ -22,6 +24,20 @@ GROUPS: list[OptionGroupDict] = [
 inputs_argument = click.argument(
     "inputs", metavar="INPUT...", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True)
 )
+
+
+class OutputPath(click.Path):
+    """Where results go. Nothing at all is no path: it would mean the folder that one happens to be in."""
+
+    def __init__(self, *, file_okay: bool = True) -> None:
+        super().__init__(path_type=Path, file_okay=file_okay)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path of a word."""
+        if value == "":
+            self.fail("it is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
 
 force_option = click.option("--force", is_flag=True, help="Overwrite existing results.")
 
@@ -54,6 +70,14 @@ _DEVICES = [
         help="Tokens a batch, rounded up to a multiple of 256; default: by device (`virnucpro devices`).",
     ),
     click.option("-t", "--threads", type=click.IntRange(min=1), help="CPU threads of the whole run; default: all."),
+    click.option(
+        "--stall-minutes",
+        type=click.FloatRange(min=0, min_open=True),
+        default=DEFAULT_STALL_MINUTES,
+        show_default=True,
+        metavar="MINUTES",
+        help="A worker process that says nothing for so long is replaced; longer if its files are large for its pace.",
+    ),
 ]
 
 _RUN = [
@@ -65,7 +89,7 @@ _RUN = [
     ),
     click.option(
         "--work-dir",
-        type=click.Path(path_type=Path, file_okay=False),
+        type=OutputPath(file_okay=False),
         metavar="DIR",
         help="Folder for work files, for example on a fast disk; default: beside the result. Removed when all is done.",
     ),

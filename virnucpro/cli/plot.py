@@ -6,6 +6,7 @@ from pathlib import Path
 
 import rich_click as click
 
+from virnucpro.cli.options import OutputPath
 from virnucpro.report import DEFAULT_TOP, FORMATS
 
 click.rich_click.OPTION_GROUPS["virnucpro plot"] = [
@@ -21,7 +22,7 @@ click.rich_click.OPTION_GROUPS["virnucpro plot"] = [
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=OutputPath(),
     metavar="FOLDER",
     help="Folder for the pictures; default: OUT_DIR/PREFIX.plots.",
 )
@@ -73,9 +74,9 @@ def plot(
     """
     from rich.console import Console
 
+    from virnucpro.calls.read import find_prefix
     from virnucpro.core import log
     from virnucpro.core.paths import PredictPaths
-    from virnucpro.io.results import find_prefix
     from virnucpro.report import plot_results
 
     if ids and top:

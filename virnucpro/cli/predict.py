@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from inspect import cleandoc
-from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
 import rich_click as click
 
-from virnucpro.cli.options import GROUPS, force_option, inputs_argument, message_level, models_dir_option, run_options
+from virnucpro.calls import tables
+from virnucpro.cli.options import (
+    GROUPS,
+    OutputPath,
+    force_option,
+    inputs_argument,
+    message_level,
+    models_dir_option,
+    run_options,
+)
 from virnucpro.core.config import DEFAULT_FRAMES_PER_FILE, DEFAULT_MODEL_SET, PredictConfig
 from virnucpro.errors import EXIT_SOME_FAILED
-from virnucpro.io import tables
+from virnucpro.io.tables import FAILED
 
 click.rich_click.OPTION_GROUPS["virnucpro predict"] = [
     {
@@ -22,7 +30,10 @@ click.rich_click.OPTION_GROUPS["virnucpro predict"] = [
     },
     {
         "name": "Model and calls",
-        "options": ["--model", "--models-dir", "--window", "--frames", "--min-score", "--preset", "--min-length"],
+        "options": [
+            *("--model", "--models-dir", "--window", "--frames"),
+            *("--min-score", "--preset", "--min-length", "--viral-share"),
+        ],
     },
     *GROUPS,
 ]
@@ -38,7 +49,7 @@ def _columns() -> str:
         ("sequences.tsv", tables.SEQUENCES),
         ("windows.tsv.gz", tables.WINDOWS),
         ("regions.bed", tables.REGIONS),
-        ("failed.tsv", tables.FAILED),
+        ("failed.tsv", FAILED),
     )
     blocks = ("\n".join(("\b", f"Columns of PREFIX.{name}:", *_lines(columns))) for name, columns in described)
     return "\n\n".join(blocks)
@@ -56,7 +67,7 @@ def _lines(columns: Mapping[str, str]) -> Iterator[str]:
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path, file_okay=False),
+    type=OutputPath(file_okay=False),
     metavar="DIR",
     help="Folder of the results; it is made if need be.",
 )
@@ -103,22 +114,26 @@ def _lines(columns: Mapping[str, str]) -> Iterator[str]:
 @click.option(
     "--min-score",
     type=click.FloatRange(0, 1),
-    help="From which score on a window, and a sequence, is called viral; default: the classifier's, which may be lower "
-    "for sequences of 8 kb or more; 0.5 as published.",
+    help="From which score on a window, a sequence and a region are called viral; default: what was measured for the "
+    "classifier; 0.5 as published.",
 )
 @click.option(
     "--preset",
     type=click.Choice(["conservative", "default", "relaxed"]),
-    help="--min-score by name, for classifiers that were measured: 1%, 5% or 10% false positives among windows; of "
-    "long sequences see docs/calls.md.",
+    help="--min-score by name, for classifiers that were measured: 1%, 5% or 10% false positives among windows; for "
+    "sequences see docs/calls.md.",
 )
 @click.option(
     "--min-length",
     type=click.IntRange(min=0),
     metavar="BASES",
-    default=0,
-    show_default=True,
-    help="Shorter sequences are listed and not scored.",
+    help="Shorter sequences are listed and not scored; default: from where on the classifier was measured, or 0.",
+)
+@click.option(
+    "--viral-share",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Share of the sequences that is viral, for the expected number of false calls; default: estimated from the "
+    "scores.",
 )
 @run_options(DEFAULT_FRAMES_PER_FILE)
 def predict(quiet: bool, verbose: bool, log_format: str, frames: str, **settings: Any) -> int:

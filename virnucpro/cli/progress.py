@@ -113,6 +113,8 @@ class Reporter:
         verdicts = ", ".join(f"{count} {verdict}" for verdict, count in result.verdicts.items())
         logger.info("%d sequences: %s", sum(result.verdicts.values()), verdicts)
         logger.info("%d of %d windows have a score", result.windows_scored, result.windows)
+        if result.discovery:
+            logger.info("%s", result.discovery)
         logger.info("results: %s.*", result.paths.output)
         if result.failures:
             logger.warning("%d failed; see %s", len(result.failures), result.paths.failed)

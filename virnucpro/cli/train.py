@@ -7,7 +7,7 @@ from typing import Any
 
 import rich_click as click
 
-from virnucpro.cli.options import GROUPS, force_option, message_level, models_dir_option, run_options
+from virnucpro.cli.options import GROUPS, OutputPath, force_option, message_level, models_dir_option, run_options
 from virnucpro.core.config import DEFAULT_FRAMES_PER_FILE, DEFAULT_MODEL_SET, TrainConfig
 from virnucpro.errors import EXIT_SOME_FAILED
 
@@ -46,7 +46,7 @@ click.rich_click.OPTION_GROUPS["virnucpro train"] = [
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path, file_okay=False),
+    type=OutputPath(file_okay=False),
     metavar="MODEL_DIR",
     help="Folder of the classifier; it is made if need be.",
 )

@@ -1,9 +1,16 @@
-"""The settings of a run, frozen."""
+"""The settings of a run: frozen, and checked where they are made, so that Python and the command line agree."""
 
 from __future__ import annotations
 
+import math
+import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
+
+from virnucpro.errors import UsageError
+from virnucpro.sequence.windows import DEFAULT_SIZE
 
 #: Standard input, as an input's name.
 STDIN = Path("-")
@@ -15,32 +22,173 @@ DEFAULT_MAX_TOKENS = 8192
 DEFAULT_SEQUENCES_PER_FILE = 10_000
 #: Of open frames: results of whole work files are held when they are joined and scored.
 DEFAULT_FRAMES_PER_FILE = 2_000
+#: A batch of long sequences on a CPU may take this long.
+DEFAULT_STALL_MINUTES = 30.0
+
+DTYPES = ("auto", "fp32", "bf16", "fp16")
+
+#: More would not fit any memory there is, or start more threads than any machine has.
+MOST_TOKENS, MOST_THREADS = 1 << 24, 1 << 10
+MOST_SEED = 2**63 - 1
+
+#: The value of a setting as it is kept; raises ValueError, which says what it must be.
+Check = Callable[[Any], Any]
+
+
+def whole_number(least: int, most: int | None = None) -> Check:
+    """From `least` on."""
+    span = f"from {least} on" if most is None else f"from {least} to {most}"
+
+    def check(value: Any) -> int:
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise ValueError(f"a whole number {span}")
+        number = int(value.__index__())
+        if number < least or (most is not None and number > most):
+            raise ValueError(f"a whole number {span}")
+        return number
+
+    return check
+
+
+def number(low: float, high: float, *, open_low: bool = False) -> Check:
+    """A finite number from `low` (itself too, unless `open_low`) to `high`."""
+    span = f"a number {'above' if open_low else 'from'} {low}{'' if math.isinf(high) else f' to {high}'}"
+
+    def check(value: Any) -> float:
+        if isinstance(value, bool) or not hasattr(value, "__float__"):
+            raise ValueError(span)
+        found = float(value)
+        if not (low < found if open_low else low <= found) or not found <= high or math.isinf(found):
+            raise ValueError(span)
+        return found
+
+    return check
+
+
+def one_of(choices: Iterable[str]) -> Check:
+    """One of these words."""
+    known = tuple(choices)
+
+    def check(value: Any) -> str:
+        if value not in known:
+            raise ValueError(f"one of {', '.join(known)}")
+        return str(value)
+
+    return check
+
+
+def yes_or_no(value: Any) -> bool:
+    """A switch."""
+    if not isinstance(value, bool):
+        raise ValueError("True or False")
+    return value
+
+
+def path(value: Any) -> Path:
+    """A path, also as text."""
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value) or "\0" in str(value):
+        raise ValueError("a path")
+    return Path(value)
+
+
+def paths(value: Any) -> tuple[Path, ...]:
+    """One path at least."""
+    if isinstance(value, str | os.PathLike) or not isinstance(value, Iterable):
+        raise ValueError("a list of paths")
+    if not (found := tuple(map(path, value))):
+        raise ValueError("at least one path")
+    return found
+
+
+def text(value: Any) -> str:
+    """A word, such as the name of a model."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError("text")
+    return value
+
+
+def name(value: Any) -> str:
+    """A model by its name, or by its path."""
+    return text(os.fspath(value) if isinstance(value, os.PathLike) else value)
+
+
+def device(value: Any) -> str:
+    """Devices as `--device` has them; a GPU also by its number alone."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return str(value)
+    if not isinstance(value, str) or not value:
+        raise ValueError("auto, cpu, cuda, or GPU numbers such as 0,2")
+    return value
+
+
+def beginning_of_a_name(value: Any) -> str:
+    """What names of files can begin with."""
+    if not isinstance(value, str) or value in ("", ".", "..") or "\0" in value or Path(value).name != value:
+        raise ValueError("the beginning of a file name (the folder is named by output)")
+    return value
+
+
+APath = Annotated[Path, path]
+Paths = Annotated[tuple[Path, ...], paths]
+Name = Annotated[str, name]
+Switch = Annotated[bool, yes_or_no]
+Count = Annotated[int, whole_number(1)]
+Tokens = Annotated[int, whole_number(1, MOST_TOKENS)]
+Share = Annotated[float, number(0, 0.5, open_low=True)]
+
+
+class _Checked:
+    """Checks each field by its annotation as soon as all are there. Raises UsageError for a value that is none."""
+
+    def __post_init__(self) -> None:
+        for field, (check, optional) in _checks(type(self)).items():
+            value = getattr(self, field)
+            if value is None and optional:
+                continue
+            try:
+                object.__setattr__(self, field, check(value))
+            except (ValueError, TypeError, OverflowError) as error:
+                raise UsageError(f"{field} must be {error}, not {value!r}") from error
+
+
+def _checks(config: type[_Checked]) -> dict[str, tuple[Check, bool]]:
+    """By field: its check, and whether it may be None."""
+    hints = get_type_hints(config, include_extras=True)
+    return {field: (_annotated(hint).__metadata__[0], type(None) in get_args(hint)) for field, hint in hints.items()}
+
+
+def _annotated(hint: Any) -> Any:
+    return hint if hasattr(hint, "__metadata__") else get_args(hint)[0]
 
 
 @dataclass(frozen=True)
-class RunConfig:
-    """What every command that embeds can be told; the options of the commands explain each."""
+class RunConfig(_Checked):
+    """What every command that embeds can be told; the options of the commands explain each.
 
-    inputs: tuple[Path, ...]
+    Paths may be given as text, GPUs as numbers. Raises UsageError for a value that makes no sense.
+    """
+
+    inputs: Paths
     #: What the results are named after.
-    output: Path
-    models_dir: Path | None = None
-    device: str = "auto"
-    batch_size: int | None = None
-    dtype: str = "auto"
-    sequences_per_file: int = DEFAULT_SEQUENCES_PER_FILE
-    work_dir: Path | None = None
-    resume: bool = True
-    force: bool = False
-    threads: int | None = None
+    output: APath
+    models_dir: APath | None = None
+    device: Annotated[str, device] = "auto"
+    batch_size: Tokens | None = None
+    dtype: Annotated[str, one_of(DTYPES)] = "auto"
+    sequences_per_file: Count = DEFAULT_SEQUENCES_PER_FILE
+    work_dir: APath | None = None
+    resume: Switch = True
+    force: Switch = False
+    threads: Annotated[int, whole_number(1, MOST_THREADS)] | None = None
+    stall_minutes: Annotated[float, number(0, math.inf, open_low=True)] = DEFAULT_STALL_MINUTES
 
 
 @dataclass(frozen=True)
 class EmbedConfig(RunConfig):
     """What `virnucpro embed` was asked for: `output` is the file of embeddings."""
 
-    model: str = DEFAULT_MODEL
-    max_tokens: int = DEFAULT_MAX_TOKENS
+    model: Name = DEFAULT_MODEL
+    max_tokens: Annotated[int, whole_number(16, MOST_TOKENS)] = DEFAULT_MAX_TOKENS
 
 
 @dataclass(frozen=True)
@@ -53,18 +201,18 @@ class TrainConfig(RunConfig):
     between the parts; None: every record is a group. dna_only: also fit a network for windows without an open frame.
     """
 
-    sequences_per_file: int = DEFAULT_FRAMES_PER_FILE
-    virus: int = 1
-    model: str = DEFAULT_MODEL_SET
-    window: int = 500
-    validation_fraction: float = 0.1
-    test_fraction: float = 0.1
-    group_by: Path | None = None
-    dna_only: bool = False
-    epochs: int = 200
-    patience: int = 5
-    learning_rate: float = 1e-3
-    seed: int = 1
+    sequences_per_file: Count = DEFAULT_FRAMES_PER_FILE
+    virus: Count = 1
+    model: Name = DEFAULT_MODEL_SET
+    window: Count = DEFAULT_SIZE
+    validation_fraction: Share = 0.1
+    test_fraction: Share = 0.1
+    group_by: APath | None = None
+    dna_only: Switch = False
+    epochs: Count = 200
+    patience: Count = 5
+    learning_rate: Annotated[float, number(0, math.inf, open_low=True)] = 1e-3
+    seed: Annotated[int, whole_number(0, MOST_SEED)] = 1
 
 
 @dataclass(frozen=True)
@@ -74,17 +222,30 @@ class PredictConfig(RunConfig):
     prefix: how the results' names begin; None takes the first input's name. window: bases; None takes what the
     classifier was trained on. min_score: from which a window, or a sequence, counts as viral; None takes those of
     `preset`, a name in the classifier's card, or what the card says. min_length: shorter sequences are listed and not
-    scored. exact: frames without the extra base of the published rule.
+    scored; None takes what the classifier was measured from. viral_share: of the sequences, for the expected number of
+    false calls; None estimates it. exact: frames without the extra base of the published rule.
     """
 
-    sequences_per_file: int = DEFAULT_FRAMES_PER_FILE
-    prefix: str | None = None
-    model: str = DEFAULT_MODEL_SET
-    window: int | None = None
-    min_score: float | None = None
-    preset: str | None = None
-    min_length: int = 0
-    exact: bool = False
-    vanilla_output: bool = False
-    keep_embeddings: bool = False
-    report: bool = False
+    sequences_per_file: Count = DEFAULT_FRAMES_PER_FILE
+    prefix: Annotated[str, beginning_of_a_name] | None = None
+    model: Name = DEFAULT_MODEL_SET
+    window: Count | None = None
+    min_score: Annotated[float, number(0, 1)] | None = None
+    preset: Annotated[str, text] | None = None
+    min_length: Annotated[int, whole_number(0)] | None = None
+    viral_share: Annotated[float, number(0, 1)] | None = None
+    exact: Switch = False
+    vanilla_output: Switch = False
+    keep_embeddings: Switch = False
+    report: Switch = False
+
+
+@dataclass(frozen=True)
+class OrfsConfig(_Checked):
+    """What `virnucpro orfs` was asked for: `output` is how the results' names begin; window: bases."""
+
+    inputs: Paths
+    output: APath
+    window: Count = DEFAULT_SIZE
+    exact: Switch = False
+    force: Switch = False

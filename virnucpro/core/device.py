@@ -29,6 +29,9 @@ BASE_TOKENS, BASE_TOKENS_BF16 = 2048, 3072
 #: On a GPU: tokens a batch for each GiB of its memory, and the most that still gains.
 TOKENS_PER_GIB, MOST_TOKENS = 512, 32768
 
+#: How many more tokens a batch of a codon network has, by kind of device (docs/performance.md).
+CODON_FACTOR = {"cpu": 2, "cuda": 16}
+
 
 @dataclass(frozen=True)
 class Device:
@@ -49,13 +52,18 @@ class Device:
         """What `--dtype auto` means here."""
         return "bf16" if self.bf16 else "fp32"
 
-    def optimal_tokens(self, dtype: str) -> int:
-        """Token budget of a batch on this device."""
-        return optimal_tokens(self.type, dtype, self.memory_gib)
+    def optimal_tokens(self, dtype: str, kind: str = "dnabert") -> int:
+        """Token budget of a batch on this device, for networks of the family `kind`."""
+        return optimal_tokens(self.type, dtype, self.memory_gib, kind)
 
 
-def optimal_tokens(device_type: str, dtype: str, memory_gib: float) -> int:
-    """Token budget by kind of device, dtype and memory: 2048, 3072 with 16-bit numbers, more on large GPUs."""
+def optimal_tokens(device_type: str, dtype: str, memory_gib: float, kind: str = "dnabert") -> int:
+    """Token budget by kind of device, dtype and memory: 2048, 3072 with 16-bit numbers, more on large GPUs.
+
+    The tokens of a codon network are codons of all six frames, two a base, and cost little: CODON_FACTOR as many.
+    """
+    if kind == "codon":
+        return CODON_FACTOR[device_type] * optimal_tokens(device_type, "fp32", memory_gib)
     base = BASE_TOKENS if dtype == "fp32" else BASE_TOKENS_BF16
     if device_type == "cpu":
         return base
@@ -117,7 +125,9 @@ def find_gpus() -> list[Device]:
 
     if torch.version.cuda is None and torch.version.hip is None:
         return []
-    command = [sys.executable, "-m", "virnucpro.core.device"]
+    # It looks for modules where this process does: not in the current folder, which -m and -c would put first.
+    probe = f"import sys; sys.path[:] = {sys.path!r}; from virnucpro.core.device import print_gpus; print_gpus()"
+    command = [sys.executable, "-c", probe]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
         return [Device(**entry) for entry in json.loads(done.stdout.splitlines()[-1])]
@@ -127,6 +137,11 @@ def find_gpus() -> list[Device]:
             f"looking for GPUs failed: {str(reason).strip()[-500:]}",
             hint="run with --device cpu, or check the driver with `virnucpro doctor`",
         ) from error
+
+
+def print_gpus() -> None:
+    """What `find_gpus` runs in a process of its own."""
+    print(json.dumps([asdict(device) for device in _probe()]))
 
 
 def _probe() -> list[Device]:
@@ -182,7 +197,3 @@ def select_dtype(dtype: str, devices: Sequence[Device]) -> str:
     if dtype != "auto":
         return dtype
     return "bf16" if all(device.bf16 for device in devices) else "fp32"
-
-
-if __name__ == "__main__":
-    print(json.dumps([asdict(device) for device in _probe()]))

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
+import re
+from collections.abc import Iterator
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from virnucpro.io.files import open_regular
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,6 +45,11 @@ class _ConsoleHandler(logging.Handler):
 
 
 class _LogFile(logging.FileHandler):
+    def _open(self) -> TextIOWrapper:
+        # Through a symbolic link the log could land in any file of the user's.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+        return open(os.open(self.baseFilename, flags, 0o666), "a", encoding="utf-8", errors="backslashreplace")
+
     def handleError(self, record: logging.LogRecord) -> None:
         """Say nothing: when the disk is full, the run says so itself."""
 
@@ -58,21 +70,47 @@ def writes_json() -> bool:
     return any(isinstance(handler.formatter, _JsonFormatter) for handler in logging.getLogger("virnucpro").handlers)
 
 
-def add_file(path: Path) -> logging.Handler:
-    """Also append every message to `path`; `remove` it when the run ends. Raises OSError."""
-    handler = _LogFile(path, encoding="utf-8", errors="surrogateescape")
+@contextlib.contextmanager
+def to_file(path: Path, first: str) -> Iterator[None]:
+    """Also append every message to `path`, and before them the line `first`. Raises OSError if it cannot be opened."""
+    handler = _LogFile(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.handle(logging.LogRecord("virnucpro.run", logging.INFO, __file__, 0, first, None, None))
     root = logging.getLogger("virnucpro")
     root.addHandler(handler)
     if root.level == logging.NOTSET:  # called from Python, where nobody has set a level
         root.setLevel(logging.INFO)
-    return handler
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        if not root.handlers:
+            root.setLevel(logging.NOTSET)
+        with contextlib.suppress(OSError):  # the disk is full: what was not written by now is lost
+            handler.close()
 
 
-def remove(handler: logging.Handler) -> None:
-    """Undo `add_file`."""
-    handler.close()
-    root = logging.getLogger("virnucpro")
-    root.removeHandler(handler)
-    if not root.handlers:
-        root.setLevel(logging.NOTSET)
+_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ virnucpro\.[\w.]+: (.*)")
+
+
+def is_log(path: Path) -> bool:
+    """Whether a file is empty, or begins as `to_file` writes."""
+    try:
+        line = next(_lines(path), None)
+    except OSError:
+        return False
+    return line is None or bool(_LINE.match(line))
+
+
+def has_line(path: Path, message: str) -> bool:
+    """Whether a log holds this message; False where there is none."""
+    try:
+        return any((found := _LINE.match(line)) and found[1] == message for line in _lines(path))
+    except OSError:
+        return False
+
+
+def _lines(path: Path) -> Iterator[str]:
+    with open_regular(path) as file:
+        for line in file:
+            yield line.decode("utf-8", "replace").rstrip("\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,9 +42,19 @@ class RunPaths:
         return self.streams / str(index)
 
     @property
+    def kept(self) -> tuple[Path, ...]:
+        """The folders in `work` that a later run can go on from."""
+        return self.parts, self.shards
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """All folders in `work`: they hold what is needed only while the run is on."""
+        return *self.kept, self.streams
+
+    @property
     def lock(self) -> Path:
-        """Held by the run that is on."""
-        return self.work / "lock"
+        """Held by the run that is on: beside the output, since that is what it guards."""
+        return self.output.with_name(f".{self.output.name}.lock")
 
     @property
     def manifest(self) -> Path:
@@ -95,9 +106,54 @@ class TrainPaths(RunPaths):
         """The curves, as a picture."""
         return self.folder / "curves.svg"
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Those of every run, and that of the features."""
+        return *super().folders, self.work / "features"
+
     def features(self, name: str) -> Path:
         """Features of all work files in one array, while the run is on."""
-        return self.work / f"{name}.npy"
+        return self.work / "features" / f"{name}.npy"
+
+
+@dataclass(frozen=True)
+class OrfsPaths(RunPaths):
+    """Files of `virnucpro orfs`, whose results `output` begins; the record is named unlike that of `predict`."""
+
+    @property
+    def results(self) -> tuple[Path, ...]:
+        """What a complete run leaves for the user, whatever came out."""
+        return self.windows, self.nucleotides, self.proteins
+
+    @property
+    def windows(self) -> Path:
+        """The windows."""
+        return self._beside(".windows.fa")
+
+    @property
+    def nucleotides(self) -> Path:
+        """Nucleotides of the open frames."""
+        return self._beside(".orfs.fna")
+
+    @property
+    def proteins(self) -> Path:
+        """Their proteins."""
+        return self._beside(".orfs.faa")
+
+    @property
+    def manifest(self) -> Path:
+        """The run record."""
+        return self._beside(".orfs.run.json")
+
+    @property
+    def log(self) -> Path:
+        """Everything that was said."""
+        return self._beside(".orfs.log")
+
+    @property
+    def work(self) -> Path:
+        """Folder of what is needed only while the run is on."""
+        return self._beside(".orfs.work")
 
 
 @dataclass(frozen=True)
@@ -156,7 +212,7 @@ class PredictPaths(RunPaths):
 
 def check_input(path: Path) -> None:
     """Raise InputError for a file that is not there or is a folder."""
-    if path != STDIN and not path.exists():
+    if path != STDIN and not os.path.exists(path):
         raise InputError(f"{path} does not exist", hint="check the path")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f"{path} is a folder", hint="give its files, for example with a pattern")

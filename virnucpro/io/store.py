@@ -23,8 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.core.threads import in_order
-from virnucpro.errors import InputError, OutputError
+from virnucpro.errors import InputError
 from virnucpro.io.fasta import first_word
+from virnucpro.io.files import atomic_path, open_regular
 from virnucpro.io.target import Target
 
 FORMAT_VERSION = 1
@@ -40,6 +41,9 @@ OUTPUT_SUFFIXES = (".h5", ".hdf5", ".npy", ".pt")
 
 #: Layouts of a result: HDF5, NumPy, and the published tool's for DNABERT-S, for ESM-2, and for both joined.
 Layout = Literal["hdf5", "npy", "nucleotide", "proteins", "merged"]
+
+#: Attribute of a shard: the name that it was written under.
+FILE = "file"
 
 #: Bytes of a shard's user block; the least that HDF5 allows.
 USER_BLOCK = 512
@@ -65,54 +69,6 @@ class Shard:
 
 
 @contextlib.contextmanager
-def atomic_paths(paths: Iterable[Path]) -> Iterator[dict[Path, Path]]:
-    """Temporary names beside `paths`, which become these when the block ends well, and vanish when it does not.
-
-    All files are synced before the first is renamed, and their folders after the last: what has its final name is
-    whole, even after a power cut. Raises OutputError (disk full, no permission) naming the file.
-    """
-    names = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in paths}
-    path = next(iter(names))
-    try:
-        yield names
-        for path in names:
-            _sync(names[path])
-        for path, temporary in names.items():
-            os.replace(temporary, path)
-        for folder in {path.parent for path in names}:
-            _sync(folder)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    finally:
-        for temporary in names.values():
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """The same for one file, whose writing may also fail within HDF5."""
-    try:
-        with atomic_paths((path,)) as names:
-            yield names[path]
-    except RuntimeError as error:  # h5py raises it for a disk that fills up while it closes
-        raise _unwritable(path, error) from error
-
-
-def _unwritable(path: Path, error: Exception) -> OutputError:
-    reason = getattr(error, "strerror", None) or error
-    return OutputError(f"cannot write {path}: {reason}", hint="free space or choose another place, then rerun")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
 def _hdf5(
     target: object, rows: int, dim: int, attributes: Mapping[str, object], user_block: int = 0
 ) -> Iterator[h5py.File]:
@@ -128,10 +84,10 @@ def _hdf5(
 
 
 def write_shard(path: Path, shard: Shard, attributes: Mapping[str, object]) -> None:
-    """Write one work file's result, whole or not at all."""
+    """Write one work file's result, whole or not at all; it says which file it is, since all of a run look alike."""
     rows, dim = shard.embeddings.shape
     content = io.BytesIO()
-    with _hdf5(content, rows, dim, attributes, USER_BLOCK) as file:
+    with _hdf5(content, rows, dim, {**attributes, FILE: os.fsencode(path.name)}, USER_BLOCK) as file:
         file["embeddings"][...] = shard.embeddings
         file["ids"][...] = shard.ids
         file["headers"][...] = shard.headers
@@ -151,16 +107,20 @@ def _digest(shard: memoryview) -> bytes:
 
 
 def read_shard(path: Path) -> Shard:
-    """Read a shard. Raises InputError when it is not what was written."""
+    """Read a shard. Raises InputError when it is not what was written under this name."""
     try:
-        data = path.read_bytes()
+        with open_regular(path) as content:
+            data = content.read()
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}", hint="it will be made again") from error
+        raise InputError(f"cannot read {path}: {error.strerror}", hint="run the same command again") from error
     digest = _digest(memoryview(data))
     if data[: len(digest)] != digest:
-        raise InputError(f"{path} is damaged: its checksum differs", hint="it will be made again")
+        raise InputError(f"{path} is damaged: its checksum differs", hint="run the same command again")
     with h5py.File(io.BytesIO(data)) as file:
-        return Shard(_text(file["headers"]), file["embeddings"][...], _failures(file), dict(file.attrs))
+        attributes = dict(file.attrs)
+        if attributes.get(FILE) != path.name:  # which h5py reads as Python reads names of files
+            raise InputError(f"{path} is the result of another file", hint="run the same command again")
+        return Shard(_text(file["headers"]), file["embeddings"][...], _failures(file), attributes)
 
 
 def read_shards(paths: Iterable[Path]) -> Iterator[Shard]:
@@ -191,14 +151,23 @@ def layout_of(path: Path, proteins: bool = False) -> Layout:
 
 
 def write_merged(
-    path: Path, shards: Iterable[Shard], rows: int, dim: int, attributes: Mapping[str, object], layout: Layout
+    path: Path,
+    shards: Iterable[Shard],
+    rows: int,
+    dim: int,
+    attributes: Mapping[str, object],
+    layout: Layout,
+    ids: Path | None = None,
 ) -> None:
-    """Write the user's result, `rows` rows in the order of `shards`."""
+    """Write the user's result, `rows` rows in the order of `shards`; under its final name only if `path` is that.
+
+    ids: where a `.npy` gets its ids, one a line; None: `ids_path`. Raises OSError.
+    """
     blocks = _even_blocks(shards)
     if layout == "hdf5":
         _write_hdf5(path, blocks, rows, dim, attributes)
     elif layout == "npy":
-        _write_npy(path, blocks, rows, dim)
+        _write_npy(path, ids or ids_path(path), blocks, rows, dim)
     else:
         _write_pt(path, blocks, layout)
 
@@ -223,7 +192,7 @@ def _even_blocks(shards: Iterable[Shard]) -> Iterator[Shard]:
 
 def _write_hdf5(path: Path, blocks: Iterable[Shard], rows: int, dim: int, attributes: Mapping[str, object]) -> None:
     # In a thread of its own: a signal breaks into Python code of the main thread only, and HDF5 calls some to write.
-    with atomic_path(path) as temporary, Target(temporary) as target, ThreadPoolExecutor(1) as pool:
+    with Target(path) as target, ThreadPoolExecutor(1) as pool:
         writing = pool.submit(_write_blocks, target, blocks, rows, dim, attributes)
         try:
             writing.result()
@@ -252,14 +221,13 @@ def ids_path(path: Path) -> Path:
     return path.with_suffix(".ids.txt")
 
 
-def _write_npy(path: Path, blocks: Iterable[Shard], rows: int, dim: int) -> None:
-    with atomic_path(path) as temporary, atomic_path(ids_path(path)) as ids_temporary:
-        header = {"descr": "<f4", "fortran_order": False, "shape": (rows, dim)}
-        with open(temporary, "wb") as data, open(ids_temporary, "w", encoding="utf-8") as ids:
-            np.lib.format.write_array_header_1_0(data, header)
-            for block in blocks:
-                data.write(np.ascontiguousarray(block.embeddings, dtype="<f4").tobytes())
-                ids.writelines(f"{name}\n" for name in block.ids)
+def _write_npy(path: Path, ids: Path, blocks: Iterable[Shard], rows: int, dim: int) -> None:
+    header = {"descr": "<f4", "fortran_order": False, "shape": (rows, dim)}
+    with open(path, "wb") as data, open(ids, "w", encoding="utf-8") as names:
+        np.lib.format.write_array_header_1_0(data, header)
+        for block in blocks:
+            data.write(np.ascontiguousarray(block.embeddings, dtype="<f4").tobytes())
+            names.writelines(f"{name}\n" for name in block.ids)
 
 
 def _write_pt(path: Path, blocks: Iterable[Shard], layout: Layout) -> None:
@@ -280,5 +248,5 @@ def _write_pt(path: Path, blocks: Iterable[Shard], layout: Layout) -> None:
     else:
         pairs = zip(ids, vectors.tolist(), strict=True)
         content = {"nucleotide": ids, "data": [{"label": name, "mean_representation": row} for name, row in pairs]}
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+    with open(path, "wb") as file:
         torch.save(content, file)

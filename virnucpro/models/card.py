@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
+from virnucpro.calls.model import CallModel
 from virnucpro.errors import ModelError
+from virnucpro.io.files import read_json
 from virnucpro.models.registry import MODELS, LocalModel
 
 CARD = "model.json"
 #: Beside it, if there: a network that reads the DNA vector of a whole window, for windows without an open frame.
 DNA_ONLY = "dna_only.safetensors"
 FORMAT = 1
+#: No window is longer.
+MOST_BASES = 1 << 30
 #: What the two scores of a row mean, in their order.
 LABELS = ("others", "virus")
 #: The preset that holds where none is asked for.
 DEFAULT_PRESET = "default"
 #: The fields of a card, in their order on disk.
 KEYS = (
-    *("format", "name", "trained", "window", "encoders", "labels"),
-    *("min_score", "presets", "long_presets", "metrics", "citation", "licence", "source"),
+    *("format", "name", "trained", "window", "reads", "encoders", "labels"),
+    *("min_score", "presets", "long_presets", "size_presets", "calls"),
+    *("metrics", "citation", "licence", "source", "files"),
 )
+
+#: What a set reads: the published open frames, by their DNA and their proteins, or whole windows, by their DNA alone.
+Reads = Literal["frames", "windows"]
 
 
 @dataclass(frozen=True)
@@ -44,27 +52,39 @@ class EncoderPin:
 class ClassifierCard:
     """A classifier: which encoders it needs, which windows it serves, where it comes from.
 
-    `window` lists lengths of windows, the default first. A sequence is called viral from `min_score` on; `presets` are
-    other such scores, by name, where they were measured; `long_presets` those of long sequences.
+    `window` lists lengths of windows, the default first. Without an encoder of proteins it `reads` whole windows. A
+    sequence is called viral from `min_score` on; `presets` are other such scores, by name, where they were measured;
+    `long_presets` those of long sequences. All are of windows of the first length; `size_presets` are presets of other
+    lengths. `calls` tells for lengths of windows how sequences are called where that was measured: then nothing else
+    decides. `files` holds the sha256 of each file of weights; empty in a card that was written before cards said so.
     """
 
     name: str
     trained: bool
     window: tuple[int, ...]
     dna: EncoderPin
-    protein: EncoderPin
+    protein: EncoderPin | None
     citation: str
     licence: str
     source: str
+    reads: Reads = "frames"
     min_score: float = 0.5
     metrics: Mapping[str, object] = field(default_factory=dict)
     presets: Mapping[str, float] = field(default_factory=dict)
     long_presets: Mapping[str, float] = field(default_factory=dict)
+    size_presets: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    calls: Mapping[int, CallModel] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def encoders(self) -> tuple[EncoderPin, ...]:
+        """That of DNA, and that of proteins if there is one."""
+        return (self.dna,) if self.protein is None else (self.dna, self.protein)
 
     @property
     def dim(self) -> int:
-        """Width of the features: the DNA vector, then the protein vector."""
-        return self.dna.dim + self.protein.dim
+        """Width of the features: the DNA vector, then the protein vector if there is one."""
+        return sum(pin.dim for pin in self.encoders)
 
     @classmethod
     def read(cls, folder: Path) -> ClassifierCard:
@@ -73,35 +93,41 @@ class ClassifierCard:
         fields = _Fields(path, _read_object(path))
         fields.want(fields.get("format", int) == FORMAT, "format", str(FORMAT))
         fields.want(fields.get("labels", list) == list(LABELS), "labels", json.dumps(LABELS))
-        encoders = fields.inside("encoders")
+        reads, encoders = fields.reads(), fields.inside("encoders")
+        alone = "absent, for the set reads whole windows"
+        encoders.want(reads == "frames" or "protein" not in encoders.values, "protein", alone)
         return cls(
             name=fields.get("name", str),
             trained=fields.get("trained", bool),
             window=fields.windows(),
             dna=encoders.inside("dna").encoder(),
-            protein=encoders.inside("protein").encoder(),
+            protein=encoders.inside("protein").encoder() if reads == "frames" else None,
             citation=fields.get("citation", str),
             licence=fields.get("licence", str),
             source=fields.get("source", str),
+            reads=reads,
             min_score=fields.score(),
             metrics=fields.get("metrics", dict),
             presets=fields.presets("presets"),
             long_presets=fields.presets("long_presets"),
+            size_presets=fields.size_presets(),
+            calls=fields.calls(),
+            files=fields.files(),
         )
 
     def to_json(self) -> str:
         """The content of `model.json`."""
         values = {"format": FORMAT, "labels": LABELS, **asdict(self)}
-        values["encoders"] = {"dna": values.pop("dna"), "protein": values.pop("protein")}
+        values["encoders"] = {key: pin for key in ("dna", "protein") if (pin := values.pop(key)) is not None}
         return json.dumps({key: values[key] for key in KEYS}, indent=2) + "\n"
 
 
-def check_encoders(card: ClassifierCard, dna: LocalModel, protein: LocalModel) -> None:
-    """Raise a ModelError if an encoder is another one than the classifier was trained on.
+def check_encoders(card: ClassifierCard, models: Sequence[LocalModel]) -> None:
+    """Raise a ModelError if one of the `models`, in the order of the card's encoders, is not what it was trained on.
 
     The checksums decide, not the names. Computing them reads the weights, once for each LocalModel.
     """
-    for pin, model in ((card.dna, dna), (card.protein, protein)):
+    for pin, model in zip(card.encoders, models, strict=True):
         if model.sha256 not in pin.sha256:
             raise ModelError(
                 f"classifier {card.name} was not trained on {model.weights}: it needs {pin.name} with sha256 "
@@ -122,7 +148,7 @@ def _cure(pin: EncoderPin) -> str:
 
 def _read_object(path: Path) -> Mapping[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}", hint="it describes the classifier") from error
     except ValueError as error:
@@ -145,7 +171,7 @@ class _Fields:
         if not good:
             raise ModelError(
                 f"{self.path}: {self.at}{key} must be {what}, found {json.dumps(self.values.get(key))}",
-                hint="the classifier is damaged, or made by another version: import or train it again",
+                hint=_DAMAGED,
             )
 
     def get(self, key: str, kind: type[Any]) -> Any:
@@ -153,15 +179,22 @@ class _Fields:
         value = self.values.get(key)
         # A bool is an int to Python, but not to a reader of the file.
         self.want(isinstance(value, kind) and isinstance(value, bool) is (kind is bool), key, _WORDS[kind])
+        self.want(not isinstance(value, str) or _is_text(value), key, _WORDS[kind])
         return value
 
     def inside(self, key: str) -> _Fields:
         """The object that the field `key` holds."""
         return _Fields(self.path, self.get(key, dict), f"{self.at}{key}.")
 
+    def reads(self) -> Reads:
+        """Frames, unless the card says otherwise."""
+        found: Any = self.values.get("reads", "frames")
+        self.want(found in get_args(Reads), "reads", " or ".join(get_args(Reads)))
+        return found  # type: ignore[no-any-return]
+
     def windows(self) -> tuple[int, ...]:
         found = self.get("window", list)
-        good = bool(found) and all(type(length) is int and length > 0 for length in found)
+        good = bool(found) and all(type(length) is int and 0 < length <= MOST_BASES for length in found)
         self.want(good, "window", "a list of window lengths")
         return tuple(found)
 
@@ -177,13 +210,48 @@ class _Fields:
         self.want(good, key, "scores from 0 to 1 by name")
         return dict(found)
 
+    def size_presets(self) -> dict[int, dict[str, float]]:
+        """Scores by name, by length of window."""
+        inside = _Fields(self.path, self.values.get("size_presets", {}), "size_presets.")
+        return {self._size(key): inside.presets(key) for key in inside.values}
+
+    def calls(self) -> dict[int, CallModel]:
+        """How sequences are called, by length of window."""
+        found = {}
+        for key, values in dict(self.values.get("calls", {})).items():
+            try:
+                found[self._size(key)] = CallModel.from_json(values)
+            except (ValueError, TypeError, AttributeError) as error:
+                raise ModelError(f"{self.path}: calls.{key}: {error}", hint=_DAMAGED) from error
+        return found
+
+    def _size(self, key: str) -> int:
+        self.want(key in map(str, self.windows()), "window", f"a list with {key}, of which it has measured scores")
+        return int(key)
+
+    def files(self) -> dict[str, str]:
+        """Checksums by the names of files; older cards have none."""
+        found = self.values.get("files", {})
+        good = isinstance(found, dict) and all(_is_sum(value) for value in found.values())
+        self.want(good, "files", "SHA-256 checksums by name")
+        return dict(found)
+
     def encoder(self) -> EncoderPin:
         sums = self.get("sha256", list)
-        good = bool(sums) and all(isinstance(each, str) and re.fullmatch("[0-9a-f]{64}", each) for each in sums)
-        self.want(good, "sha256", "a list of SHA-256 checksums in hexadecimal")
+        self.want(bool(sums) and all(map(_is_sum, sums)), "sha256", "a list of SHA-256 checksums in hexadecimal")
         dim = self.get("dim", int)
         self.want(dim > 0, "dim", "positive")
         return EncoderPin(self.get("name", str), dim, tuple(sums))
 
 
+def _is_sum(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def _is_text(value: str) -> bool:
+    """Whether it can be shown: half of a pair of surrogates cannot."""
+    return not re.search("[\0\ud800-\udfff]", value)
+
+
+_DAMAGED = "the classifier is damaged, or made by another version: import or train it again"
 _WORDS = {str: "a text", int: "a whole number", bool: "true or false", list: "a list", dict: "an object"}

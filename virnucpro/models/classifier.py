@@ -1,4 +1,4 @@
-"""The classifier over the vectors of both encoders, and its folder: `model.safetensors` and `model.json`.
+"""The classifier over the vectors of the encoders, and its folder: `model.safetensors` and `model.json`.
 
 Source: Li et al. 2025, "VirNucPro" (doi:10.1093/bib/bbaf224). Written from the published numbers: a hidden layer,
 batch norm, ReLU, an output layer of two, softmax.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,10 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from virnucpro.errors import ModelError
-from virnucpro.io.store import atomic_path
+from virnucpro.io.files import atomic_paths
 from virnucpro.models.card import CARD, DNA_ONLY, LABELS, ClassifierCard
 from virnucpro.models.linear import Linear, prepack
+from virnucpro.models.registry import sha256_of
 from virnucpro.models.weights import check_keys, read_weights
 
 WEIGHTS = "model.safetensors"
@@ -54,13 +56,23 @@ class Classifier:
 
     @classmethod
     def load_dna_only(cls, folder: Path) -> Classifier | None:
-        """The network for windows without an open frame; None if `folder` has none. Errors as for `load`."""
+        """The network for whole windows, by their DNA: of all, or of those without an open frame, or None.
+
+        Errors as for `load`.
+        """
         card, path = ClassifierCard.read(folder), folder / DNA_ONLY
-        return cls._read(card, path, card.dna.dim) if path.exists() else None
+        if card.reads == "windows":
+            return cls.load(folder)
+        # A card that names it wants it, though it may be lost.
+        return cls._read(card, path, card.dna.dim) if DNA_ONLY in card.files or path.exists() else None
 
     @classmethod
     def _read(cls, card: ClassifierCard, path: Path, dim: int) -> Classifier:
         state = read_weights(path)
+        if card.files.get(path.name, checksum := sha256_of(path)) != checksum:
+            raise ModelError(
+                f"{path} is not the file that {CARD} beside it names", hint="import or train the classifier again"
+            )
         check_state(path, state)
         found = state["hidden.weight"].shape[1]
         if found != dim:
@@ -91,18 +103,32 @@ def save(
     folder: Path, state: Mapping[str, Tensor], card: ClassifierCard, dna_only: Mapping[str, Tensor] | None = None
 ) -> None:
     """Write a classifier; a folder with a card is whole. Raises ModelError for an unfit `state`, OutputError."""
+    with atomic_paths([folder / name for name in classifier_files(dna_only is not None)]) as names:
+        folder.mkdir(parents=True, exist_ok=True)
+        write(names, folder, state, card, dna_only)
+        for name in (CARD, DNA_ONLY):
+            (folder / name).unlink(missing_ok=True)
+
+
+def classifier_files(dna_only: bool) -> tuple[str, ...]:
+    """Names of the files of a classifier; the card comes last, since it says that the others are there."""
+    return (WEIGHTS, DNA_ONLY, CARD) if dna_only else (WEIGHTS, CARD)
+
+
+def write(
+    names: Mapping[Path, Path],
+    folder: Path,
+    state: Mapping[str, Tensor],
+    card: ClassifierCard,
+    dna_only: Mapping[str, Tensor] | None,
+) -> None:
+    """Write the files of a classifier of `folder` under temporary `names`. Raises ModelError, OSError."""
     states = {WEIGHTS: state} if dna_only is None else {WEIGHTS: state, DNA_ONLY: dna_only}
     for name, each in states.items():
         check_state(folder / name, each)
-    for name, each in states.items():
-        with atomic_path(folder / name) as temporary:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / CARD).unlink(missing_ok=True)
-            temporary.write_bytes(to_safetensors({key: each[key].contiguous() for key in KEYS}))
-    if dna_only is None:
-        (folder / DNA_ONLY).unlink(missing_ok=True)
-    with atomic_path(folder / CARD) as temporary:
-        temporary.write_text(card.to_json(), encoding="utf-8")
+        names[folder / name].write_bytes(to_safetensors({key: each[key].contiguous() for key in KEYS}))
+    card = replace(card, files={name: sha256_of(names[folder / name]) for name in states})
+    names[folder / CARD].write_text(card.to_json(), encoding="utf-8")
 
 
 def check_state(path: Path, state: Mapping[str, Tensor]) -> None:

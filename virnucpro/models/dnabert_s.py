@@ -7,7 +7,7 @@ code is run.
 
 from __future__ import annotations
 
-import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +15,20 @@ import torch
 from torch import Tensor, nn
 
 from virnucpro.errors import ModelError
+from virnucpro.io.files import read_json
 from virnucpro.models.attention import PackedLayout, alibi_slopes, packed_attention
 from virnucpro.models.layers import Norm, gated_gelu
 from virnucpro.models.linear import Linear
-from virnucpro.models.weights import check_keys, read_weights
+from virnucpro.models.weights import check_finite, check_keys, read_weights
 
 #: Parts of published checkpoints that the embedding does not use.
 UNUSED_PREFIXES = ("cls.", "pooler.")
+
+_LAYER = re.compile(r"encoder\.layer\.(\d+)\.")
+
+
+#: What no number of a config exceeds.
+MOST_SIZE, MOST_EPS = 1 << 24, 1e-2
 
 
 @dataclass(frozen=True)
@@ -38,14 +45,31 @@ class DNABERTConfig:
 
     @classmethod
     def read(cls, path: Path) -> DNABERTConfig:
-        """Read `config.json`; a ModelError names the file and what is missing."""
+        """Read `config.json`; a ModelError names the file and what is missing or makes no sense."""
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            return cls(**{name: values[name] for name in cls.__dataclass_fields__})
+            values = read_json(path)
+            config = cls(**{name: values[name] for name in cls.__dataclass_fields__})
         except (OSError, ValueError, TypeError) as error:
             raise ModelError(f"cannot read {path}: {error}", hint="download the model again") from error
         except KeyError as error:
             raise ModelError(f"{path} has no {error}", hint="is it a DNABERT-2 or DNABERT-S config?") from error
+        if wrong := config._nonsense():
+            raise ModelError(f"{path}: {wrong} makes no sense", hint="download the model again")
+        return config
+
+    def _nonsense(self) -> str | None:
+        """The first number that no network has; the sizes of tensors are held against the weights later on."""
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            if name == "layer_norm_eps":
+                good = isinstance(value, float) and 0 < value <= MOST_EPS
+            else:
+                good = type(value) is int and 0 < value <= MOST_SIZE
+            if not good:
+                return f"{name} {value!r}"
+        if self.hidden_size % self.num_attention_heads:
+            return f"a hidden_size of {self.hidden_size} for {self.num_attention_heads} heads"
+        return None
 
 
 class Attention(nn.Module):
@@ -142,13 +166,18 @@ def load_dnabert(weights: Path, config: Path | None) -> DNABERT:
     """
     if config is None:
         raise ModelError(f"{weights} has no config.json", hint="is it a DNABERT model?")
-    with torch.device("meta"):
-        model = DNABERT(DNABERTConfig.read(config))
+    numbers = DNABERTConfig.read(config)
     found = {key.removeprefix("bert."): value for key, value in read_weights(weights).items()}
     found = {key: value for key, value in found.items() if not key.startswith(UNUSED_PREFIXES)}
+    layers = {match[1] for key in found if (match := _LAYER.match(key))}
+    if len(layers) != numbers.num_hidden_layers:  # asked first, since layers take their time to make
+        raise ModelError(f"{weights} holds {len(layers)} layers, by {config} it has {numbers.num_hidden_layers}")
+    with torch.device("meta"):
+        model = DNABERT(numbers)
     wanted = {name: _published_key(name) for name, _ in model.named_parameters()}
     check_keys(weights, set(wanted.values()), set(found), "DNABERT")
     state = {name: found[key].float() for name, key in wanted.items()}
+    check_finite(weights, state)
     try:
         model.load_state_dict(state, assign=True)
     except RuntimeError as error:

@@ -21,7 +21,8 @@ from virnucpro.models.attention import PackedLayout, packed_attention, segment_m
 from virnucpro.models.backend import kernels_for
 from virnucpro.models.layers import Norm, gelu
 from virnucpro.models.linear import Linear
-from virnucpro.models.weights import check_keys, read_weights
+from virnucpro.models.protein_tokenizer import ALPHABET
+from virnucpro.models.weights import check_finite, check_keys, read_weights
 
 EPS = 1e-5
 
@@ -189,6 +190,7 @@ def load_esm2(weights: Path, dtype: torch.dtype = torch.float32) -> ESM2:
     try:
         # Taken out of `found` one by one, so that a large network is not held twice.
         state = {name: torch.cat([found.pop(key).to(dtype) for key in keys]) for name, keys in wanted.items()}
+        check_finite(weights, {**state, "inv_freq": inv_freq})
         model.load_state_dict(state, assign=True)
     except RuntimeError as error:
         raise ModelError(f"the tensors in {weights} do not fit each other: {error}") from error
@@ -228,6 +230,8 @@ def _infer(path: Path, found: Mapping[str, Tensor], frequencies: list[Tensor]) -
     if embedding is None or embedding.ndim != 2 or fc1 is None or fc1.ndim != 2:
         raise ModelError(f"{path} holds no ESM-2 network", hint="give weights of fair-esm or Hugging Face")
     vocabulary, dim = embedding.shape
+    if vocabulary < len(ALPHABET) or not dim:
+        raise ModelError(f"{path} knows {vocabulary} tokens, not the {len(ALPHABET)} of ESM-2")
     inv_freq = _one_inv_freq(path, frequencies) if frequencies else _published_inv_freq(path, dim)
     head_dim = 2 * len(inv_freq)
     if head_dim == 0 or dim % head_dim:

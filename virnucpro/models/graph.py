@@ -26,11 +26,13 @@ class Recorded:
         self.tokens = tokens.clone()
         tiles = torch.zeros(layout.size + 1, 4, dtype=torch.int32, device=tokens.device)  # as many as there can be
         self.layout = replace(layout, positions=layout.positions.clone(), tiles=tiles)
-        self._take(tokens, layout)
-        with torch.no_grad():
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.no_grad(), torch.cuda.device(tokens.device):
+            self._take(tokens, layout)
             network(self.tokens, self.layout)  # kernels are compiled and chosen outside the recording
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
+            # A stream of this device's own: that which PyTorch would take belongs to the first device that it met.
+            stream = torch.cuda.Stream(tokens.device)  # type: ignore[no-untyped-call]
+            with torch.cuda.graph(self.graph, stream=stream):
                 self.hidden: Tensor = network(self.tokens, self.layout)
 
     def __call__(self, tokens: Tensor, layout: PackedLayout) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
@@ -15,6 +16,7 @@ from zipfile import is_zipfile
 import torch
 from torch import Tensor
 
+from virnucpro.core.threads import unbroken
 from virnucpro.errors import ModelError, OutputError, UsageError
 from virnucpro.models.card import CARD, ClassifierCard, EncoderPin
 from virnucpro.models.classifier import EPS, NORM, check_state, save
@@ -68,7 +70,7 @@ def read_published(path: Path) -> dict[str, Tensor]:
     any other class or function, another number of layers, or layers that do not fit together.
     """
     try:
-        state = _state(path, _modules(path, _load(path)))
+        state = _state(path, _modules(path, unbroken(partial(_load, path))))
     except ModelError:
         raise
     except OSError as error:
@@ -179,7 +181,7 @@ def _refuse_other_sizes(path: Path, state: Mapping[str, Tensor], spec: SetSpec) 
 
 
 def _card(path: Path, spec: SetSpec) -> ClassifierCard:
-    dna, protein = MODELS[spec.dna], MODELS[spec.protein]
+    dna, protein = (MODELS[name] for name in spec.encoders)
     return ClassifierCard(
         name=spec.classifier,
         trained=True,

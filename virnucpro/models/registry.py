@@ -8,7 +8,6 @@ uses the network, and no code of a repository is ever fetched. Nothing heavy is 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shlex
@@ -19,16 +18,21 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
+from virnucpro._version import __version__
 from virnucpro.errors import ModelError
+from virnucpro.io.files import read_json
+from virnucpro.io.files import sha256_of as sum_of_file
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
 #: Files besides the weights that a network of each kind cannot be built without. ESM-2 says all in its weights.
-NEEDED: Mapping[str, tuple[str, ...]] = {"dnabert": (CONFIG, TOKENIZER), "esm2": ()}
+NEEDED: Mapping[str, tuple[str, ...]] = {"dnabert": (CONFIG, TOKENIZER), "esm2": (), "codon": (CONFIG,)}
 #: Names of weights in a model folder, the preferred one first; each may be split, as in weight_files.
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 #: What a weights file given by its path may end in.
 WEIGHTS_SUFFIXES = (".safetensors", ".bin", ".pt")
+#: Files that weights may be split into: more have not been seen.
+MOST_PARTS = 10_000
 #: Variable that names a folder of models.
 VARIABLE = "VIRNUCPRO_MODELS"
 #: Names of tensors that only ESM networks have, and how much of a file is searched for them.
@@ -122,6 +126,21 @@ class LocalModel:
     def sha256(self) -> str:
         """Checksum of the weights, of several files that of their checksums; a ModelError if one cannot be read."""
         return _combined([sha256_of(path) for path in weight_files(self.weights)])
+
+    def attributes(self, dtype: str, token_budget: int) -> dict[str, object]:
+        """What an embedding in a file says of its making: this model, the numbers and the batch, the versions."""
+        import torch
+
+        return {
+            "model": self.name,
+            "model_revision": self.revision or "",
+            "model_sha256": self.sha256,
+            "model_trained": self.trained,
+            "dtype": dtype,
+            "token_budget": token_budget,
+            "virnucpro_version": __version__,
+            "torch_version": str(torch.__version__),
+        }
 
 
 @dataclass(frozen=True)
@@ -318,6 +337,8 @@ def weight_files(first: Path) -> tuple[Path, ...]:
     if match is None:
         return (first,)
     name, last = match.groups()
+    if int(last) > MOST_PARTS:
+        raise ModelError(f"{first} is the first of {last} files, by its name", hint="rename it if it is the only one")
     digits = len(last)
     return tuple(
         first.with_name(f"{name}-{part:0{digits}}-of-{last}{first.suffix}") for part in range(1, int(last) + 1)
@@ -372,14 +393,10 @@ def available(models_dir: Path | None = None) -> list[Availability]:
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal; a ModelError if it cannot be read."""
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        return sum_of_file(path)
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}") from error
-    return digest.hexdigest()
 
 
 def _combined(sums: list[str]) -> str:
@@ -446,7 +463,7 @@ def _model(name: str, kind: str, weights: Path, revision: str | None, trained: b
         name,
         kind,
         weights,
-        config if os.access(config, os.R_OK) else None,
+        config if _readable(config) else None,
         tokenizer if TOKENIZER in NEEDED[kind] else None,
         revision,
         trained,
@@ -469,10 +486,10 @@ def _local(name: str) -> LocalModel:
 
 def _config_values(config: Path) -> Mapping[str, object]:
     """What a `config.json` says, nothing if there is none; a ModelError if it is not a JSON object."""
-    if not os.access(config, os.R_OK):
+    if not _readable(config):
         return {}
     try:
-        values = json.loads(config.read_text(encoding="utf-8"))
+        values = read_json(config)
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot read {config}: {error}", hint="it must be a JSON object") from error
     if not isinstance(values, dict):
@@ -482,6 +499,8 @@ def _config_values(config: Path) -> Mapping[str, object]:
 
 def _kind(config: Mapping[str, object], weights: list[Path]) -> str:
     """The family of a local model: by what its config says, or by the names of its tensors."""
+    if config.get("kind") == "codon":
+        return "codon"
     is_esm = config.get("model_type") == "esm" or (weights and _has_esm_keys(weights[0]))
     return "esm2" if is_esm else "dnabert"
 
@@ -495,14 +514,15 @@ def _has_esm_keys(weights: Path) -> bool:
 
 def _pick(folder: Path, weights: tuple[str, ...], files: tuple[str, ...], cure: str) -> Path:
     """The weights in a folder that must hold `files` too; a ModelError names what is missing."""
-    missing = [file for file in files if not os.access(folder / file, os.R_OK)]
+    missing = [file for file in files if not _readable(folder / file)]
     readable = _candidates(folder, weights)
     if not readable:
         missing.append(" or ".join(weights))
     else:
-        missing += [part.name for part in weight_files(readable[0]) if not os.access(part, os.R_OK)]
+        missing += [part.name for part in weight_files(readable[0]) if not _readable(part)]
     if missing:
-        raise ModelError(f"{folder} holds no readable {', no '.join(missing)}", hint=cure)
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise ModelError(f"{folder} holds no readable {', no '.join(missing[:3])}{more}", hint=cure)
     return readable[0]
 
 
@@ -511,7 +531,12 @@ def _candidates(folder: Path, names: tuple[str, ...]) -> list[Path]:
     paths: list[Path] = []
     for name in map(Path, names):
         paths += [folder / name, *sorted(folder.glob(f"{name.stem}-00001-of-*{name.suffix}"))]
-    return [path for path in paths if os.path.isfile(path) and os.access(path, os.R_OK)]
+    return [path for path in paths if _readable(path)]
+
+
+def _readable(path: Path) -> bool:
+    """Whether it is a file, and no pipe, which may never answer."""
+    return os.path.isfile(path) and os.access(path, os.R_OK)
 
 
 def _refuse_truncated(spec: ModelSpec, model: LocalModel, models_dir: Path | None) -> None:

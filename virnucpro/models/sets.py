@@ -1,4 +1,4 @@
-"""Model sets by name: an encoder of DNA, one of proteins, and a classifier trained on the vectors of these two.
+"""Model sets by name: an encoder of DNA, for most sets one of proteins, and a classifier trained on their vectors.
 
 The classifier of a published set is sought where its encoders are (`--models-dir`, then `$VIRNUCPRO_MODELS`), that of
 the embedded set lies in the package. A folder with a classifier is a name too; its card names the encoders.
@@ -8,18 +8,25 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from virnucpro.errors import ModelError
 from virnucpro.models import registry
-from virnucpro.models.card import CARD, DNA_ONLY, ClassifierCard, EncoderPin, check_encoders
+from virnucpro.models.card import CARD, DNA_ONLY, ClassifierCard, EncoderPin, Reads, check_encoders
 from virnucpro.models.registry import EMBEDDED, MODELS, VARIABLE, Availability, LocalModel, folders, resolve
 
 _T = TypeVar("_T")
+
+#: Families of the encoders, in their order, by what a set reads.
+_KINDS: Mapping[Reads, tuple[tuple[str, ...], ...]] = {
+    "frames": (("dnabert",), ("esm2",)),
+    "windows": (("codon", "dnabert"),),
+}
 
 
 @dataclass(frozen=True)
@@ -31,14 +38,24 @@ class SetSpec:
 
     name: str
     dna: str
-    protein: str
+    protein: str | None
     classifier: str
     published: str | None = None
 
     @property
+    def encoders(self) -> tuple[str, ...]:
+        """Names of that of DNA, and of that of proteins if there is one."""
+        return (self.dna,) if self.protein is None else (self.dna, self.protein)
+
+    @property
+    def reads(self) -> Reads:
+        """Open frames, or, without an encoder of proteins, whole windows."""
+        return "windows" if self.protein is None else "frames"
+
+    @property
     def dim(self) -> int:
         """Width of the features."""
-        return MODELS[self.dna].dim + MODELS[self.protein].dim
+        return sum(MODELS[name].dim for name in self.encoders)
 
     def folders(self, models_dir: Path | None) -> Iterator[Path]:
         """Where the classifier may lie, the preferred place first."""
@@ -66,8 +83,17 @@ class ModelSet:
     name: str
     classifier_folder: Path
     card: ClassifierCard
-    dna: LocalModel
-    protein: LocalModel
+    encoders: tuple[LocalModel, ...]
+
+    @property
+    def dna(self) -> LocalModel:
+        """The encoder of DNA."""
+        return self.encoders[0]
+
+    @property
+    def protein(self) -> LocalModel | None:
+        """The encoder of proteins; None for a set that reads whole windows."""
+        return None if self.card.reads == "windows" else self.encoders[1]
 
     @property
     def scores_by_dna_alone(self) -> bool:
@@ -76,8 +102,8 @@ class ModelSet:
 
     @property
     def trained(self) -> bool:
-        """Whether all three parts are."""
-        return self.card.trained and self.dna.trained and self.protein.trained
+        """Whether all parts are."""
+        return self.card.trained and all(model.trained for model in self.encoders)
 
 
 @dataclass(frozen=True)
@@ -97,8 +123,8 @@ class SetStatus:
 
     @property
     def trained(self) -> bool:
-        """Whether all three parts are, or will be once they are here."""
-        encoders = MODELS[self.spec.dna].trained and MODELS[self.spec.protein].trained
+        """Whether all parts are, or will be once they are here."""
+        encoders = all(MODELS[name].trained for name in self.spec.encoders)
         return encoders and (self.card is None or self.card.trained)
 
 
@@ -106,7 +132,7 @@ def resolve_set(name: str, models_dir: Path | None = None) -> ModelSet:
     """The parts of the set `name`, checked against each other; no network is used.
 
     `name` is a named set or the folder of a classifier; a named set wins over a folder called the same (write
-    `./name` for the folder). The checksums of both encoders are computed, which reads their weights once.
+    `./name` for the folder). The checksums of the encoders are computed, which reads their weights once.
 
     A ModelError says what is wrong and its cure: parts that are missing and where they were sought, damaged files, or
     encoders that the classifier was not trained on.
@@ -116,22 +142,25 @@ def resolve_set(name: str, models_dir: Path | None = None) -> ModelSet:
     return found
 
 
-def resolve_encoders(
-    name: str, models_dir: Path | None = None
-) -> tuple[tuple[str, LocalModel], tuple[str, LocalModel]]:
-    """The encoders of DNA and of proteins of a set, whose classifier need not be there.
+def reads_of(name: str) -> Reads:
+    """What a set reads, by its name or its card alone. Raises ModelError."""
+    if name in SETS:
+        return SETS[name].reads
+    return ClassifierCard.read(_folder(name)).reads
 
-    Each with the name by which a card refers to it: a registered one, or the absolute path of its folder. Raises
+
+def resolve_encoders(name: str, models_dir: Path | None = None) -> tuple[Reads, dict[str, LocalModel]]:
+    """What a set reads, and its encoders, of DNA and then of proteins; its classifier need not be there.
+
+    By the names by which a card refers to them: registered ones, or the absolute paths of their folders. Raises
     ModelError.
     """
     if name in SETS:
         spec = SETS[name]
-        return (spec.dna, resolve(spec.dna, models_dir)), (spec.protein, resolve(spec.protein, models_dir))
-    folder = Path(name).expanduser().absolute()
-    if not os.path.isfile(folder / CARD):
-        raise _unknown(name)
+        return spec.reads, {encoder: resolve(encoder, models_dir) for encoder in spec.encoders}
+    folder = _folder(name)
     card = ClassifierCard.read(folder)
-    return _named_encoder(card.dna, folder, models_dir), _named_encoder(card.protein, folder, models_dir)
+    return card.reads, dict(_named_encoder(pin, folder, models_dir) for pin in card.encoders)
 
 
 def _named_encoder(pin: EncoderPin, folder: Path, models_dir: Path | None) -> tuple[str, LocalModel]:
@@ -148,14 +177,14 @@ def available_sets(models_dir: Path | None = None) -> list[SetStatus]:
 def _named(spec: SetSpec, models_dir: Path | None) -> ModelSet:
     errors: list[ModelError] = []
     folder = _attempt(lambda: _classifier(spec, models_dir), errors)
-    dna = _attempt(lambda: resolve(spec.dna, models_dir), errors)
-    protein = _attempt(lambda: resolve(spec.protein, models_dir), errors)
-    if folder is None or dna is None or protein is None:
+    encoders = [_attempt(partial(resolve, encoder, models_dir), errors) for encoder in spec.encoders]
+    found = tuple(encoder for encoder in encoders if encoder is not None)
+    if folder is None or len(found) < len(encoders):
         raise ModelError(
             f"model set {spec.name} is not complete: {'; '.join(error.message for error in errors)}",
             hint="; ".join(error.hint for error in errors if error.hint),
         )
-    return ModelSet(spec.name, folder, ClassifierCard.read(folder), dna, protein)
+    return ModelSet(spec.name, folder, ClassifierCard.read(folder), found)
 
 
 def _attempt(find: Callable[[], _T], errors: list[ModelError]) -> _T | None:
@@ -191,13 +220,17 @@ def _cure(spec: SetSpec, models_dir: Path | None) -> str:
 
 def _local(name: str, models_dir: Path | None) -> ModelSet:
     """A set given by the folder of its classifier."""
+    folder = _folder(name)
+    card = ClassifierCard.read(folder)
+    return ModelSet(card.name, folder, card, tuple(_encoder(pin, folder, models_dir) for pin in card.encoders))
+
+
+def _folder(name: str) -> Path:
+    """The folder of a classifier, which must have a card."""
     folder = Path(name).expanduser().absolute()
     if not os.path.isfile(folder / CARD):
         raise _unknown(name)
-    card = ClassifierCard.read(folder)
-    return ModelSet(
-        card.name, folder, card, _encoder(card.dna, folder, models_dir), _encoder(card.protein, folder, models_dir)
-    )
+    return folder
 
 
 def _encoder(pin: EncoderPin, folder: Path, models_dir: Path | None) -> LocalModel:
@@ -211,14 +244,16 @@ def _check(found: ModelSet) -> None:
     from virnucpro.models.classifier import Classifier
 
     card = found.card
-    for pin, model, kind in ((card.dna, found.dna, "dnabert"), (card.protein, found.protein, "esm2")):
-        if model.kind != kind:
-            raise _misfit(found, f"{pin.name} is of the family {model.kind}, expected {kind}")
+    if len(found.encoders) != len(card.encoders):
+        raise _misfit(found, f"it has {len(card.encoders)} encoders, expected {len(found.encoders)}")
+    for pin, model, kinds in zip(card.encoders, found.encoders, _KINDS[card.reads], strict=True):
+        if model.kind not in kinds:
+            raise _misfit(found, f"{pin.name} is of the family {model.kind}, expected {' or '.join(kinds)}")
         if pin.name in MODELS and pin.dim != MODELS[pin.name].dim:
             raise _misfit(found, f"{pin.name} is {MODELS[pin.name].dim} wide, not {pin.dim}")
     Classifier.load(found.classifier_folder)
     Classifier.load_dna_only(found.classifier_folder)
-    check_encoders(card, found.dna, found.protein)
+    check_encoders(card, found.encoders)
 
 
 def _misfit(found: ModelSet, why: str) -> ModelError:
@@ -230,7 +265,7 @@ def _status(spec: SetSpec, models: dict[str, Availability], models_dir: Path | N
     errors: list[ModelError] = []
     if folder is not None:
         card = _attempt(lambda: ClassifierCard.read(folder), errors)
-    missing = [name for name in (spec.dna, spec.protein) if models[name].model is None]
+    missing = [name for name in spec.encoders if models[name].model is None]
     if card is None:
         missing.append(spec.classifier)
     return SetStatus(spec, folder, card, tuple(missing), errors[0].message if errors else None)
@@ -240,5 +275,5 @@ def _unknown(name: str) -> ModelError:
     close = get_close_matches(name.lower(), SETS, n=1)
     hint = f"did you mean {close[0]}?" if close else "see `virnucpro models list`"
     if name in MODELS:
-        hint = f"{name} is one encoder; a set has two of them and a classifier"
+        hint = f"{name} is an encoder alone; a set has a classifier, too"
     return ModelError(f"no model set {name!r}: neither {', '.join(SETS)}, nor a folder with {CARD}", hint=hint)

@@ -8,7 +8,8 @@ off: sequences are packed, never padded.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("virnucpro.worker.tokenizer")
 
 #: The published `config.json` names 0 as padding, which is [UNK]; the tokenizer's own [PAD] is right.
-PAD_TOKEN = "[PAD]"
+PAD_TOKEN, UNKNOWN_TOKEN = "[PAD]", "[UNK]"
 
 
 class DNATokenizer:
@@ -37,19 +38,45 @@ class DNATokenizer:
     def __init__(self, path: Path | None) -> None:
         if path is None:
             raise ModelError("the model has no tokenizer for DNA", hint="is it a model of proteins?")
-        try:
+        self._path = path
+        with self._reading():
             self._tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception
-            raise ModelError(f"cannot read the tokenizer {path}: {error}", hint="download it again") from error
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
+            self._tokenizer.no_padding()
+            self._tokenizer.no_truncation()
         pad = self._tokenizer.token_to_id(PAD_TOKEN)
         if pad is None:
             raise ModelError(f"the tokenizer {path} has no {PAD_TOKEN} token", hint="is it a DNABERT tokenizer?")
         #: Id of the inert token that fills the tail of a buffer.
         self.pad_id: int = pad
-
+        self._check_letters()
         self._fast = self._fast_encoder(path)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Whatever the library makes of a damaged file, as ModelError: it raises bare Exception, and panics."""
+        try:
+            yield
+        except BaseException as error:
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
+            raise ModelError(f"cannot read the tokenizer {self._path}: {error}", hint="download it again") from error
+
+    def _check_letters(self) -> None:
+        """Raise a ModelError unless DNA becomes tokens, each of an id of its own."""
+        with self._reading():
+            known = self._tokenizer.get_vocab(with_added_tokens=True)
+            first, *found, last = self._encode(["ACGT"])[0].tolist()
+        unknown = self._tokenizer.token_to_id(UNKNOWN_TOKEN)
+        if len(set(known.values())) < len(known) or not found or {first, last, unknown} & {*found}:
+            raise ModelError(f"the tokenizer {self._path} is none of DNA", hint="download it again")
+
+    def check_fits(self, vocabulary: int) -> None:
+        """Raise a ModelError if it knows tokens that a network of so many does not."""
+        if (most := max(self._tokenizer.get_vocab(with_added_tokens=True).values())) >= vocabulary:
+            raise ModelError(
+                f"the tokenizer {self._path} has token {most}, the network {vocabulary} in all",
+                hint="give the tokenizer.json and the weights of one and the same model",
+            )
 
     def encode(self, sequences: Sequence[str]) -> list[NDArray[np.int64]]:
         """Ids of each upper-case sequence, [CLS] and [SEP] included. Any letter but ACGT becomes one [UNK]."""

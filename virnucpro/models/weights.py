@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from zipfile import is_zipfile
 
 import torch
 from torch import Tensor
 
+from virnucpro.core.threads import unbroken
 from virnucpro.errors import ModelError
 from virnucpro.models.registry import weight_files
 
@@ -23,7 +26,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for part in weight_files(path):
         try:
-            found |= _read_file(part)
+            found |= unbroken(partial(_read_file, part))
         except Exception as error:
             # The readers raise a dozen kinds of error for a damaged file; all mean the same to the user.
             raise ModelError(f"cannot read the weights in {part}: {error}", hint="download them again") from error
@@ -43,6 +46,14 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise ValueError("it is no dictionary of tensors")
     return dict(loaded)
+
+
+def check_finite(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Raise a ModelError that names `path` and the first tensor with a number that is none."""
+    for name, tensor in state.items():
+        low, high = tensor.aminmax() if tensor.numel() else (0.0, 0.0)
+        if not (math.isfinite(low) and math.isfinite(high)):  # a NaN anywhere is both the least and the greatest
+            raise ModelError(f"{path}: {name} holds NaN or infinity", hint="the file is damaged: download it again")
 
 
 def check_keys(path: Path, wanted: set[str], found: set[str], family: str) -> None:

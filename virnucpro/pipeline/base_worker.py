@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from virnucpro.core.config import DEFAULT_MAX_TOKENS, DEFAULT_MODEL
 from virnucpro.core.device import available_threads, memory_gib, optimal_tokens, supports_bf16
-from virnucpro.errors import DeviceError, UsageError
+from virnucpro.errors import DeviceError, InputError, UsageError
 from virnucpro.io.fasta import DNA, Alphabet, count_records
 from virnucpro.models.attention import PackedLayout
 from virnucpro.models.backend import kernels_for, why_no_kernels
@@ -45,6 +45,15 @@ def count_sequences(file_path: Path) -> int:
     return count_records(Path(file_path))
 
 
+def refuse_equal_names(files: Iterable[Path]) -> None:
+    """Raise InputError for two files of one name: results are named after them, so one would overwrite the other."""
+    seen: dict[str, Path] = {}
+    for path in map(Path, files):
+        if path.name in seen:
+            raise InputError(f"{seen[path.name]} and {path} would have one result", hint="rename one of them")
+        seen[path.name] = path
+
+
 def assign_files_by_sequences(
     files: Iterable[Path], num_workers: int, counts: Mapping[Path, int] | None = None
 ) -> list[list[Path]]:
@@ -52,10 +61,12 @@ def assign_files_by_sequences(
 
     Largest file first (files of one size keep their order), each to the worker with the fewest sequences so far,
     of equals the first. `counts` saves counting where the numbers are known. Raises ValueError for
-    `num_workers` below 1, InputError for a file that cannot be counted.
+    `num_workers` below 1, InputError for two files of one name and for a file that cannot be counted.
     """
     if num_workers <= 0:
         raise ValueError(f"num_workers must be at least 1, not {num_workers}")
+    files = list(files)
+    refuse_equal_names(files)
     sizes = [(path, counts[path] if counts else count_sequences(path)) for path in files]
     lists: list[list[Path]] = [[] for _ in range(num_workers)]
     loads = [0] * num_workers
@@ -68,15 +79,13 @@ def assign_files_by_sequences(
     return lists
 
 
-def set_up_worker_logging(sink: EventSink | None, device: torch.device, level: int = logging.INFO) -> None:
-    """In a spawned worker: send every log record, marked with the device, to the parent through `sink`."""
-    if sink is None:
-        return
+def set_up_worker_logging(sink: EventSink, device: torch.device) -> None:
+    """In a spawned worker: send log records, marked with the device, to the parent through `sink`."""
     handler = _EventHandler(sink)
     handler.setFormatter(logging.Formatter(f"[{device}] %(message)s"))
     root = logging.getLogger("virnucpro")
     root.handlers[:] = [handler]
-    root.setLevel(level)
+    root.setLevel(root.level or logging.INFO)
 
 
 class _EventHandler(logging.Handler):
@@ -99,9 +108,10 @@ class WorkerOptions:
     dtype: auto, fp32, bf16 or fp16; auto is BF16 where the device multiplies it natively, else fp32.
     max_tokens: longer sequences fail with a message.
     threads: CPU threads of this worker; None takes all there are.
-    attributes: written into each result, so that it can be told what made it.
+    attributes: written into each result, besides the model, dtype and versions that made it.
     progress_queue: takes events of `pipeline.events` and log records; a `multiprocessing` queue does.
-    forward_logs: in a process of its own, send log records to `progress_queue` rather than to this process's handlers.
+    forward_logs: in a process of its own, send log records to `progress_queue`, which it needs, rather than to this
+        process's handlers.
     """
 
     model: str | LocalModel = DEFAULT_MODEL
@@ -119,6 +129,8 @@ class WorkerOptions:
         unknown = set(kwargs) - {field.name for field in fields(cls)}
         if unknown:
             raise UsageError(f"unknown worker options: {', '.join(sorted(unknown))}")
+        if kwargs.get("forward_logs") and kwargs.get("progress_queue") is None:
+            raise UsageError("forward_logs needs a progress_queue that takes them")
         return cls(**kwargs)
 
     @property
@@ -145,6 +157,9 @@ class BaseEmbeddingWorker(ABC):
 
     #: What the sequences are written in.
     alphabet: ClassVar[Alphabet] = DNA
+
+    #: Letters of the shortest sequence that can be embedded.
+    shortest: ClassVar[int] = 1
 
     #: Set by `load`: width of an embedding, id of the inert token, and the two that make embeddings.
     dim: int
@@ -178,8 +193,13 @@ class BaseEmbeddingWorker(ABC):
         """Tokenizer, network on the CPU, and the width of its embeddings. Raises ModelError."""
 
     @abstractmethod
-    def pool(self, hidden: torch.Tensor, lengths: torch.Tensor, used: int) -> torch.Tensor:
-        """(tokens, dim) hidden states and (n,) lengths, `used` their sum → (n, dim) fp32 embeddings."""
+    def pool(self, hidden: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor, used: int) -> torch.Tensor:
+        """Hidden states, the tokens they are of, and (n,) lengths, `used` their sum → (n, dim) fp32 embeddings."""
+
+    @property
+    def trial_length(self) -> int:
+        """Tokens of each sequence in the batch that is tried out before a run."""
+        return TRIAL_LENGTH
 
     @staticmethod
     def supports_bf16(device: torch.device) -> bool:
@@ -193,8 +213,8 @@ class BaseEmbeddingWorker(ABC):
         return "bf16" if self.supports_bf16(device) else "fp32"
 
     def tokens_for(self, device: torch.device) -> int:
-        """2048 tokens a batch, 3072 in BF16, and more on a GPU with the memory for it."""
-        return optimal_tokens(device.type, self.resolve_dtype(device), memory_gib(device))
+        """2048 tokens a batch, 3072 in BF16, and more on a GPU with the memory for it; see `optimal_tokens`."""
+        return optimal_tokens(device.type, self.resolve_dtype(device), memory_gib(device), self.model.kind)
 
     def tokenize(self, sequences: Sequence[str]) -> list[NDArray[np.int64]]:
         """Token ids of each sequence, special tokens included."""
@@ -203,14 +223,17 @@ class BaseEmbeddingWorker(ABC):
     @torch.no_grad()
     def embed(self, tokens: torch.Tensor, layout: PackedLayout, used: int) -> torch.Tensor:
         """(size,) ids and their layout, both on the device → (n, dim) fp32 embeddings there."""
-        return self.pool(self.encode(tokens, layout), layout.lengths, used)
+        return self.pool(self.encode(tokens, layout), tokens, layout.lengths, used)
 
     def load(self, device: torch.device, dtype: torch.dtype, budget: int) -> None:
         """Read tokenizer and weights and put the network on `device` in `dtype`. Raises ModelError, DeviceError."""
         began = time.perf_counter()
         self.tokenizer, network, self.dim = self.read_model(dtype)
         self.pad_id = self.tokenizer.pad_id
-        self.network = self.encode = network.to(device=device, dtype=dtype)
+        try:
+            self.network = self.encode = network.to(device=device, dtype=dtype)
+        except torch.OutOfMemoryError as error:
+            raise _too_small(self.model.name, device) from error
         self._describe(device, dtype, budget)
         if device.type == "cpu" and not prepack(self.network, budget):
             logger.warning(
@@ -238,15 +261,17 @@ class BaseEmbeddingWorker(ABC):
         smaller = size // 2
         while smaller >= BUDGET_STEP and not self._fits(device, round_budget(smaller)):
             smaller //= 2
-        hint = "choose a smaller model, or a GPU with more memory"
-        if smaller >= BUDGET_STEP:
-            hint = f"--batch-size {round_budget(smaller)} does; results then differ in their last bits"
-        raise DeviceError(f"a batch of {size} tokens does not fit the memory of {device}", hint=hint)
+        what = f"a batch of {size} tokens"
+        if smaller < BUDGET_STEP:
+            raise _too_small(what, device)
+        hint = f"--batch-size {round_budget(smaller)} does; results then differ in their last bits"
+        raise _too_small(what, device, hint)
 
     def _fits(self, device: torch.device, size: int) -> bool:
         """One pass over inert tokens, which also warms the GPU up; with kernels of our own the pass is recorded."""
         tokens = torch.full((size,), self.pad_id, device=device)
-        lengths = [TRIAL_LENGTH] * (size // TRIAL_LENGTH)
+        length = self.trial_length
+        lengths = [length] * (size // length)
         layout = PackedLayout.build(lengths, size, "cuda").to(device)
         try:
             if layout.tiles is not None:
@@ -265,6 +290,7 @@ class BaseEmbeddingWorker(ABC):
         budget = batch_size or self.get_optimal_batch_size(device)
         self.load(device, TORCH_DTYPES[self.resolve_dtype(device)], budget)
         Path(output_dir).mkdir(parents=True, exist_ok=True)
+        made_by = self.model.attributes(self.resolve_dtype(device), round_budget(budget))
         return self.run_files(
             files,
             device,
@@ -272,7 +298,7 @@ class BaseEmbeddingWorker(ABC):
             Path(output_dir),
             max_tokens=options.max_tokens,
             threads=options.threads,
-            attributes=options.attributes,
+            attributes=made_by | dict(options.attributes or {}),
             events=options.progress_queue,
         )
 
@@ -299,6 +325,12 @@ class BaseEmbeddingWorker(ABC):
         return run.go(files, lanes)
 
 
+def _too_small(
+    what: str, device: torch.device, hint: str = "choose a smaller model, or a GPU with more memory"
+) -> DeviceError:
+    return DeviceError(f"{what} does not fit the memory of {device}", hint=hint)
+
+
 def run_worker(
     worker: type[BaseEmbeddingWorker],
     file_subset: Iterable[Path],
@@ -309,8 +341,8 @@ def run_worker(
 ) -> tuple[list[Path], list[tuple[Path, str]]]:
     """The body of every `process_*_files_worker`: logging as the process asks for it, then one `worker`."""
     options = WorkerOptions.from_kwargs(kwargs)
-    if options.forward_logs:
-        set_up_worker_logging(options.progress_queue, torch.device(str(device_id)))
+    if options.forward_logs and options.progress_queue is not None:
+        set_up_worker_logging(options.progress_queue, torch_device(device_id))
     embedder = worker(options.local_model, options.dtype)
     return embedder.process_files_worker(file_subset, device_id, batch_size, output_dir, **kwargs)
 

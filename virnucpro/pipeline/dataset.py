@@ -154,6 +154,7 @@ class _Column:
         keys, vectors = features
         if self._array is None:
             shape = (self._most, vectors.shape[1])
+            self._path.parent.mkdir(exist_ok=True)
             self._array = np.lib.format.open_memmap(self._path, "w+", np.float32, shape)
         start = len(self._window)
         self._array[start : start + len(keys)] = vectors

@@ -55,10 +55,6 @@ class EmbedRun(Run[EmbedResult]):
         output = self.config.output
         if output.suffix not in OUTPUT_SUFFIXES:
             raise UsageError(f"-o {output}: the suffix decides the format", hint="use .h5, .npy or .pt")
-        if output.resolve() in {path.resolve() for path in self.config.inputs}:
-            raise UsageError(f"-o {output} is also an input", hint="choose another output")
-        if output.is_dir():
-            raise OutputError(f"-o {output} is a folder", hint="name a file in it")
         if not output.parent.is_dir():
             raise OutputError(f"the folder {output.parent} does not exist", hint=f"mkdir -p {output.parent}")
         super().check()
@@ -67,7 +63,7 @@ class EmbedRun(Run[EmbedResult]):
         """Model, devices, and the one dtype and token budget of the run."""
         self.model = resolve(self.config.model, self.config.models_dir)
         self.alphabet = ALPHABETS[self.model.kind]
-        self.placement = Placement.choose(self.config)
+        self.placement = Placement.choose(self.config, self.model.kind)
 
     @property
     def models(self) -> dict[str, LocalModel]:
@@ -81,19 +77,15 @@ class EmbedRun(Run[EmbedResult]):
     def split(self) -> dict[str, Any]:
         """Cut the input into work files."""
         splitter = Splitter(self.paths, self.config.sequences_per_file, len(self.placement.devices), self.alphabet)
-        return splitter.split(self.inputs, self.config.inputs).to_json()
+        return splitter.split(self.inputs.paths, self.inputs.shown).to_json()
 
     def take_plan(self, plan: dict[str, Any]) -> None:
         """The work files, and what of the input could not be used."""
         self.plan = Plan.from_json(plan)
 
-    def lost_part(self) -> str | None:
-        """The first work file that has not the size it was written with."""
-        return next((part.name for part in self.plan.parts if not self._is_whole(part)), None)
-
-    def _is_whole(self, part: Part) -> bool:
-        path = self._path(part)
-        return path.exists() and path.stat().st_size == part.size
+    def work_files(self) -> Iterator[tuple[Path, str]]:
+        """The work files, with their sha256."""
+        return ((self._path(part), part.sha256) for part in self.plan.parts)
 
     def _path(self, part: Part) -> Path:
         return self.paths.parts / part.name
@@ -101,13 +93,13 @@ class EmbedRun(Run[EmbedResult]):
     def work(self) -> EmbedResult:
         """Embed, merge, record."""
         if not self.plan.parts:
-            self._write_failed(self._failures({}, {}))
+            self._publish([], self._failures({}, {}), 0, 0)
             reasons = {item.reason for item in self.plan.rejected[:1]}
             raise InputError(f"no usable sequence in the input: {'; '.join(reasons)}", hint=f"see {self.paths.failed}")
         self.encoding = Encoding(
             self.model, self.placement, self.paths.shards, self.attributes(self.model), self.config.max_tokens
         )
-        with self.stage("embedding"):
+        with self.session.stage("embedding"):
             queue = self.encoding.run(
                 [WorkFile(self._path(part), part.sequences) for part in self.plan.parts], self.listen
             )
@@ -116,20 +108,29 @@ class EmbedRun(Run[EmbedResult]):
     def _complete(self, queue: QueueResult) -> EmbedResult:
         failed_parts = {path.name: reason for path, reason in queue.failed.items()}
         good = [part for part in self.plan.parts if part.name not in failed_parts]
-        with self.stage("writing the result"):
+        with self.session.stage("writing the result"):
             rows, dim, left_out = self._outline(good)
             failures = self._failures(failed_parts, left_out)
-            if good:
-                layout = layout_of(self.config.output, proteins=self.alphabet is PROTEIN)
-                attributes = self.attributes(self.model)
-                write_merged(self.config.output, self._shards(good), rows, dim, attributes, layout)
-        self._write_failed(failures)
+            self._publish(good, failures, rows, dim)
         result = EmbedResult(self.config.output, rows, dim, failures, queue.stats)
-        self.manifest.record |= balance(queue.stats)
-        self.save_record(failed_parts, {"sequences": rows, "dim": dim, "failures": failures})
+        summary = {"sequences": rows, "dim": dim, "failures": failures}
+        self.session.complete(balance(queue.stats) | {"result": summary}, failed_parts)
         if not good:
             raise InputError("no work file could be embedded", hint=f"see {self.paths.failed}")
         return result
+
+    def _publish(self, good: list[Part], failures: list[Failure], rows: int, dim: int) -> None:
+        """The result, if anything is in it, and the list of failures, if there are any; older ones go."""
+        results = (*(self.results if good else ()), *([self.paths.failed] if failures else []))
+        with self.session.publishing(results, replaced=[self.paths.failed]) as names:
+            if failures:
+                write_failed(names[self.paths.failed], failures)
+            if good:
+                output = self.config.output
+                layout = layout_of(output, proteins=self.alphabet is PROTEIN)
+                ids = names.get(ids_path(output))
+                attributes = self.attributes(self.model)
+                write_merged(names[output], self._shards(good), rows, dim, attributes, layout, ids)
 
     def _shards(self, parts: list[Part]) -> Iterator[Shard]:
         return read_shards(self.encoding.shard(self._path(part)) for part in parts)
@@ -164,12 +165,6 @@ class EmbedRun(Run[EmbedResult]):
             return {record.number: record.id for record in read_records(self._path(part), self.alphabet)}
         except InputError:
             return {}
-
-    def _write_failed(self, failures: list[Failure]) -> None:
-        """No failures, no file."""
-        self.paths.failed.unlink(missing_ok=True)
-        if failures:
-            write_failed(self.paths.failed, failures)
 
     def earlier_result(self, record: dict[str, Any]) -> EmbedResult:
         """What a complete run said of its result."""

@@ -1,6 +1,6 @@
 """One encoder over work files, on all devices of a run: where it runs, what is already done, and the queue.
 
-`virnucpro embed` goes through this once, `virnucpro predict` once for each of its two encoders.
+`virnucpro embed` goes through this once, `virnucpro predict` once for each encoder of its set.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from virnucpro.io.fasta import DNA, PROTEIN, Alphabet
 from virnucpro.io.store import read_shard
 from virnucpro.models.registry import LocalModel
 from virnucpro.pipeline.events import Listener, Phase
+from virnucpro.pipeline.launch_local import check_can_spawn
 from virnucpro.pipeline.packing import round_budget
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("virnucpro.encode")
 
 #: What a network of each family embeds.
-ALPHABETS: Mapping[str, Alphabet] = {"dnabert": DNA, "esm2": PROTEIN}
+ALPHABETS: Mapping[str, Alphabet] = {"dnabert": DNA, "esm2": PROTEIN, "codon": DNA}
 
 
 @dataclass(frozen=True)
@@ -37,15 +38,19 @@ class Placement:
     dtype: str
     budget: int
     threads_a_worker: int
+    #: The least silence of a worker that means that it hangs.
+    stall_seconds: float
 
     @classmethod
-    def choose(cls, config: RunConfig) -> Placement:
-        """By the settings, and by what the devices can do. Raises DeviceError, UsageError."""
+    def choose(cls, config: RunConfig, kind: str) -> Placement:
+        """By the settings, the family of the networks, and what the devices can do. Raises DeviceError, UsageError."""
         devices = tuple(select_devices(config.device))
+        check_can_spawn([device.name for device in devices])
         dtype = select_dtype(config.dtype, devices)
-        best = min(device.optimal_tokens(dtype) for device in devices)
+        best = min(device.optimal_tokens(dtype, kind) for device in devices)
         threads = config.threads or available_threads()
-        return cls(devices, dtype, round_budget(config.batch_size or best), max(1, threads // len(devices)))
+        budget = round_budget(config.batch_size or best)
+        return cls(devices, dtype, budget, max(1, threads // len(devices)), 60 * config.stall_minutes)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -98,7 +103,14 @@ class Encoding:
         self.shards.mkdir(parents=True, exist_ok=True)
         place = self.placement
         return WorkQueue(
-            _worker(self.model), place.names, place.budget, self.shards, counts, self._options(), listen
+            _worker(self.model),
+            place.names,
+            place.budget,
+            self.shards,
+            counts,
+            self._options(),
+            listen,
+            place.stall_seconds,
         ).run()
 
     def shard(self, path: Path) -> Path:
@@ -153,6 +165,10 @@ def _worker(model: LocalModel) -> Worker:
         from virnucpro.pipeline.parallel_esm import process_esm_files_worker
 
         return process_esm_files_worker
+    if model.kind == "codon":
+        from virnucpro.pipeline.parallel_codon import process_codon_files_worker
+
+        return process_codon_files_worker
     from virnucpro.pipeline.parallel_dnabert import process_dnabert_files_worker
 
     return process_dnabert_files_worker

@@ -1,4 +1,4 @@
-"""What a worker tells its parent while it runs, and a run its listener. Small, picklable, nothing of torch."""
+"""What workers, their parent and a run's listener tell each other. Small, picklable, nothing of torch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from virnucpro.errors import DeviceError, VirnucproError
+
+#: Parent → worker, in a stream of files: none follows just now, so finish what is held and ask again.
+FLUSH = None
+
+# Worker → parent; a listener hears these, too.
 
 
 @dataclass(frozen=True)
@@ -33,10 +40,61 @@ class FileDone:
 
 @dataclass(frozen=True)
 class FileFailed:
-    """A work file came to nothing."""
+    """A work file came to nothing. `out_of_memory`: on this device, so that another may fare better."""
 
     path: Path
     reason: str
+    out_of_memory: bool = False
+
+
+Event = Ready | Progress | FileDone | FileFailed
+
+
+# Worker → parent alone.
+
+
+@dataclass(frozen=True)
+class Request:
+    """My hands are free for a file."""
+
+
+@dataclass(frozen=True)
+class Crashed:
+    """I met an error that nobody foresaw, and end."""
+
+    traceback: str
+
+    @property
+    def reason(self) -> str:
+        """The last line: the kind of error and its message."""
+        return self.traceback.strip().rpartition("\n")[2]
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """No worker can do this run on my device."""
+
+    error: DeviceError
+
+
+@dataclass(frozen=True)
+class Fatal:
+    """No worker can do this run anywhere."""
+
+    error: VirnucproError
+
+
+# Launcher → schedule.
+
+
+@dataclass(frozen=True)
+class Died:
+    """A worker has ended, be it that it was told to."""
+
+    cause: str
+
+
+Message = Event | Request | Crashed | Unusable | Fatal | Died
 
 
 class EventSink(Protocol):

@@ -1,4 +1,4 @@
-"""What the classifier reads: the DNA vector and the protein vector of each open frame, joined by id.
+"""What the classifier reads: the DNA vector and the protein vector of each open frame, joined by id, or of each window.
 
 The two extractions run one file through one encoder in this process; `virnucpro predict` does the same for many files
 on every device, and joins with the same `merge_features`.
@@ -90,11 +90,14 @@ def _refuse_missing(ids: Sequence[str], there: dict[str, int], side: str) -> Non
 
 @dataclass(frozen=True)
 class EmbeddedParts:
-    """Work files of frames that both encoders have been over; failed: file name → why an encoder gave it up."""
+    """Work files that the encoders have been over; failed: file name → why an encoder gave it up.
+
+    protein: None where the set reads whole windows.
+    """
 
     paths: RunPaths
     dna: Encoding
-    protein: Encoding
+    protein: Encoding | None
     failed: dict[str, str]
 
     def failure(self, part: FramePart) -> str:
@@ -109,8 +112,9 @@ class EmbeddedParts:
 
     def protein_shard(self, part: FramePart) -> Shard | None:
         """The protein embeddings of a work file; None as for `dna_shard`."""
-        there = part.frames and not self.failure(part)
-        return read_shard(self.protein.shard(self.paths.part_file(part.name, ".faa"))) if there else None
+        if self.protein is None or not part.frames or self.failure(part):
+            return None
+        return read_shard(self.protein.shard(self.paths.part_file(part.name, ".faa")))
 
     def features(self, part: FramePart) -> tuple[Features | None, Features | None, dict[str, str]]:
         """Joined features of a work file's frames, DNA vectors of its whole windows, and why others have none."""

@@ -1,4 +1,4 @@
-"""What a run over open frames is made of, be it to call sequences or to train: cutting, and both encoders."""
+"""What a run over windows is made of, be it to call sequences or to train: cutting, and the encoders of a set."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from virnucpro.models.registry import LocalModel
 from virnucpro.pipeline.encode import Encoding, WorkFile
 from virnucpro.pipeline.events import Listener
 from virnucpro.pipeline.features import EmbeddedParts
-from virnucpro.pipeline.frame_split import SUFFIXES, FramePart, FramePlan, FrameSplitter, Rules
+from virnucpro.pipeline.frame_split import FramePart, FramePlan, FrameSplitter, Rules
 from virnucpro.pipeline.run import Run, balance
 from virnucpro.pipeline.work_queue import QueueResult
 
@@ -20,13 +20,13 @@ Result = TypeVar("Result")
 
 
 class FrameRun(Run[Result]):
-    """A run that cuts sequences into frames and embeds their DNA, then their proteins, each on all devices.
+    """A run that cuts sequences into frames, or windows, and embeds their DNA, then their proteins, on all devices.
 
-    `choose` of a subclass sets `dna`, `protein` and `rules` besides `placement`.
+    `choose` of a subclass sets `encoders` and `rules` besides `placement`.
     """
 
-    dna: LocalModel
-    protein: LocalModel
+    #: That of DNA, and that of proteins if the set reads frames.
+    encoders: tuple[LocalModel, ...]
     rules: Rules
 
     def __init__(self, config: RunConfig, paths: RunPaths, listener: Listener | None) -> None:
@@ -35,8 +35,8 @@ class FrameRun(Run[Result]):
 
     @property
     def models(self) -> dict[str, LocalModel]:
-        """Both encoders."""
-        return {"DNA model": self.dna, "protein model": self.protein}
+        """The encoders."""
+        return dict(zip(("DNA model", "protein model"), self.encoders, strict=False))
 
     def rules_identity(self) -> dict[str, Any]:
         """The rules of cutting, for `own_identity`."""
@@ -45,33 +45,38 @@ class FrameRun(Run[Result]):
             "frames": "exact" if self.rules.exact else "published",
             "min length": self.rules.min_length,
             "windows without a frame": self.rules.dna_only,
+            "reads": self.rules.reads,
         }
 
     def split(self) -> dict[str, Any]:
         """Cut the input into work files of frames."""
         splitter = FrameSplitter(self.paths, self.rules, self._most, len(self.placement.devices))
-        return splitter.split(self.inputs, self.input_names).to_json()
+        return splitter.split(self.inputs.paths, self.inputs.shown).to_json()
 
     def take_plan(self, plan: dict[str, Any]) -> None:
         """The work files."""
         self.plan = FramePlan.from_json(plan)
 
-    def lost_part(self) -> str | None:
-        """The first work file that has not the size it was written with."""
-        sizes = [(f"{part.name}{suffix}", size) for part in self.plan.parts for suffix, size in _sizes(part)]
-        return next((name for name, size in sizes if not _has_size(self.paths.parts / name, size)), None)
+    def work_files(self) -> Iterator[tuple[Path, str]]:
+        """All files of the work files, with their sha256."""
+        for part in self.plan.parts:
+            for suffix, checksum in zip(self.rules.suffixes, part.sums, strict=True):
+                yield self.paths.part_file(part.name, suffix), checksum
 
     def encode(self) -> EmbeddedParts:
-        """Embed every work file with both encoders, and note in the record how the devices shared the work."""
-        dna, protein = (
-            Encoding(model, self.placement, self.paths.shards, self.attributes(model)) for model in self.models.values()
+        """Embed every work file with the encoders, and note in the record how the devices shared the work."""
+        dna, *others = (
+            Encoding(model, self.placement, self.paths.shards, self.attributes(model)) for model in self.encoders
         )
-        with self.stage("embedding DNA"):
-            dna_end = dna.run(self._work_files(".fna", lambda part: part.frames + part.whole), self.listen)
-        with self.stage("embedding proteins"):
-            protein_end = protein.run(self._work_files(".faa", lambda part: part.frames), self.listen)
-        self.manifest.record["encoders"] = {"DNA": balance(dna_end.stats), "protein": balance(protein_end.stats)}
-        return EmbeddedParts(self.paths, dna, protein, _failed(dna_end, protein_end))
+        protein = others[0] if others else None
+        ends = {}
+        with self.session.stage("embedding DNA"):
+            ends["DNA"] = dna.run(self._work_files(".fna", lambda part: part.frames + part.whole), self.listen)
+        if protein is not None:
+            with self.session.stage("embedding proteins"):
+                ends["protein"] = protein.run(self._work_files(".faa", lambda part: part.frames), self.listen)
+        self.session.own.details["encoders"] = {name: balance(end.stats) for name, end in ends.items()}
+        return EmbeddedParts(self.paths, dna, protein, _failed(*ends.values()))
 
     def _work_files(self, suffix: str, count: Callable[[FramePart], int]) -> list[WorkFile]:
         found = (WorkFile(self.paths.part_file(part.name, suffix), count(part)) for part in self.plan.parts)
@@ -80,11 +85,3 @@ class FrameRun(Run[Result]):
 
 def _failed(*ends: QueueResult) -> dict[str, str]:
     return {path.name: reason for end in ends for path, reason in end.failed.items()}
-
-
-def _sizes(part: FramePart) -> Iterator[tuple[str, int]]:
-    return zip(SUFFIXES, part.sizes, strict=True)
-
-
-def _has_size(path: Path, size: int) -> bool:
-    return path.exists() and path.stat().st_size == size

@@ -1,30 +1,36 @@
-"""Records → windows → open frames → work files for both encoders, and an index of what was cut from what.
+"""Records → windows → open frames → work files for the encoders, and an index of what was cut from what.
 
 Inside, a frame is known by numbers: `{sequence}_{window}{frame}`, such as `17_3R1`, where the sequence is counted over
 all of the input. So ids that occur twice, or hold anything, cannot be mixed up (DESIGN rule 5). A work file is three
 files of one name: `.fna` and `.faa` hold the frames' nucleotides and proteins, `.index` a JSON list a line for each
 sequence and each window, also those without a frame, in input order.
+
+For a set that reads whole windows, `.fna` holds these, and there are no frames and no `.faa`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from virnucpro.core.paths import RunPaths
 from virnucpro.errors import InputError
 from virnucpro.io.fasta import BadRecord, Record, read_records, write_fasta
+from virnucpro.io.files import SummedFile
+from virnucpro.models.card import Reads
 from virnucpro.pipeline.split import NameWatch, part_limit
-from virnucpro.sequence.frames import ALL_STOPPED, Scan, scan_windows
-from virnucpro.sequence.windows import Window, window_bounds
+from virnucpro.sequence.frames import ALL_STOPPED, NO_CODON, Scan, scan_windows
+from virnucpro.sequence.windows import SHORTEST, Window, window_bounds
 
-SUFFIXES = (".fna", ".faa", ".index")
+#: Of the files of a work file, by what the set reads.
+SUFFIXES: Mapping[Reads, tuple[str, ...]] = {"frames": (".fna", ".faa", ".index"), "windows": (".fna", ".index")}
 
 #: In a key, in place of a frame's name: the window as it stands.
 WHOLE = "W"
@@ -35,6 +41,9 @@ WINDOWS_A_FRAME = 8
 MOST_ROWS = 50_000
 #: Sequences that may wait for windows before them to be scanned; many at once are scanned faster.
 MOST_AHEAD = 10_000
+
+#: Why a window is not read as a whole, if it is not that it has no codon.
+TOO_SHORT = f"shorter than {SHORTEST} bases"
 
 
 class IndexedSequence(NamedTuple):
@@ -65,7 +74,7 @@ class IndexedWindow(NamedTuple):
     end: int
     #: Names of the open frames, in their order.
     frames: tuple[str, ...]
-    #: Why there is none; empty if there is one.
+    #: Why there is none; empty if there is one, or if the window is read as a whole.
     reason: str
 
     @property
@@ -76,14 +85,14 @@ class IndexedWindow(NamedTuple):
 
 @dataclass
 class FramePart:
-    """A work file; `sizes`: bytes of its three files."""
+    """A work file; `sums`: sha256 of its files."""
 
     name: str
     windows: int = 0
     frames: int = 0
-    #: Windows without a frame that are embedded as they stand.
+    #: Windows that are embedded as they stand.
     whole: int = 0
-    sizes: list[int] = field(default_factory=list)
+    sums: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -114,13 +123,39 @@ class Rules:
     """How sequences are cut.
 
     window: bases; exact: frames without the extra base; min_length: the shortest sequence that is scored; dna_only:
-    windows with stop codons in all frames are scored, too, by their DNA alone.
+    windows with stop codons in all frames are scored, too, by their DNA alone; reads: what is embedded of a window.
     """
 
     window: int
     exact: bool
     min_length: int
     dna_only: bool = False
+    reads: Reads = "frames"
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Of the files of a work file."""
+        return SUFFIXES[self.reads]
+
+    def scan(self, windows: Iterable[Window]) -> Iterator[Scan]:
+        """What is found in each window, in order; in one that is read as a whole, nothing is sought."""
+        if self.reads == "frames":
+            return scan_windows(windows, exact=self.exact)
+        return (Scan(window, [], _why_not(window.sequence)) for window in windows)
+
+    def whole(self, reason: str) -> bool:
+        """Whether a window without frames, for that reason, is embedded as it stands."""
+        return self.dna_only and reason == ALL_STOPPED if self.reads == "frames" else not reason
+
+
+def _why_not(sequence: str) -> str:
+    """Why a window is not read as a whole; empty if it is."""
+    if len(sequence) < SHORTEST:
+        return TOO_SHORT
+    return "" if _CODON.search(sequence) else NO_CODON
+
+
+_CODON = re.compile("[ACGT]{3}")
 
 
 class FrameSplitter:
@@ -133,7 +168,7 @@ class FrameSplitter:
         self._limit = self._rows = 0
         #: What is to be embedded, of all work files.
         self._embedded = 0
-        self._files: list[BinaryIO] = []
+        self._files: dict[str, SummedFile] = {}
         #: Sequences that were read but are not in the index yet: windows are scanned many at a time.
         self._ahead: deque[IndexedSequence] = deque()
         #: The last sequence in the index.
@@ -145,7 +180,7 @@ class FrameSplitter:
         with contextlib.closing(self):
             records = self._records(inputs, names)
             while (first := next(records, None)) is not None:
-                for scan in scan_windows(self._windows(chain((first,), records)), exact=self.rules.exact):
+                for scan in self.rules.scan(self._windows(chain((first,), records))):
                     self._take(scan)
                 self._index_sequences(self.plan.sequences)
         return self.plan
@@ -179,7 +214,7 @@ class FrameSplitter:
         self._names.see(record)
         length = len(record.sequence)
         short = length < self.rules.min_length
-        reason = f"shorter than --min-length {self.rules.min_length}" if short else ""
+        reason = f"shorter than {self.rules.min_length} bases (--min-length)" if short else ""
         return IndexedSequence(number, index, record.number, record.id, length, reason, False, record.note)
 
     def _take(self, scan: Scan) -> None:
@@ -188,16 +223,15 @@ class FrameSplitter:
         self._index_sequences(int(key.partition("_")[0]))
         names = tuple(frame.name for frame in scan.frames)
         self._index("window", IndexedWindow(key, scan.window.start, scan.window.end, names, scan.reason))
-        fna, faa, _ = self._files
         for frame in scan.frames:
-            write_fasta(fna, key + frame.name, frame.nucleotide)
-            write_fasta(faa, key + frame.name, frame.protein)
+            write_fasta(self._files[".fna"], key + frame.name, frame.nucleotide)
+            write_fasta(self._files[".faa"], key + frame.name, frame.protein)
         part = self.plan.parts[-1]
         part.windows += 1
         part.frames += len(names)
-        whole = self.rules.dna_only and scan.reason == ALL_STOPPED
+        whole = not scan.frames and self.rules.whole(scan.reason)
         if whole:
-            write_fasta(fna, key + WHOLE, scan.window.sequence)
+            write_fasta(self._files[".fna"], key + WHOLE, scan.window.sequence)
         part.whole += whole
         self._embedded += len(names) + whole
         if part.frames + part.whole >= self._limit or part.windows >= WINDOWS_A_FRAME * self._limit:
@@ -216,7 +250,7 @@ class FrameSplitter:
         if not self._files:
             self._open()
         self._rows += 1
-        self._files[-1].write(json.dumps((kind, *row)).encode() + b"\n")
+        self._files[".index"].write(json.dumps((kind, *row)).encode() + b"\n")
 
     def _open(self) -> None:
         """Begin a work file; a sequence that runs on into it is named again."""
@@ -224,18 +258,18 @@ class FrameSplitter:
         self._limit = part_limit(self._embedded, self.most, self.devices)
         name = f"{len(self.plan.parts) + 1:06d}"
         self.plan.parts.append(FramePart(name))
-        paths = [self.paths.part_file(name, suffix) for suffix in SUFFIXES]
-        self._files = [open(path, "wb", buffering=1 << 20) for path in paths]  # noqa: SIM115  # closed by close
+        self._files = {suffix: SummedFile(self.paths.part_file(name, suffix)) for suffix in self.rules.suffixes}
         if self._current is not None:
             self._index("sequence", self._current)
 
     def close(self) -> None:
         """End the work file that is open, if one is."""
-        files, self._files = self._files, []  # first, for a full disk is met here, and `close` then called again
+        files, self._files = self._files, {}  # first, for a full disk is met here, and `close` then called again
         with contextlib.ExitStack() as stack:
-            for file in files:
+            for file in files.values():
                 stack.enter_context(file)
-                self.plan.parts[-1].sizes.append(file.tell())
+        if files:
+            self.plan.parts[-1].sums = [file.sha256 for file in files.values()]
 
 
 def window_key(key: str) -> str:

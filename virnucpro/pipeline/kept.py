@@ -1,4 +1,4 @@
-"""Embeddings that `virnucpro predict --keep-embeddings` leaves behind, under the published ids of their frames."""
+"""Embeddings that `virnucpro predict --keep-embeddings` leaves behind, under the published ids of frames or windows."""
 
 from __future__ import annotations
 
@@ -6,32 +6,34 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from virnucpro.core.paths import PredictPaths, RunPaths
+from virnucpro.calls.write import published_id
+from virnucpro.core.paths import PredictPaths
 from virnucpro.io.store import Layout, Shard, write_merged
+from virnucpro.models.card import Reads
 from virnucpro.pipeline.features import EmbeddedParts
-from virnucpro.pipeline.frame_split import FramePart, IndexedSequence, read_index
-from virnucpro.pipeline.results import published_id
+from virnucpro.pipeline.frame_split import WHOLE, FramePart, IndexedSequence, read_index
 
 Shards = Callable[[], Iterator[Shard]]
 
 
-def kept_paths(paths: PredictPaths, vanilla: bool) -> tuple[Path, ...]:
-    """Both HDF5 files; with `vanilla` the published tool's three as well."""
-    hdf5 = (paths.embeddings("dna", ".h5"), paths.embeddings("protein", ".h5"))
+def kept_paths(paths: PredictPaths, reads: Reads, vanilla: bool) -> tuple[Path, ...]:
+    """An HDF5 file for each encoder; with `vanilla` the published tool's three as well."""
+    hdf5 = tuple(paths.embeddings(which, ".h5") for which in ("dna", "protein")[: 2 if reads == "frames" else 1])
     return (*hdf5, *(paths.embeddings(which, ".pt") for which in ("DNABERT_S", "ESM", "merged"))) if vanilla else hdf5
 
 
 def keep_embeddings(
     embedded: EmbeddedParts, parts: Sequence[FramePart], paths: PredictPaths, names: Mapping[Path, Path], vanilla: bool
 ) -> None:
-    """Write the embeddings of all frames, in input order; `names`: where each of `kept_paths` is written."""
+    """Write the embeddings of all frames, or windows, in input order; `names`: where each of `kept_paths` goes."""
     dna = partial(_named, embedded, parts, embedded.dna_shard)
     protein = partial(_named, embedded, parts, embedded.protein_shard)
     merged = partial(_merged, embedded, parts)
     jobs: list[tuple[Path, Shards, Mapping[str, object], Layout]] = [
-        (paths.embeddings("dna", ".h5"), dna, embedded.dna.attributes, "hdf5"),
-        (paths.embeddings("protein", ".h5"), protein, embedded.protein.attributes, "hdf5"),
+        (paths.embeddings("dna", ".h5"), dna, embedded.dna.attributes, "hdf5")
     ]
+    if embedded.protein is not None:
+        jobs.append((paths.embeddings("protein", ".h5"), protein, embedded.protein.attributes, "hdf5"))
     if vanilla:
         jobs += [
             (paths.embeddings("DNABERT_S", ".pt"), dna, {}, "nucleotide"),
@@ -57,20 +59,23 @@ def _named(
     for part in parts:
         shard = shard_of(part)
         if shard is not None:
-            names = _published_ids(embedded.paths, part)
+            names = _published_ids(embedded, part)
             rows = [row for row, key in enumerate(shard.headers) if key in names]
             yield Shard([names[shard.headers[row]] for row in rows], shard.embeddings[rows])
 
 
-def _published_ids(paths: RunPaths, part: FramePart) -> dict[str, str]:
+def _published_ids(embedded: EmbeddedParts, part: FramePart) -> dict[str, str]:
+    """By key, the ids of frames, or of windows where the set reads these."""
     names: dict[str, str] = {}
     sequence_id = ""
-    for row in read_index(paths.part_file(part.name, ".index")):
+    for row in read_index(embedded.paths.part_file(part.name, ".index")):
         if isinstance(row, IndexedSequence):
             sequence_id = row.id
             continue
         for frame in row.frames:
             names[row.key + frame] = published_id(sequence_id, row.number, frame)
+        if embedded.protein is None:
+            names[row.key + WHOLE] = published_id(sequence_id, row.number)
     return names
 
 
@@ -80,5 +85,5 @@ def _merged(embedded: EmbeddedParts, parts: Sequence[FramePart]) -> Iterator[Sha
         frames, _, _ = embedded.features(part)
         if frames is not None:
             keys, vectors = frames
-            names = _published_ids(embedded.paths, part)
+            names = _published_ids(embedded, part)
             yield Shard([names[key] for key in keys], vectors)

@@ -42,8 +42,10 @@ from virnucpro.pipeline.base_worker import (
     WorkerOptions,
     assign_files_by_sequences,
     count_sequences,
+    refuse_equal_names,
     run_worker,
 )
+from virnucpro.pipeline.launch_local import check_can_spawn
 from virnucpro.pipeline.work_queue import WorkQueue
 
 __all__ = [
@@ -87,9 +89,11 @@ class DNABERTWorker(BaseEmbeddingWorker):
     def read_model(self, dtype: torch.dtype) -> tuple[Tokenizer, torch.nn.Module, int]:
         """The published tokenizer and the network, in fp32 as it is stored."""
         network = load_dnabert(self.model.weights, self.model.config)
-        return DNATokenizer(self.model.tokenizer), network, network.dim
+        tokenizer = DNATokenizer(self.model.tokenizer)
+        tokenizer.check_fits(network.config.vocab_size)
+        return tokenizer, network, network.dim
 
-    def pool(self, hidden: torch.Tensor, lengths: torch.Tensor, used: int) -> torch.Tensor:
+    def pool(self, hidden: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor, used: int) -> torch.Tensor:
         """(tokens, dim) → (n, dim) fp32 means over all tokens of each sequence, [CLS] and [SEP] included."""
         return segment_mean(hidden, lengths, used)
 
@@ -113,9 +117,9 @@ def process_dnabert_files_worker(
         dtype: auto (BF16 where the device has it natively, else fp32), fp32, bf16, fp16.
         max_tokens: longer sequences fail with a message.
         threads: CPU threads of this worker.
-        attributes: written into each result.
+        attributes: written into each result, besides the model, dtype and versions that made it.
         progress_queue: takes the events of `pipeline.events`, and log records.
-        forward_logs: in a process of its own, send log records there, too.
+        forward_logs: in a process of its own, send log records there.
 
     Returns the paths written, and (input path, message) for each file that failed. A file's error is logged with
     the device and the rest goes on; ModelError and DeviceError end the call.
@@ -132,10 +136,13 @@ def embed_dnabert_files(
     batch_size: tokens a batch, the same on all devices; 0 lets each choose, so that devices of different sizes differ
     in the last bits. kwargs: as for `process_dnabert_files_worker`, but for progress and logs.
 
-    A worker that dies is replaced, and the files it held are tried again; a file that kills two is given up.
-    Returns the paths written, in the order of `files`, and (input path, message) for each file that failed. Raises
-    InputError for a file that cannot be counted, ModelError, DeviceError. One device: in this process.
+    A worker that dies is replaced, and the files it held are tried again, on another device if there is one; a file
+    that kills two is given up. Returns the paths written, in the order of `files`, and (input path, message) for each
+    file that failed. Raises InputError for two files of one name or one that cannot be counted, ModelError and
+    DeviceError. All but one CPU means processes of their own: call it under `if __name__ == "__main__":`.
     """
+    check_can_spawn(devices)
+    refuse_equal_names(files)
     Path(output_dir).mkdir(parents=True, exist_ok=True)
     counts = {Path(path): count_sequences(path) for path in files}
     end = WorkQueue(process_dnabert_files_worker, devices, batch_size, Path(output_dir), counts, kwargs).run()

@@ -47,7 +47,7 @@ class ESMWorker(BaseEmbeddingWorker):
         network = load_esm2(self.model.weights, dtype)
         return ProteinTokenizer(), network, network.dim
 
-    def pool(self, hidden: torch.Tensor, lengths: torch.Tensor, used: int) -> torch.Tensor:
+    def pool(self, hidden: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor, used: int) -> torch.Tensor:
         """(tokens, dim) → (n, dim) fp32 means over residues, <cls> and <eos> excluded."""
         return protein_mean(hidden, lengths, used)
 

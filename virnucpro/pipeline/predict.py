@@ -1,32 +1,40 @@
-"""One run of `virnucpro predict`: windows and frames, two encoders one after the other, features, calls, tables."""
+"""One run of `virnucpro predict`: windows and frames, the encoders one after the other, features, calls, tables."""
 
 from __future__ import annotations
 
 import contextlib
+import re
 from dataclasses import asdict, dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+from virnucpro.calls.consensus import ConsensusCaller
+from virnucpro.calls.discovery import FalseDiscovery
+from virnucpro.calls.model import CallModel
+from virnucpro.calls.scoring import Scorer
+from virnucpro.calls.segment import ModelCaller
+from virnucpro.calls.verdicts import Callers, Thresholds, Verdict
+from virnucpro.calls.write import ResultWriter, Summary, VanillaTables, write_viruses
 from virnucpro.core.config import STDIN, PredictConfig
 from virnucpro.core.device import available_threads
 from virnucpro.core.paths import PredictPaths
 from virnucpro.errors import InputError, UsageError
-from virnucpro.io.store import atomic_paths
 from virnucpro.io.tables import gzip_text, text_file
-from virnucpro.models.card import CARD, DEFAULT_PRESET, DNA_ONLY
+from virnucpro.models.card import CARD, DEFAULT_PRESET, DNA_ONLY, Reads
 from virnucpro.models.classifier import WEIGHTS, Classifier
 from virnucpro.models.registry import sha256_of
-from virnucpro.models.sets import ModelSet, resolve_set
-from virnucpro.pipeline.consensus import MinScores, Verdict
+from virnucpro.models.sets import ModelSet, reads_of, resolve_set
 from virnucpro.pipeline.encode import Placement
 from virnucpro.pipeline.events import Listener
 from virnucpro.pipeline.frame_run import FrameRun
 from virnucpro.pipeline.frame_split import Rules
 from virnucpro.pipeline.kept import keep_embeddings, kept_paths
-from virnucpro.pipeline.results import ResultWriter, Summary, VanillaTables, write_viruses
 from virnucpro.pipeline.run import Failure, work_folder, write_failed
-from virnucpro.pipeline.scoring import Scorer
+from virnucpro.report import FORMATS
 
+#: The published rule calls a window viral from this score on.
+PUBLISHED = 0.5
 #: What is taken off an input's name to name the results.
 _COMPRESSED = {".gz", ".bz2", ".xz", ".zst"}
 _FORMATS = {".fa", ".fasta", ".fna", ".ffn", ".fas", ".fq", ".fastq", ".bam", ".ubam"}
@@ -34,7 +42,10 @@ _FORMATS = {".fa", ".fasta", ".fna", ".ffn", ".fas", ".fq", ".fastq", ".bam", ".
 
 @dataclass
 class PredictResult:
-    """How a run ended: the paths of the results, how many sequences got which verdict, and what failed."""
+    """How a run ended: the paths of the results, how many sequences got which verdict, and what failed.
+
+    discovery: how many of the calls are expected to be false; None for a set whose sequences were not measured.
+    """
 
     paths: PredictPaths
     model: str
@@ -42,6 +53,7 @@ class PredictResult:
     verdicts: dict[str, int]
     windows: int
     windows_scored: int
+    discovery: FalseDiscovery | None
     failures: list[Failure] = field(default_factory=list)
     already_done: bool = False
 
@@ -50,6 +62,7 @@ class PredictRun(FrameRun[PredictResult]):
     """The steps of `virnucpro predict`."""
 
     command: ClassVar[str] = "predict"
+    cure: ClassVar[str] = "choose another name with --prefix"
 
     def __init__(self, config: PredictConfig, listener: Listener | None = None) -> None:
         output = config.output / (config.prefix or default_prefix(config.inputs[0]))
@@ -57,33 +70,30 @@ class PredictRun(FrameRun[PredictResult]):
         super().__init__(config, self.paths, listener)
         self.config = config
 
+    @cached_property
+    def set_reads(self) -> Reads:
+        """What the model set reads, which is known before its weights are."""
+        return reads_of(self.config.model)
+
     @property
     def results(self) -> tuple[Path, ...]:
         """The tables and the viral sequences; what was asked for besides."""
         paths = self.paths
         vanilla = (paths.vanilla_scores, paths.vanilla_calls) if self.config.vanilla_output else ()
-        kept = kept_paths(paths, self.config.vanilla_output) if self.config.keep_embeddings else ()
+        kept = kept_paths(paths, self.set_reads, self.config.vanilla_output) if self.config.keep_embeddings else ()
         return (paths.sequences, paths.windows, paths.regions, paths.viruses, *vanilla, *kept, paths.failed)
 
-    def run(self) -> PredictResult:
-        """As every run; then the pictures, for a run that was complete before may have been stopped while it drew."""
-        result = super().run()
+    def finish(self, result: PredictResult) -> None:
+        """Draw the pictures, for a run that was complete before may have been stopped while it drew."""
         if self.config.report:
             from virnucpro.report import plot_results
 
-            with self._logging(), self.stage("drawing"):
+            with self.session.stage("drawing"):
                 plot_results(self.paths.folder, self.paths.output.name, self.paths.plots, force=True)
-        return result
 
     def check(self) -> None:
         """Raise what can be known before anything is read."""
-        prefix = self.config.prefix
-        if prefix is not None and (prefix in ("", "..") or Path(prefix).name != prefix):
-            raise UsageError(f"--prefix {prefix!r} is no beginning of a file name", hint="the folder is named by -o")
         super().check()
-        inputs = {path.resolve() for path in self.config.inputs}
-        if same := [path for path in self.results if path.resolve() in inputs]:
-            raise UsageError(f"the result {same[0]} is also an input", hint="choose another -o or --prefix")
         if self.config.report:
             from virnucpro.report import check_matplotlib
 
@@ -92,8 +102,7 @@ class PredictRun(FrameRun[PredictResult]):
     def choose(self) -> None:
         """Model set, rules, devices, and the one dtype and token budget of the run."""
         self.set: ModelSet = resolve_set(self.config.model, self.config.models_dir)
-        self.dna, self.protein = self.set.dna, self.set.protein
-        card = self.set.card
+        self.encoders, card = self.set.encoders, self.set.card
         window = card.window[0] if self.config.window is None else self.config.window
         if window not in card.window:
             raise UsageError(
@@ -101,37 +110,66 @@ class PredictRun(FrameRun[PredictResult]):
                 f"{' and '.join(map(str, card.window))} bases",
                 hint="leave --window out, or choose another --model",
             )
-        self.rules = Rules(window, self.config.exact, self.config.min_length, self.set.scores_by_dna_alone)
-        self.min_scores = self._min_scores()
-        self.placement = Placement.choose(self.config)
+        if card.reads == "windows" and (self.config.exact or self.config.vanilla_output):
+            option = "--frames exact" if self.config.exact else "--vanilla-output"
+            raise UsageError(
+                f"{option}: {self.set.name} reads whole windows and has no frames",
+                hint="leave it out, or choose another --model",
+            )
+        self.calls: CallModel | None = card.calls.get(window)
+        measured = self.calls.min_length if self.calls else 0
+        min_length = measured if self.config.min_length is None else self.config.min_length
+        self.rules = Rules(window, self.config.exact, min_length, self.set.scores_by_dna_alone, card.reads)
+        self.thresholds = self._thresholds()
+        self.placement = Placement.choose(self.config, self.set.dna.kind)
 
-    def _min_scores(self) -> MinScores:
-        card, preset, asked = self.set.card, self.config.preset, self.config.min_score
-        if asked is not None:
-            if preset is not None:
-                raise UsageError("--preset and --min-score contradict each other", hint="give one of them")
-            return MinScores(asked, asked)
-        if preset is not None and preset not in card.presets:
-            known = ", ".join(card.presets) or "no presets: its scores were not measured"
+    def _thresholds(self) -> Thresholds:
+        asked, preset = self.config.min_score, self.config.preset
+        if asked is None:
+            return self._measured(preset or DEFAULT_PRESET)
+        if preset is not None:
+            raise UsageError("--preset and --min-score contradict each other", hint="give one of them")
+        return Thresholds(asked, asked, asked)
+
+    def _measured(self, preset: str) -> Thresholds:
+        """Those of a preset; where none was measured, the default ones of the card."""
+        card, window = self.set.card, self.rules.window
+        first = window == card.window[0]
+        presets = self.calls.windows if self.calls else card.presets if first else card.size_presets.get(window, {})
+        if preset not in presets and (self.calls or self.config.preset is not None):
+            known = ", ".join(presets) or f"no presets for windows of {window} bases: its scores were not measured"
             raise UsageError(f"the classifier of {self.set.name} has {known}", hint="give --min-score")
-        score = card.min_score if preset is None else card.presets[preset]
-        return MinScores(score, card.long_presets.get(preset or DEFAULT_PRESET, score))
+        if self.calls:
+            return Thresholds(presets[preset], self.calls.sequences[preset], self.calls.sequences[preset])
+        default = card.min_score if first else presets.get(preset, PUBLISHED)
+        score = default if self.config.preset is None else presets[preset]
+        return Thresholds(score, score, card.long_presets.get(preset, score))
+
+    @property
+    def _callers(self) -> Callers:
+        """How sequences are called: as measured for the set, or by the rule for sets that were not."""
+        if self.calls:
+            return partial(ModelCaller, self.calls, self.thresholds)
+        return partial(ConsensusCaller, self.thresholds)
 
     def own_identity(self) -> dict[str, Any]:
-        """The classifier, and the rules of cutting and calling."""
+        """The rules of cutting."""
+        return self.rules_identity()
+
+    def own_choices(self) -> dict[str, Any]:
+        """The classifier, and the rules of calling."""
         folder = self.set.classifier_folder
         files = (WEIGHTS, CARD, *([DNA_ONLY] if self.rules.dna_only else []))
         return {
             "classifier": [sha256_of(folder / name) for name in files],
-            **self.rules_identity(),
-            "min score": asdict(self.min_scores),
-            "kept outputs": [path.name for path in self.results],
+            "min score": asdict(self.thresholds),
+            "viral share": self.config.viral_share,
         }
 
     def work(self) -> PredictResult:
         """Embed, call, write, record."""
         embedded = self.encode()
-        with self.stage("calling"):
+        with self.session.stage("calling"):
             folder = self.set.classifier_folder
             scorer = Scorer(embedded, Classifier.load(folder), Classifier.load_dna_only(folder))
             result = self._write(scorer)
@@ -152,22 +190,26 @@ class PredictRun(FrameRun[PredictResult]):
         return sum(result.verdicts.values()) > sum(1 for _, record, _, _ in result.failures if record)
 
     def _write(self, scorer: Scorer) -> PredictResult:
-        """All results under temporary names, then all at once under their own."""
-        with atomic_paths(self.results) as temporary:
+        """All results under temporary names, then all at once under their own; pictures of older ones go."""
+        pictures = (path for suffix in FORMATS for path in self.paths.plots.glob(f"[0-9]*.{suffix}"))
+        with self.session.publishing(self.results, pictures) as temporary:
             summary = self._write_tables(temporary, scorer)
             with open(temporary[self.paths.viruses], "wb", buffering=1 << 20) as file:
-                write_viruses(file, self.inputs, summary.viral)
-            self.refuse_changed_inputs()
+                write_viruses(file, self.inputs.paths, summary.viral)
+            self.inputs.refuse_changed()
             failures = self.in_input_order(summary.failures)
             write_failed(temporary[self.paths.failed], failures)
             if self.config.keep_embeddings:
                 keep_embeddings(scorer.embedded, self.plan.parts, self.paths, temporary, self.config.vanilla_output)
-            self.manifest.state = "publishing"
-            self.manifest.save()
         verdicts = {verdict.value: summary.verdicts[verdict] for verdict in Verdict}
-        return PredictResult(
-            self.paths, self.set.name, self.set.trained, verdicts, summary.windows, summary.windows_scored, failures
-        )
+        counts = verdicts, summary.windows, summary.windows_scored
+        return PredictResult(self.paths, self.set.name, self.set.trained, *counts, self._discovery(summary), failures)
+
+    def _discovery(self, summary: Summary) -> FalseDiscovery | None:
+        if not self.calls:
+            return None
+        regions = summary.regions, self.calls.segments.false_per_mbp * summary.host / 1e6
+        return summary.discovery.expected(*regions, share=self.config.viral_share)
 
     def _write_tables(self, temporary: dict[Path, Path], scorer: Scorer) -> Summary:
         paths = self.paths
@@ -181,7 +223,7 @@ class PredictRun(FrameRun[PredictResult]):
             if self.config.vanilla_output:
                 vanilla = VanillaTables(text(paths.vanilla_scores), text(paths.vanilla_calls))
             writer = ResultWriter(
-                text(paths.sequences), windows, text(paths.regions), self.config.inputs, self.min_scores, vanilla
+                text(paths.sequences), windows, text(paths.regions), self.config.inputs, self._callers, vanilla
             )
             for row in scorer.rows(self.plan.parts, self.config.threads or available_threads()):
                 writer.take(row)
@@ -191,39 +233,41 @@ class PredictRun(FrameRun[PredictResult]):
         return writer.summary
 
     def _save(self, result: PredictResult, failed: dict[str, str]) -> None:
-        card = self.set.card
-        self.manifest.record["model set"] = {
-            "name": self.set.name,
-            "trained": self.set.trained,
-            "classifier": card.name,
-        }
+        model_set = {"name": self.set.name, "trained": self.set.trained, "classifier": self.set.card.name}
         summary = {
             "verdicts": result.verdicts,
             "windows": result.windows,
             "windows_scored": result.windows_scored,
             "frames": self.plan.frames,
             "bases": self.plan.bases,
-            "min_score": self.min_scores.score,
-            "min_score_long": self.min_scores.long,
+            "min_score": self.thresholds.window,
+            "thresholds": asdict(self.thresholds),
+            "false_discovery": asdict(result.discovery) if result.discovery else None,
             "window": self.rules.window,
             "failures": result.failures,
         }
-        self.save_record(failed, summary)
+        self.session.complete({"model set": model_set, "result": summary}, failed)
 
     def earlier_result(self, record: dict[str, Any]) -> PredictResult:
         """What a complete run said of its result."""
         summary = record["result"]
         failures = [tuple(row) for row in summary["failures"]]
-        counts = summary["verdicts"], summary["windows"], summary["windows_scored"]
+        found = summary["false_discovery"]
+        counts = summary["verdicts"], summary["windows"], summary["windows_scored"], found and FalseDiscovery(**found)
         result = PredictResult(self.paths, self.set.name, self.set.trained, *counts, failures, already_done=True)
         self._refuse_unusable(result)
         return result
 
 
 def default_prefix(first: Path) -> str:
-    """The name of the first input without the endings of its format; `stdin` for standard input."""
+    """The name of the first input without the endings of its format; `stdin` for standard input.
+
+    Raises UsageError for an open file without a name of its own, such as the shell makes of `<(command)`.
+    """
     if first == STDIN:
         return "stdin"
+    if re.fullmatch(r"/dev/fd|/proc/[^/]+/fd", str(first.parent)):
+        raise UsageError(f"{first} says nothing that results could be named by", hint="name them with --prefix")
     name = Path(first.name)
     for endings in (_COMPRESSED, _FORMATS):
         if name.suffix.lower() in endings:

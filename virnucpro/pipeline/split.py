@@ -7,20 +7,16 @@ stream's length is not known beforehand. Memory stays flat.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import logging
-import shutil
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from virnucpro.core.config import STDIN
 from virnucpro.core.paths import RunPaths
 from virnucpro.errors import InputError
 from virnucpro.io.fasta import DNA, PROTEIN, Alphabet, BadRecord, Record, looks_like_dna, read_records, write_fasta
+from virnucpro.io.files import SummedFile
 
 logger = logging.getLogger("virnucpro.split")
 
@@ -38,14 +34,14 @@ MOST_WATCHED = 1_000_000
 class Part:
     """A work file.
 
-    size: bytes, once it is written; origins: runs of (input index, first record number there, records) that it was
+    sha256: checksum, once it is written; origins: runs of (input index, first record number there, records) that it was
     cut from.
     """
 
     name: str
     sequences: int = 0
     bases: int = 0
-    size: int = 0
+    sha256: str = ""
     origins: list[list[int]] = field(default_factory=list)
 
     def add(self, input_index: int, record: Record) -> None:
@@ -101,36 +97,6 @@ class Plan:
         return cls([Part(**part) for part in values["parts"]], [Rejected(**item) for item in values["rejected"]])
 
 
-def spool_streams(inputs: Sequence[Path], paths: RunPaths) -> list[Path]:
-    """Copy `-` and named pipes to files, so that they can be hashed, split, and resumed like any other input."""
-    return [_spooled(path, paths.stream(index)) for index, path in enumerate(inputs)]
-
-
-def _spooled(path: Path, copy: Path) -> Path:
-    if path != STDIN and path.is_file():
-        return path
-    if path == STDIN and sys.stdin is None:
-        raise InputError("standard input is closed", hint="pipe sequences in, or name a file")
-    with contextlib.ExitStack() as stack:
-        source = sys.stdin.buffer if path == STDIN else stack.enter_context(open(path, "rb"))
-        shutil.copyfileobj(source, stack.enter_context(open(copy, "wb")), 1 << 20)
-    return copy
-
-
-def describe_input(path: Path, name: Path) -> dict[str, object]:
-    """Name, size and sha256 of an input, for the run record. Raises InputError."""
-    try:
-        with open(path, "rb") as file:
-            digest = hashlib.sha256()
-            while block := file.read(1 << 20):
-                digest.update(block)
-            return {"path": str(name), "size": file.tell(), "sha256": digest.hexdigest()}
-    except IsADirectoryError as error:
-        raise InputError(f"{name} is a folder", hint="give its files, for example with a pattern") from error
-    except OSError as error:
-        raise InputError(f"cannot read {name}: {error.strerror}", hint="check the path and its permissions") from error
-
-
 def part_limit(before: int, most: int, devices: int) -> int:
     """The most sequences of the next work file, when the ones before hold `before` of them."""
     return min(most, max(FEWEST_SEQUENCES, int(before * SHARE_OF_A_DEVICE / devices)))
@@ -164,7 +130,7 @@ class Splitter:
         self.paths, self.most, self.devices, self.alphabet = paths, most, devices, alphabet
         self.plan = Plan()
         self._part: Part | None = None
-        self._file: BinaryIO | None = None
+        self._file: SummedFile | None = None
         self._limit = 0
         self._total = 0
         self._names = NameWatch()
@@ -207,11 +173,11 @@ class Splitter:
         self._limit = part_limit(self._total, self.most, self.devices)
         path = self.paths.part(len(self.plan.parts) + 1)
         self._part = Part(path.name)
-        self._file = open(path, "wb", buffering=1 << 20)  # noqa: SIM115  # closed by _close
+        self._file = SummedFile(path)
 
     def _close(self) -> None:
         if self._part is not None and self._file is not None:
-            self._part.size = self._file.tell()
             self._file.close()
+            self._part.sha256 = self._file.sha256
             self.plan.parts.append(self._part)
         self._part = self._file = None

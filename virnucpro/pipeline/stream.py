@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -27,13 +27,10 @@ from virnucpro.io.fasta import Alphabet, BadRecord, Record, read_records
 from virnucpro.io.store import Shard, write_shard
 from virnucpro.models.attention import PackedLayout, to_device
 from virnucpro.pipeline.channel import Aborted, Channel
-from virnucpro.pipeline.events import EventSink, FileDone, FileFailed, Progress, Ready
+from virnucpro.pipeline.events import FLUSH, EventSink, FileDone, FileFailed, Progress, Ready
 from virnucpro.pipeline.packing import PackedBatch, Packer
 
 logger = logging.getLogger("virnucpro.worker")
-
-#: In a stream of files: no file follows just now, so finish what is held.
-FLUSH = None
 
 #: Batches that wait between two stages. More would let a slow device hoard work that others could do.
 QUEUED_BATCHES = 2
@@ -49,6 +46,9 @@ class Embedder(Protocol):
     dim: int
     #: Id of the inert token that fills a buffer.
     pad_id: int
+
+    #: Letters of the shortest sequence that can be embedded.
+    shortest: ClassVar[int]
 
     @property
     def alphabet(self) -> Alphabet:
@@ -73,6 +73,7 @@ class _FileJob:
     received: int = 0
     read: bool = False
     error: str | None = None
+    out_of_memory: bool = False
     closed: bool = False
 
     def take(self, rows: list[int], vectors: NDArray[np.float32]) -> None:
@@ -97,7 +98,10 @@ _Key = tuple[_FileJob, int]
 
 @dataclass
 class _Result:
-    """A batch after the forward pass; `fetch` waits for the device and returns vectors and busy seconds."""
+    """A batch after the forward pass; `fetch` waits for the device and returns vectors and busy seconds.
+
+    It raises DeviceError if the device had no memory for the batch.
+    """
 
     batch: PackedBatch[_Key]
     fetch: Callable[[], tuple[NDArray[np.float32], float]]
@@ -206,6 +210,8 @@ class Stream:
                 raise InputError(record.reason)
             if isinstance(record, BadRecord):
                 job.failed.append((record.number, record.id, record.reason))
+            elif len(record.sequence) < self.worker.shortest:
+                job.failed.append((record.number, record.id, f"shorter than {self.worker.shortest} letters"))
             else:
                 yield record
 
@@ -221,10 +227,11 @@ class Stream:
         for batch in self.batches:
             try:
                 result = _Result(batch, self._launch(batch))
-            except torch.OutOfMemoryError:
+            except (RuntimeError, MemoryError) as error:
+                # Anything else that a device says may leave it useless for whatever comes next: it ends the worker.
+                if not _means_no_memory(error):
+                    raise
                 result = _Result(batch, _raiser(self._out_of_memory(batch)))
-            except RuntimeError as error:
-                result = _Result(batch, _raiser(error))
             self.results.put(result)
         self.results.close()
 
@@ -279,9 +286,10 @@ class Stream:
         jobs = [job for job, _, _ in members.values()]
         try:
             vectors, busy = result.fetch()
-        except (RuntimeError, DeviceError) as error:
+        except DeviceError as error:
             for job in jobs:
-                job.error = job.error or str(error)
+                if not job.error:
+                    job.error, job.out_of_memory = str(error), True
             return jobs
         for job, rows, positions in members.values():
             job.take(rows, vectors[positions])
@@ -301,7 +309,7 @@ class Stream:
         except InputError as error:
             self.failed.append((job.path, str(error)))
             logger.error("%s: %s failed: %s", self.device, job.path, error)
-            self._emit(FileFailed(job.path, str(error)))
+            self._emit(FileFailed(job.path, str(error), job.out_of_memory))
         else:
             self.processed.append(output)
             self._emit(FileDone(job.path, output, len(job.headers)))
@@ -326,6 +334,11 @@ def _grouped(records: Iterable[Record]) -> Iterator[list[Record]]:
             group, letters = [], 0
     if group:
         yield group
+
+
+def _means_no_memory(error: Exception) -> bool:
+    no_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return no_memory or "DefaultCPUAllocator: can't allocate memory" in str(error)  # a CPU's has no class of its own
 
 
 def _raiser(error: Exception) -> Callable[[], tuple[NDArray[np.float32], float]]:

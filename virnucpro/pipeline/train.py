@@ -1,4 +1,4 @@
-"""One run of `virnucpro train`: windows and frames, both encoders, division by group, fit, test, card."""
+"""One run of `virnucpro train`: windows and frames, the encoders, division by group, fit, test, card."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Any, ClassVar
 import numpy as np
 
 from virnucpro.core.config import TrainConfig
-from virnucpro.core.manifest import Manifest, differences, fingerprint
 from virnucpro.core.paths import TrainPaths
-from virnucpro.errors import InputError, OutputError
+from virnucpro.errors import InputError, UsageError
 from virnucpro.io.store import read_shard
 from virnucpro.metrics import check_sklearn
-from virnucpro.models.card import CARD, ClassifierCard, EncoderPin
-from virnucpro.models.classifier import WEIGHTS, Classifier, save
+from virnucpro.models.card import CARD, DNA_ONLY, ClassifierCard, EncoderPin
+from virnucpro.models.classifier import Classifier, classifier_files, write
 from virnucpro.models.fit import FitSettings, Fitted, fit
 from virnucpro.models.registry import MODELS, LocalModel
 from virnucpro.models.sets import resolve_encoders
-from virnucpro.pipeline.dataset import FEATURES, Dataset, Ints, Part, Table, divide, gather, read_groups, read_windows
+from virnucpro.pipeline.dataset import Dataset, Ints, Part, Table, divide, gather, read_groups, read_windows
 from virnucpro.pipeline.encode import Placement
 from virnucpro.pipeline.events import Listener
 from virnucpro.pipeline.frame_run import FrameRun
 from virnucpro.pipeline.frame_split import Rules
 from virnucpro.pipeline.run import Failure, work_folder, write_failed
 from virnucpro.pipeline.trial import Trial, draw_curves, write_text
+from virnucpro.runs.record import fingerprint
 
 
 @dataclass
@@ -52,9 +52,14 @@ class TrainRun(FrameRun[TrainResult]):
 
     @property
     def results(self) -> tuple[Path, ...]:
-        """The classifier, its card, and its curves."""
-        folder = self.paths.folder
-        return (folder / CARD, folder / WEIGHTS, self.paths.text, self.paths.curves)
+        """What tells about the classifier, and its files, the card last."""
+        files = (self.paths.folder / name for name in classifier_files(self.config.dna_only))
+        return (self.paths.text, self.paths.curves, *files)
+
+    @property
+    def reads(self) -> tuple[Path, ...]:
+        """The inputs, and the table of groups."""
+        return super().reads + ((self.config.group_by,) if self.config.group_by else ())
 
     def check(self) -> None:
         """Raise what can be known before anything is read."""
@@ -67,19 +72,21 @@ class TrainRun(FrameRun[TrainResult]):
 
     def choose(self) -> None:
         """Encoders, rules, devices, and the one dtype and token budget of the run."""
-        (self.dna_name, self.dna), (self.protein_name, self.protein) = resolve_encoders(
-            self.config.model, self.config.models_dir
-        )
-        self.rules = Rules(self.config.window, False, 0, self.config.dna_only)
-        self.placement = Placement.choose(self.config)
+        reads, named = resolve_encoders(self.config.model, self.config.models_dir)
+        self.names, self.encoders = tuple(named), tuple(named.values())
+        if self.config.dna_only and reads == "windows":
+            raise UsageError(
+                f"--dna-only-head: {self.config.model} reads the DNA of every window anyway", hint="leave it out"
+            )
+        self.rules = Rules(self.config.window, False, 0, self.config.dna_only, reads)
+        self.placement = Placement.choose(self.config, self.encoders[0].kind)
 
     def own_identity(self) -> dict[str, Any]:
-        """What decides the vectors, besides the encoders; they do not depend on groups and fit."""
+        """The rules of cutting."""
         return self.rules_identity()
 
-    @property
-    def fit_identity(self) -> dict[str, Any]:
-        """What decides the classifier that is made of the vectors."""
+    def own_choices(self) -> dict[str, Any]:
+        """How the classifier is fitted."""
         config = self.config
         return {
             "viral inputs": config.virus,
@@ -88,40 +95,31 @@ class TrainRun(FrameRun[TrainResult]):
             "fit": [config.epochs, config.patience, config.learning_rate, config.seed],
         }
 
-    def _already_done(self) -> TrainResult | None:
-        manifest = Manifest.load(self.paths.manifest)
-        if manifest and manifest.state == "complete" and self._existing() and not self.config.force:
-            changed = differences(manifest.record.get("result", {}).get("fit", {}), self.fit_identity)
-            if changed:
-                raise OutputError(
-                    f"{self._existing()} exists and was made from other settings ({', '.join(changed)})",
-                    hint="choose another output, or overwrite with --force",
-                )
-        return super()._already_done()
-
     def work(self) -> TrainResult:
         """Divide, embed, fit, test, write."""
-        with self.stage("dividing"):
+        with self.session.stage("dividing"):
             windows = read_windows(self.paths, self.plan.parts, self.config.virus, self.groups)
             parts = divide(windows, self.config.validation_fraction, self.config.test_fraction, self.config.seed)
         embedded = self.encode()
-        with self.stage("gathering features"):
+        with self.session.stage("gathering features"):
             data, failed = gather(windows, embedded, self.paths, self.plan.parts)
-        with self.stage("fitting"):
-            fitted = self._fit(data, parts, data.frames, "open frames")
+        with self.session.stage("fitting"):
+            whole = self.rules.reads == "windows"
+            fitted = self._fit(data, parts, *((data.whole, "windows") if whole else (data.frames, "open frames")))
             dna_only = None
             if self.config.dna_only:
                 dna_only = self._fit(data, parts, data.whole, "windows without an open frame")
-        with self.stage("testing"):
+        with self.session.stage("testing"):
             card = self._card(data)
-            scores = data.scores(Classifier(card, fitted.state), Classifier(card, dna_only.state) if dna_only else None)
+            of_whole = fitted if whole else dna_only
+            scores = data.scores(Classifier(card, fitted.state), Classifier(card, of_whole.state) if of_whole else None)
             trial = Trial(data, parts, scores, self.config.seed)
             card = replace(card, **trial.findings())
-        self._write(card, fitted, dna_only, trial)
         failures = self.in_input_order(failed)
-        write_failed(self.paths.failed, failures)
-        result = {"fit": self.fit_identity, "metrics": card.metrics, "presets": card.presets, "failures": failures}
-        self.save_record(embedded.failed, result)
+        with self.session.stage("writing the classifier"):
+            self._write(card, fitted, dna_only, trial, failures)
+        summary = {"metrics": card.metrics, "presets": card.presets, "failures": failures}
+        self.session.complete({"result": summary}, embedded.failed)
         return TrainResult(self.paths.folder, dict(card.metrics), failures)
 
     def _fit(self, data: Dataset, parts: Ints, table: Table, unit: str) -> Fitted:
@@ -144,12 +142,15 @@ class TrainRun(FrameRun[TrainResult]):
     def _card(self, data: Dataset) -> ClassifierCard:
         """The card without what the test will show."""
         dna_dim = self._width(data)
+        dims = (dna_dim, data.frames.features.shape[1] - dna_dim)[: len(self.encoders)]
+        dna, *others = map(self._pin, self.names, self.encoders, dims)
         return ClassifierCard(
             name=self.paths.folder.resolve().name,
-            trained=self.dna.trained and self.protein.trained,
+            trained=all(model.trained for model in self.encoders),
             window=(self.config.window,),
-            dna=self._pin(self.dna_name, self.dna, dna_dim),
-            protein=self._pin(self.protein_name, self.protein, data.frames.features.shape[1] - dna_dim),
+            dna=dna,
+            protein=others[0] if others else None,
+            reads=self.rules.reads,
             citation="the authors of the training data; virnucpro",
             licence="as its author says",
             source=f"virnucpro train, seed {self.config.seed}",
@@ -170,17 +171,17 @@ class TrainRun(FrameRun[TrainResult]):
         accepted = MODELS[name].weights_sha256
         return EncoderPin(name, dim, accepted if model.sha256 in accepted else (model.sha256,))
 
-    def _write(self, card: ClassifierCard, fitted: Fitted, dna_only: Fitted | None, trial: Trial) -> None:
-        with self.stage("writing the classifier"):
-            draw_curves(self.paths.curves, trial, fitted)
-            write_text(self.paths.text, card, trial, fitted)
-            save(self.paths.folder, fitted.state, card, dna_only.state if dna_only else None)
-
-    def _clean(self) -> None:
-        """Remove the arrays of features as well."""
-        for name in FEATURES:
-            self.paths.features(name).unlink(missing_ok=True)
-        super()._clean()
+    def _write(
+        self, card: ClassifierCard, fitted: Fitted, dna_only: Fitted | None, trial: Trial, failures: list[Failure]
+    ) -> None:
+        folder = self.paths.folder
+        # Until all is there again, the folder of an older classifier is none.
+        older = folder / CARD, folder / DNA_ONLY
+        with self.session.publishing((self.paths.failed, *self.results), older) as names:
+            draw_curves(names[self.paths.curves], trial, fitted)
+            write_text(names[self.paths.text], card, trial, fitted)
+            write_failed(names[self.paths.failed], failures)
+            write(names, folder, fitted.state, card, dna_only.state if dna_only else None)
 
     def earlier_result(self, record: dict[str, Any]) -> TrainResult:
         """What a complete run said of its result."""

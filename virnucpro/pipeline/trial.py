@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from virnucpro.io.store import atomic_path
 from virnucpro.metrics import Estimate, confusion, evaluate, threshold_at
 from virnucpro.models.card import DEFAULT_PRESET, ClassifierCard
 from virnucpro.models.fit import Fitted
@@ -88,15 +87,15 @@ class Trial:
 
 
 def write_text(path: Path, card: ClassifierCard, trial: Trial, fitted: Fitted) -> None:
-    """The card, to read."""
-    with atomic_path(path) as temporary:
-        temporary.write_text("\n".join(_text(card, trial, fitted)) + "\n", "utf-8", "surrogateescape")
+    """The card, to read. Raises OSError."""
+    path.write_text("\n".join(_text(card, trial, fitted)) + "\n", "utf-8", "surrogateescape")
 
 
 def _text(card: ClassifierCard, trial: Trial, fitted: Fitted) -> Iterator[str]:
     yield f"# {card.name}"
     yield ""
-    yield f"A classifier for windows of {card.window[0]} bases over {card.dna.name} and {card.protein.name}, made by"
+    encoders = " and ".join(pin.name for pin in card.encoders)
+    yield f"A classifier for windows of {card.window[0]} bases over {encoders}, made by"
     yield f"`virnucpro train`. Use it: `virnucpro predict contigs.fa -o out --model {card.name}/`"
     yield ""
     yield f"Epochs: {len(fitted.training_loss)}, the best one kept. Temperature: {fitted.temperature:.3g}."
@@ -123,7 +122,7 @@ def _text(card: ClassifierCard, trial: Trial, fitted: Fitted) -> Iterator[str]:
 
 
 def draw_curves(path: Path, trial: Trial, fitted: Fitted) -> None:
-    """Losses by epoch, and ROC and precision-recall curves of the windows."""
+    """Losses by epoch, and ROC and precision-recall curves of the windows. Raises OSError."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -141,5 +140,5 @@ def draw_curves(path: Path, trial: Trial, fitted: Fitted) -> None:
             RocCurveDisplay.from_predictions(labels, scores, name=name, ax=roc)
             PrecisionRecallDisplay.from_predictions(labels, scores, name=name, ax=recall)
     # Neither time nor chance in the file, so that equal runs give equal bytes.
-    with matplotlib.rc_context({"svg.hashsalt": "virnucpro"}), atomic_path(path) as temporary:
-        FigureCanvasSVG(figure).print_svg(temporary, metadata={"Date": None})  # type: ignore[no-untyped-call]
+    with matplotlib.rc_context({"svg.hashsalt": "virnucpro"}):
+        FigureCanvasSVG(figure).print_svg(path, metadata={"Date": None})  # type: ignore[no-untyped-call]

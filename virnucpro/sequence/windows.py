@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 DEFAULT_SIZE = 500
+#: Bases of the shortest window that is read as a whole: each of its six frames has two codons.
+SHORTEST = 8
 
 
 class Window(NamedTuple):

@@ -1,16 +1,43 @@
-"""Embedded work files → scored windows, in input order: join by id, classify, take the best frame of each window."""
+"""Embedded work files → scored windows, in input order: join by id, classify, take the best frame of each window.
+
+A window counts by the published rule: viral if the highest virus score of its frames is not below the highest score
+for others (Li et al. 2025, doi:10.1093/bib/bbaf224).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from virnucpro.core.threads import in_order
 from virnucpro.models.classifier import Classifier
-from virnucpro.pipeline.consensus import WindowScore, window_score
 from virnucpro.pipeline.features import EmbeddedParts, Features
 from virnucpro.pipeline.frame_split import WHOLE, FramePart, IndexedSequence, IndexedWindow, read_index
 from virnucpro.sequence.frames import ALL_STOPPED
+
+
+@dataclass(frozen=True)
+class WindowScore:
+    """The scores of a window.
+
+    best_frame: the frame with the highest virus score, of equals the first, or empty for a window that was scored as it
+    stands; virus, other: the highest score of each kind over the frames, 0 to 1.
+    """
+
+    best_frame: str
+    virus: float
+    other: float
+
+    @property
+    def score(self) -> float:
+        """virus / (virus + other): at least 0.5 exactly where the published rule calls the window viral."""
+        return self.virus / (self.virus + self.other)
+
+
+def window_score(frames: Sequence[str], scores: Iterable[tuple[float, float]]) -> WindowScore:
+    """The score of a window from its frames' names and their scores (others, virus), softmaxed."""
+    other, virus = zip(*scores, strict=True)
+    return WindowScore(frames[virus.index(max(virus))], max(virus), max(other))
 
 
 @dataclass(frozen=True)
@@ -61,7 +88,7 @@ class _Scores:
 
 
 class Scorer:
-    """Scores embedded work files; classifier: of frames; dna_only: of windows without one, or None."""
+    """Scores embedded work files; classifier: of frames; dna_only: of whole windows, or None."""
 
     def __init__(self, embedded: EmbeddedParts, classifier: Classifier, dna_only: Classifier | None) -> None:
         self.embedded, self.classifier, self.dna_only = embedded, classifier, dna_only
@@ -77,7 +104,7 @@ class Scorer:
         return [row if isinstance(row, IndexedSequence) else self._scored(row, scores, failure) for row in index]
 
     def _scored(self, window: IndexedWindow, scores: _Scores, failure: str) -> ScoredWindow:
-        was_embedded = window.frames or (self.dna_only and window.reason == ALL_STOPPED)
+        was_embedded = not window.reason or (self.dna_only and window.reason == ALL_STOPPED)
         return scores.of(window, failure if was_embedded else "")
 
     def _scores(self, part: FramePart) -> _Scores:

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from virnucpro.calls.tables import REGIONS, SEQUENCES, WINDOWS
 from virnucpro.core.paths import PredictPaths
 from virnucpro.errors import InputError, UsageError
-from virnucpro.io.tables import REGIONS, SEQUENCES, WINDOWS
 
 CURE = "make it again with `virnucpro predict`"
 

@@ -10,12 +10,13 @@ from typing import BinaryIO, TextIO
 
 import numpy as np
 
-from virnucpro.io import tables
+from virnucpro.calls import tables
+from virnucpro.calls.discovery import Discovery
+from virnucpro.calls.scoring import Row, ScoredWindow
+from virnucpro.calls.verdicts import Callers, Region, SequenceCall, Verdict
 from virnucpro.io.fasta import BadRecord, Record, read_records, write_fasta
 from virnucpro.io.tables import Table, number
-from virnucpro.pipeline.consensus import MinScores, Region, SequenceCall, SequenceCaller, Verdict
 from virnucpro.pipeline.frame_split import IndexedSequence
-from virnucpro.pipeline.scoring import Row, ScoredWindow
 
 
 def published_id(sequence_id: str, window: int, frame: str = "") -> str:
@@ -27,14 +28,18 @@ def published_id(sequence_id: str, window: int, frame: str = "") -> str:
 class Summary:
     """What came out of a run.
 
-    viral: for each sequence that is viral or holds a viral region its regions, None for the whole of it;
-    failures: (index of the input, record or 0, id, reason).
+    viral: for each sequence that is viral or holds a viral region its regions, None for the whole of it; discovery:
+    the scores of sequences that are not mixed; regions, host: viral regions in sequences that are not viral as a whole,
+    and the bases around them; failures: (index of the input, record or 0, id, reason).
     """
 
     verdicts: Counter[Verdict] = field(default_factory=Counter)
     windows: int = 0
     windows_scored: int = 0
-    viral: dict[int, list[Region] | None] = field(default_factory=dict)
+    viral: dict[int, Sequence[Region] | None] = field(default_factory=dict)
+    discovery: Discovery = field(default_factory=Discovery)
+    regions: int = 0
+    host: int = 0
     failures: list[tuple[int, int, str, str]] = field(default_factory=list)
 
 
@@ -47,10 +52,10 @@ class ResultWriter:
         windows: TextIO,
         regions: TextIO,
         inputs: Sequence[Path],
-        min_scores: MinScores,
+        callers: Callers,
         vanilla: VanillaTables | None,
     ) -> None:
-        self.inputs, self.min_scores, self.vanilla = inputs, min_scores, vanilla
+        self.inputs, self.callers, self.vanilla = inputs, callers, vanilla
         self.sequences = Table(sequences, tables.SEQUENCES)
         self.windows = Table(windows, tables.WINDOWS)
         self.regions = Table(regions, tables.REGIONS)
@@ -72,7 +77,7 @@ class ResultWriter:
 
     def _begin(self, sequence: IndexedSequence) -> None:
         self._sequence = sequence
-        self._caller = SequenceCaller(self.min_scores)
+        self._caller = self.callers()
         self._silent: Counter[str] = Counter()
         self._lost: Counter[str] = Counter()
         if sequence.failed:
@@ -110,10 +115,19 @@ class ResultWriter:
         if self._lost:
             self._fail(sequence, _counted(self._lost))
         call = self._caller.finish()
-        self.summary.verdicts[call.verdict] += 1
-        if call.verdict in (Verdict.VIRUS, Verdict.MIXED):
-            self.summary.viral[sequence.number] = None if call.verdict is Verdict.VIRUS else call.regions
+        self._sum(sequence, call)
         self._write(sequence, call)
+
+    def _sum(self, sequence: IndexedSequence, call: SequenceCall) -> None:
+        summary, verdict = self.summary, call.verdict
+        summary.verdicts[verdict] += 1
+        if verdict in (Verdict.VIRUS, Verdict.MIXED):
+            summary.viral[sequence.number] = None if verdict is Verdict.VIRUS else call.regions
+        if verdict in (Verdict.MIXED, Verdict.OTHER):
+            summary.regions += len(call.regions)
+            summary.host += sequence.length - sum(region.bases for region in call.regions)
+        if verdict in (Verdict.VIRUS, Verdict.OTHER) and call.score is not None:
+            summary.discovery.add(call.score, verdict is Verdict.VIRUS)
 
     def _write(self, sequence: IndexedSequence, call: SequenceCall) -> None:
         reason = sequence.reason or _counted(self._lost) or ("" if call.scored else _counted(self._silent))
@@ -123,6 +137,8 @@ class ResultWriter:
             sequence.length,
             call.verdict.value,
             number(call.score),
+            number(call.threshold),
+            number(call.false_positives),
             call.windows,
             call.scored,
             call.viral,
@@ -180,7 +196,7 @@ class VanillaTables:
             self._calls.write(f"{name}\t{virus >= other}\n")
 
 
-def write_viruses(file: BinaryIO, inputs: Sequence[Path], viral: dict[int, list[Region] | None]) -> None:
+def write_viruses(file: BinaryIO, inputs: Sequence[Path], viral: dict[int, Sequence[Region] | None]) -> None:
     """The viral sequences, and the viral regions of mixed ones, in input order; the inputs are read again."""
     if not viral:
         return

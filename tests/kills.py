@@ -1,0 +1,242 @@
+"""Runs of the command line that are stopped at a chosen file operation, or at any moment; each must be as good as new.
+
+    python tests/kills.py every              kill -9 at each rename, removal and new file of every command
+    python tests/kills.py random [STOPS]     kill -9 and signals at random moments, two workers
+
+Both end with a line that counts trials and what was bad. Small parts of both are tests: test_kills.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+from conftest import HANGS, command_line, random_records, to_fasta
+
+#: Audit events of Python after which the state on the disk is another one, and which of their arguments is the path.
+EVENTS = {"os.rename": 1, "os.remove": 0, "os.rmdir": 0, "os.mkdir": 0, "open": 0}
+
+#: By command, its arguments but for inputs and output, and the output in its folder.
+COMMANDS = {
+    "embed": ("embed", "{in}", "-o", "o.h5", "-d", "cpu", "--dtype", "fp32", "-t", "1", "--batch-size", "256"),
+    "embed to NumPy": ("embed", "{in}", "-o", "o.npy", "-d", "cpu", "--dtype", "fp32", "-t", "1"),
+    "predict": ("predict", "{in}", "-o", "out", "-d", "cpu", "--dtype", "fp32", "-t", "1", "--vanilla-output"),
+    "train": ("train", "--virus", "{virus}", "--other", "{other}", "-o", "out", "-d", "cpu", "--dtype", "fp32",
+              "-t", "1", "--window", "90", "--epochs", "2", "--dna-only-head"),
+    "orfs": ("orfs", "{in}", "-o", "o", "-q"),
+}  # fmt: skip
+
+#: Names of what tells when a run was, and how often it was begun.
+TOLD = (".log", ".run.json")
+
+
+class Trials:
+    """Runs the command line in children of one process that has imported everything: a second each, not several."""
+
+    def __init__(self) -> None:
+        self._server = subprocess.Popen(
+            [sys.executable, __file__, "serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __enter__(self) -> Trials:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.communicate()
+
+    def run(self, folder: Path, words: list[str], kill_at: int = 0) -> tuple[int, list[str], str]:
+        """Exit code, the operations below `folder` in their order, what was said; the last operation was not done."""
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        print(json.dumps([str(folder), words, kill_at]), file=self._server.stdin, flush=True)
+        code, operations, said = json.loads(self._server.stdout.readline())
+        return code, operations, said
+
+
+def serve() -> None:
+    """Run what is asked for, a line each."""
+    from virnucpro.cli import main  # noqa: F401
+    from virnucpro.pipeline import embed, orfs, parallel_dnabert, parallel_esm, predict, train  # noqa: F401
+
+    for line in sys.stdin:
+        folder, words, kill_at = json.loads(line)
+        with tempfile.TemporaryDirectory() as place:
+            notes, said = Path(place, "notes"), Path(place, "said")
+            child = os.fork()
+            if not child:
+                _child(folder, words, kill_at, notes, said)
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            operations = notes.read_text().splitlines() if notes.exists() else []
+            print(json.dumps([code, operations, said.read_text()]), flush=True)
+
+
+def _child(folder: str, words: list[str], kill_at: int, notes: Path, said: Path) -> None:
+    from virnucpro.cli import main
+
+    os.chdir(folder)
+    for stream in (1, 2):
+        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+    record = os.open(notes, os.O_WRONLY | os.O_CREAT)
+    count = 0
+
+    def look(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal count
+        if event not in EVENTS:
+            return
+        path = os.path.abspath(str(arguments[EVENTS[event]]))
+        if not path.startswith(folder) or path.endswith(".log") or (event == "open" and not _makes(arguments)):
+            return
+        count += 1
+        os.write(record, f"{event} {os.path.relpath(path, folder)}\n".encode())
+        if count == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(look)
+    sys.argv = ["virnucpro", *words]
+    code = 97
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 98
+    os._exit(code)
+
+
+def _makes(arguments: tuple[object, ...]) -> bool:
+    """Whether an `open` makes or empties a file."""
+    flags = arguments[2]
+    return isinstance(flags, int) and bool(flags & (os.O_CREAT | os.O_TRUNC))
+
+
+def words_of(name: str, folder: Path) -> list[str]:
+    """The arguments of a command; its inputs are made in `folder`."""
+    inputs = {
+        "{in}": to_fasta(folder / "in.fa", [*random_records(12), ("bad", "MKVLE")]),
+        "{virus}": to_fasta(folder / "v.fa", random_records(12, seed=2, shortest=200)),
+        "{other}": to_fasta(folder / "w.fa", random_records(12, seed=3, shortest=200)),
+    }
+    return [str(inputs.get(word, word)) for word in COMMANDS[name]]
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """All files below a folder; of what tells about a run only that it is there."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): b"" if path.name.endswith(TOLD) else path.read_bytes() for path in files}
+
+
+def stop_and_go_on(trials: Trials, name: str, folder: Path, chosen: slice = slice(None)) -> Iterator[str]:
+    """Kill a command at each operation of an undisturbed run that is `chosen`, and give it again; yields what is bad.
+
+    An empty text stands for a trial in which all was as in the undisturbed run.
+    """
+    (folder / "inputs").mkdir(parents=True)
+    words = words_of(name, folder / "inputs")
+    (undisturbed := folder / "undisturbed").mkdir()
+    code, operations, said = trials.run(undisturbed, words)
+    assert code in (0, 6), said
+    wanted = tree(undisturbed)
+    for number in range(1, len(operations) + 1)[chosen]:
+        (place := folder / "killed").mkdir()
+        killed, done, said = trials.run(place, words, number)
+        assert killed == -signal.SIGKILL, (number, killed, said)
+        again, _, said = trials.run(place, words)
+        bad = again != code or "Traceback" in said or tree(place) != wanted
+        yield f"{name}, killed at {done[-1]}: exit code {again}, {sorted(tree(place))}, {said}" if bad else ""
+        shutil.rmtree(place)
+
+
+# At any moment, with two workers.
+
+TWO = ("-d", "cpu,cpu", "--dtype", "fp32", "--sequences-per-file", "8", "-t", "2")
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    """Every process that a run has started."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).children(recursive=True)
+    return []
+
+
+def stop_somewhere(words: list[str], folder: Path, rng: random.Random, longest: float) -> tuple[int, list[int]]:
+    """Start a run and stop it at a random moment, if it is not over by then; its exit code, and who outlives it."""
+    run = subprocess.Popen(
+        command_line(*words), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return run.wait(rng.uniform(0, longest)), []
+    started = descendants(run.pid)
+    how = rng.choice(["kill the parent", "kill all", "kill a worker", "SIGTERM", "SIGINT"])
+    if how == "kill a worker" and started:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            rng.choice(started).kill()
+        return run.wait(HANGS), _outliving(started)
+    if how == "kill all":
+        os.killpg(run.pid, signal.SIGKILL)
+    else:
+        run.send_signal({"SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}.get(how, signal.SIGKILL))
+    return run.wait(HANGS), _outliving(started)
+
+
+def _outliving(started: list[psutil.Process]) -> list[int]:
+    return [process.pid for process in psutil.wait_procs(started, timeout=HANGS)[1]]
+
+
+def random_stops(folder: Path, stops: int, seed: int) -> Iterator[str]:
+    """Stop runs of `embed` and `predict` at random moments until `stops` is reached; yields what is bad, or nothing."""
+    rng = random.Random(seed)
+    source = to_fasta(folder / "in.fa", random_records(60, seed=seed))
+    commands = [["embed", str(source), "-o", "o.h5", *TWO], ["predict", str(source), "-o", "out", *TWO]]
+    wanted = [_undisturbed(folder / f"undisturbed{number}", words) for number, words in enumerate(commands)]
+    stopped = 0
+    while stopped < stops:
+        kind = rng.randrange(len(commands))
+        place = Path(tempfile.mkdtemp(dir=folder))
+        ended = None
+        while ended != 0:
+            ended, orphans = stop_somewhere(commands[kind], place, rng, 25)
+            stopped += ended != 0
+            if orphans:
+                yield f"{commands[kind][0]}: {orphans} outlived it"
+            if ended not in (0, -signal.SIGKILL, 128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM):
+                yield f"{commands[kind][0]}: exit code {ended}"
+        yield "" if tree(place) == wanted[kind] else f"{commands[kind][0]}: {sorted(tree(place))}"
+
+
+def _undisturbed(folder: Path, words: list[str]) -> dict[str, bytes]:
+    folder.mkdir()
+    subprocess.run(command_line(*words), cwd=folder, check=True, capture_output=True, timeout=HANGS)
+    return tree(folder)
+
+
+def _count(found: Iterator[str], name: str) -> None:
+    trials = list(found)
+    bad = list(filter(None, trials))
+    for each in bad:
+        print(each)
+    print(f"{name}: {len(trials)} trials, {len(bad)} bad", flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "serve":
+        serve()
+        sys.exit()
+    with tempfile.TemporaryDirectory() as place:
+        if sys.argv[1] == "every":
+            with Trials() as trials:
+                for name in COMMANDS:
+                    _count(stop_and_go_on(trials, name, Path(place, name)), name)
+        else:
+            stops = int(sys.argv[2]) if len(sys.argv) > 2 else 100
+            _count(random_stops(Path(place), stops, 1), f"{stops} stops at random moments")

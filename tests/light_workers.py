@@ -1,0 +1,156 @@
+"""Workers that embed nothing and misbehave as told. A spawned process imports this, so it imports little."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from virnucpro.errors import DeviceError, ModelError
+from virnucpro.pipeline.events import FLUSH, FileDone, Progress, Ready
+
+Files = Iterable[Path | None]
+
+
+def copier(files: Files, device: str, batch_size: int, output_dir: Path, **options: Any) -> None:
+    """A good worker: its result says the file's name, and a note who made it."""
+    sink = options["progress_queue"]
+    sink.put(Ready())
+    for path in files:
+        if path is not FLUSH:
+            output = output_dir / f"{path.name}.h5"
+            output.write_text(path.name)
+            note(output_dir, f"{device} did {path.name}")
+            sink.put(Progress(1, 1, 0.1))
+            sink.put(FileDone(path, output, 1))
+
+
+def note(folder: Path, line: str) -> None:
+    with open(folder / "notes", "a") as file:
+        print(line, file=file)
+
+
+def notes(folder: Path) -> list[str]:
+    path = folder / "notes"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def met(files: Files, react: Callable[[Path], None]) -> Iterator[Path | None]:
+    """The files, each of which is reacted to as the worker has it in hand."""
+    for path in files:
+        if path is not FLUSH:
+            react(path)
+        yield path
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    while not condition():
+        time.sleep(0.01)
+
+
+def die(_path: Path) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def dies_on_3(files: Files, device: str, batch_size: int, output_dir: Path, **options: Any) -> None:
+    """Killed by one file."""
+    copier(met(files, lambda path: path.name == "3.fa" and die(path)), device, batch_size, output_dir, **options)
+
+
+def dies_on_bad(files: Files, device: str, batch_size: int, output_dir: Path, **options: Any) -> None:
+    """On the device "bad", killed by every file; on the other, nothing is done before three were."""
+    if device == "bad":
+        note(output_dir, "bad started")
+        copier(met(files, die), device, batch_size, output_dir, **options)
+    wait_for(lambda: notes(output_dir).count("bad started") == 3)
+    copier(files, device, batch_size, output_dir, **options)
+
+
+def unusable_on_bad(files: Files, device: str, batch_size: int, output_dir: Path, **options: Any) -> None:
+    """Cannot use the device "bad"."""
+    if device == "bad":
+        raise DeviceError("cannot use bad", hint="mend it")
+    copier(files, device, batch_size, output_dir, **options)
+
+
+def stillborn(_files: Files, _device: str, _batch_size: int, output_dir: Path, **_options: object) -> None:
+    """Dies before it is ready, each time."""
+    note(output_dir, "start")
+    os._exit(7)
+
+
+def dies_idle(files: Files, device: str, batch_size: int, output_dir: Path, **options: Any) -> None:
+    """On the device "idle", does its file and dies by `options["signal"]` while the other device is at work."""
+    if device == "idle":
+        note(output_dir, str(os.getpid()))
+        copier([next(iter(files))], device, batch_size, output_dir, **options)
+        os.kill(os.getpid(), options["signal"])
+    wait_for(lambda: notes(output_dir))
+    pid = notes(output_dir)[0]
+    copier(
+        met(files, lambda _: wait_for(lambda: not Path("/proc", pid).exists())),
+        device,
+        batch_size,
+        output_dir,
+        **options,
+    )
+
+
+def hangs_last(files: Files, device: str, batch_size: int, output_dir: Path, **options: Any) -> None:
+    """The file 3.fa stops the first process that meets it, when all others are done."""
+
+    def stop(path: Path) -> None:
+        if path.name == "3.fa" and not (output_dir / "hung").exists():
+            wait_for(lambda: len(list(output_dir.glob("*.h5"))) == options["others"])
+            (output_dir / "hung").write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    copier(met(files, stop), device, batch_size, output_dir, **options)
+
+
+def raises_on_3(files: Files, device: str, batch_size: int, output_dir: Path, **options: Any) -> None:
+    """An error that nobody foresaw."""
+
+    def fail(path: Path) -> None:
+        if path.name == "3.fa":
+            raise KeyError("colour")
+
+    copier(met(files, fail), device, batch_size, output_dir, **options)
+
+
+def no_model(_files: Files, *_arguments: object, **_options: object) -> None:
+    """Finds out that no worker can do this run."""
+    raise ModelError("no such weights", hint="get them")
+
+
+def loads_for_ever(_files: Files, _device: str, _batch_size: int, output_dir: Path, **_options: Any) -> None:
+    """Never comes to its first file."""
+    note(output_dir, "loading")
+    time.sleep(1e6)
+
+
+class UnpacksForEver:
+    """An argument that a new process never comes to the end of, as if an import took long."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __setstate__(self, state: dict[str, Path]) -> None:
+        note(state["folder"], "loading")
+        time.sleep(1e6)
+
+
+def talks(files: Files, device: str, batch_size: int, output_dir: Path, **options: Any) -> None:
+    """Writes to the log, and notes how it was started."""
+    log = logging.getLogger("virnucpro.talk")
+    if options.get("forward_logs"):
+        from virnucpro.pipeline.base_worker import set_up_worker_logging, torch_device
+
+        set_up_worker_logging(options["progress_queue"], torch_device(device))
+    log.debug("a detail")
+    note(output_dir, f"RAYON_NUM_THREADS={os.environ.get('RAYON_NUM_THREADS')}")
+    copier(files, device, batch_size, output_dir, **options)

@@ -1,0 +1,61 @@
+"""The real worker of DNA on devices that misbehave; importable by a spawned process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from virnucpro.models.attention import PackedLayout
+from virnucpro.pipeline.base_worker import run_worker
+from virnucpro.pipeline.events import FLUSH
+from virnucpro.pipeline.parallel_dnabert import DNABERTWorker
+
+
+def beside(output_dir: Path, device: str) -> None:
+    """Go on when the workers of both devices have come this far, so that both get files."""
+    (output_dir / f".{device}").touch()
+    while len(list(output_dir.glob(".*d"))) < 2:
+        time.sleep(0.01)
+
+
+class Sticky(DNABERTWorker):
+    """Every batch but the first fails, as on a GPU whose context is lost."""
+
+    batches = 0
+
+    def embed(self, tokens: torch.Tensor, layout: PackedLayout, used: int) -> torch.Tensor:
+        self.batches += 1
+        if self.batches > 1:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return super().embed(tokens, layout, used)
+
+
+def sticky_on_bad(
+    files: Iterable[Path | None], device: str, batch_size: int, output_dir: Path, **options: Any
+) -> object:
+    """The devices "good" and "bad" are both this CPU."""
+    beside(output_dir, device)
+    kind = Sticky if device == "bad" else DNABERTWorker
+    return run_worker(kind, files, "cpu", batch_size, output_dir, options)  # type: ignore[arg-type]
+
+
+def killed_on_bad(
+    files: Iterable[Path | None], device: str, batch_size: int, output_dir: Path, **options: Any
+) -> object:
+    """On "bad", killed a while after it was handed a file."""
+
+    def met() -> Iterator[Path | None]:
+        for path in files:
+            yield path
+            if path is not FLUSH and device == "bad":
+                time.sleep(0.2)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    beside(output_dir, device)
+    return run_worker(DNABERTWorker, met(), "cpu", batch_size, output_dir, options)  # type: ignore[arg-type]

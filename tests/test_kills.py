@@ -1,0 +1,27 @@
+"""Runs that are killed for real, at operations that are named and not timed; see `kills.py`, which does all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kills import COMMANDS, Trials, random_stops, stop_and_go_on
+
+
+@pytest.fixture(scope="module")
+def trials() -> Iterator[Trials]:
+    with Trials() as server:
+        yield server
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_killed_while_it_publishes(name: str, trials: Trials, tmp_path: Path) -> None:
+    """At every third of the last operations: results and the record get their names, work files are removed."""
+    found = list(stop_and_go_on(trials, name, tmp_path, slice(-24, None, 3)))
+    assert len(found) == 8
+    assert not "".join(found)
+
+
+def test_stopped_at_random_moments(tmp_path: Path) -> None:
+    assert not "".join(random_stops(tmp_path, stops=3, seed=5))

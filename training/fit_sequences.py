@@ -1,0 +1,330 @@
+"""Fit how a model set calls sequences, and write it into the set's card.
+
+    python -m training.pieces --genomes fit.npz --out fit_pieces
+    python -m training.fit_sequences --pieces fit_pieces --model FOLDER
+
+The pieces are of clusters that no network of the set was trained on. They go through `virnucpro predict`, windows of
+each size that the set serves; what is fitted to the scores, and why, says docs/calls.md. Forms are compared by
+cross-validation over clusters, and the simplest one is kept that is not worse than the best by more than its error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.engine import Called, called
+from training.kingdoms import KINGDOMS, kingdom_of
+from training.pieces import LONGEST, SHORTEST
+from virnucpro.calls.model import ORIGIN, CallModel, FalsePositives, SegmentModel, SequenceModel, probability
+from virnucpro.calls.segment import divide
+from virnucpro.models.card import CARD, ClassifierCard
+from virnucpro.pipeline.trial import PRESETS
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Truth = NDArray[np.bool_]
+
+#: Degrees of the level and of the slope in octaves of length, the simplest first.
+FORMS = ((0, 0), (0, 1), (1, 1), (1, 2), (2, 2))
+FOLDS = 10
+#: Weight of the coefficients' squares, each in units of its column's spread.
+RIDGE = 1e-4
+#: Scores at which false positives are counted, and over how many octaves of length each way (standard deviation).
+SCORES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.965, 0.98, 0.99, 0.995, 0.999)
+BREADTH = 0.5
+
+
+@dataclass(frozen=True)
+class Table:
+    """Sequences in columns: log-odds of means, scored bases, classes, clusters, kingdoms, and weights.
+
+    Weights: in each octave of length both classes weigh the same, and in a class its kingdoms as in
+    `training.kingdoms`.
+    """
+
+    mean: Floats
+    bases: Ints
+    viral: Truth
+    cluster: Ints
+    kingdom: NDArray[np.str_]
+    weight: Floats
+
+    @classmethod
+    def of(cls, sequences: Sequence[Called]) -> Table:
+        """Of those that have a score."""
+        scored = [each for each in sequences if each.windows]
+        mean, bases = np.array([each.mean for each in scored]), np.array([each.bases for each in scored])
+        viral = np.array([each.piece.viral for each in scored])
+        cluster = np.array([each.piece.cluster for each in scored])
+        kingdom = np.array([kingdom_of(each.piece.group) for each in scored])
+        return cls(mean, bases, viral, cluster, kingdom, weights(bases, viral, kingdom))
+
+    @property
+    def octave(self) -> Floats:
+        """Octaves of length from the model's origin."""
+        found: Floats = np.log2(np.clip(self.bases, SHORTEST, LONGEST) / ORIGIN)
+        return found
+
+
+def weights(bases: Ints, viral: Truth, kingdom: NDArray[np.str_]) -> Floats:
+    """(sequences,) what each weighs."""
+    octave, found = np.log2(np.maximum(bases, SHORTEST) / SHORTEST).astype(int), np.zeros(len(bases))
+    for band in np.unique(octave):
+        here = octave == band
+        for side in (True, False):
+            shares = {
+                name: share for name, share in KINGDOMS.items() if (here & (viral == side) & (kingdom == name)).any()
+            }
+            for name, share in shares.items():
+                members = here & (viral == side) & (kingdom == name)
+                found[members] = share / sum(shares.values()) / members.sum()
+    return found
+
+
+def columns(table: Table, form: tuple[int, int]) -> Floats:
+    """(sequences, coefficients): powers of the octave, then these times the mean."""
+    powers = table.octave[:, None] ** np.arange(max(form) + 1)
+    return np.concatenate((powers[:, : form[0] + 1], powers[:, : form[1] + 1] * table.mean[:, None]), 1)
+
+
+def logistic(features: Floats, viral: Truth, weight: Floats) -> Floats:
+    """Coefficients of a logistic regression with a small ridge, by Newton's method."""
+    scale = np.sqrt((features**2).mean(0)).clip(1e-9)
+    x, share, found = features / scale, weight / weight.sum(), np.zeros(features.shape[1])
+    for _ in range(100):
+        p = 1 / (1 + np.exp(-np.clip(x @ found, -30, 30)))
+        gradient = x.T @ (share * (p - viral)) + RIDGE * found
+        hessian = (x * (share * p * (1 - p))[:, None]).T @ x + RIDGE * np.eye(len(found))
+        step = np.linalg.solve(hessian, gradient)
+        found -= step
+        if np.abs(step).max() < 1e-10:
+            break
+    coefficients: Floats = found / scale
+    return coefficients
+
+
+def out_of_fold(table: Table, form: tuple[int, int]) -> Floats:
+    """(sequences,) log-odds of each by a fit without the clusters of its fold."""
+    features, found = columns(table, form), np.zeros(len(table.bases))
+    _, cluster = np.unique(table.cluster, return_inverse=True)
+    fold = np.random.default_rng(0).permutation(cluster.max() + 1)[cluster] % FOLDS
+    for held in range(FOLDS):
+        rest = fold != held
+        found[~rest] = features[~rest] @ logistic(features[rest], table.viral[rest], table.weight[rest])
+    return found
+
+
+def losses(table: Table, odds: Floats) -> Floats:
+    """(sequences,) weighted cross entropy of each."""
+    found: Floats = table.weight * np.logaddexp(0, np.where(table.viral, -odds, odds)) / table.weight.sum()
+    return found
+
+
+def choose_form(table: Table) -> tuple[tuple[int, int], dict[str, Any]]:
+    """The simplest form that is not worse than the best by more than the error of their difference."""
+    found = {form: losses(table, out_of_fold(table, form)) for form in FORMS}
+    best = min(found.values(), key=lambda each: float(each.sum()))
+    _, cluster = np.unique(table.cluster, return_inverse=True)
+    report, chosen = {}, None
+    for form, each in found.items():
+        difference = np.bincount(cluster, each - best)
+        error = float(np.sqrt((difference**2).sum()))
+        report[f"level {form[0]}, slope {form[1]}"] = [round(float(each.sum()), 4), round(error, 4)]
+        if chosen is None and difference.sum() <= error:
+            chosen = form
+    return chosen or FORMS[-1], report
+
+
+def sequence_model(table: Table, form: tuple[int, int]) -> SequenceModel:
+    """Fitted to all."""
+    found = [round(float(each), 5) for each in logistic(columns(table, form), table.viral, table.weight)]
+    bases = int(max(SHORTEST, table.bases.min())), int(min(LONGEST, table.bases.max()))
+    return SequenceModel(bases, tuple(found[: form[0] + 1]), tuple(found[form[0] + 1 :]))
+
+
+def lengths() -> list[int]:
+    """Where false positives are told: every half octave."""
+    return [round(SHORTEST * 2 ** (step / 2)) for step in range(int(2 * np.log2(LONGEST / SHORTEST)) + 1)]
+
+
+def false_positives(table: Table, odds: Floats) -> FalsePositives:
+    """Share of the others that reach each score, by length, kingdoms weighing the same; odds: out of fold."""
+    rows = []
+    for length in lengths():
+        near = np.exp(-0.5 * (np.log2(table.bases / length) / BREADTH) ** 2) * ~table.viral
+        weight = np.zeros(len(near))
+        for name in ("prokaryote", "eukaryote"):
+            here = table.kingdom == name
+            if (total := near[here].sum()) > 1e-6:
+                weight[here] = near[here] / total
+        scores = 1 / (1 + np.exp(-odds))
+        rows.append(tuple(round(float(weight[scores >= score].sum() / weight.sum()), 5) for score in SCORES))
+    return FalsePositives(tuple(lengths()), SCORES, tuple(rows))
+
+
+def threshold(scores: Floats, weight: Floats, share: float) -> float:
+    """The lowest score that at most that share of the weight reaches."""
+    order = np.argsort(-scores, kind="stable")
+    above = np.cumsum(weight[order]) / weight.sum()
+    last = int(np.searchsorted(above, share, side="right"))
+    return min(1.0, round(float(scores[order[min(last, len(order) - 1)]]) + 1e-6, 6))
+
+
+def window_thresholds(sequences: Sequence[Called], size: int) -> dict[str, float]:
+    """By preset, of the windows of the full size, kingdoms weighing the same."""
+    others = [each for each in sequences if not each.piece.viral]
+    rows = [
+        (probability(window.log_odds), kingdom_of(each.piece.group))
+        for each in others
+        for window in each.windows
+        if window.end - window.start > 0.9 * size
+    ]
+    scores, kingdom = np.array([score for score, _ in rows]), np.array([name for _, name in rows])
+    _, place, counts = np.unique(kingdom, return_inverse=True, return_counts=True)
+    return {name: threshold(scores, 1 / counts[place], share) for name, share in PRESETS.items()}
+
+
+def sequence_thresholds(rates: FalsePositives, size: int) -> dict[str, float]:
+    """By preset: the score that this share of the others of one window reaches; of longer ones fewer do."""
+    tried = np.round(np.arange(0.5, 0.9999, 0.0005), 4).tolist()
+    return {
+        name: next((score for score in tried if rates.at(size, score) <= share), tried[-1])
+        for name, share in PRESETS.items()
+    }
+
+
+# Regions.
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a segmentation finds.
+
+    phage: bases of phages in hosts; found: of them in regions; edges: distances of the edges of phages that are found
+    by half from the nearest edge of a region; host: bases of hosts; false: regions that touch no phage; broken: share
+    of whole viral sequences of 5 kb or more that are divided.
+    """
+
+    phage: int
+    found: int
+    edges: Sequence[int]
+    host: int
+    false: int
+    broken: float
+
+    def to_json(self) -> dict[str, float]:
+        """The figures that count."""
+        return {
+            "bases found": round(self.found / max(1, self.phage), 4),
+            "median edge": float(np.median(self.edges)) if self.edges else float("nan"),
+            "false regions a Mbp": round(1e6 * self.false / max(1, self.host), 3),
+            "viral sequences divided": round(self.broken, 4),
+        }
+
+
+def compare(sequences: Sequence[Called], regions: Sequence[Sequence[tuple[int, int]]], broken: float = 0.0) -> Found:
+    """Regions (start, end) of spliced sequences against where their phages are."""
+    phage = found = host = false = 0
+    edges: list[int] = []
+    for each, places in zip(sequences, regions, strict=True):
+        at, to = each.piece.at, each.piece.to
+        inside = sum(max(0, min(end, to) - max(start, at)) for start, end in places) if at >= 0 else 0
+        phage, found, host = phage + to - at, found + inside, host + each.length - (to - at)
+        false += sum(at < 0 or end <= at or start >= to for start, end in places)
+        if at >= 0 and 2 * inside >= to - at:
+            edges += [min(abs(place[side] - edge) for place in places) for side, edge in ((0, at), (1, to))]
+    return Found(phage, found, edges, host, false, broken)
+
+
+def divided(each: Called, calls: CallModel, least: float) -> list[tuple[int, int]]:
+    """The regions of a sequence as `predict` would have them."""
+    windows, found = each.windows, []
+    for first, last in divide(windows, each.length, calls.segments) if windows else ():
+        part = windows[first:last]
+        bases = sum(window.end - window.start for window in part)
+        mean = sum(window.log_odds * (window.end - window.start) for window in part) / bases
+        if probability(calls.model.log_odds(bases, mean)) >= least:
+            found.append((part[0].start if first else 0, part[-1].end if last < len(windows) else each.length))
+    return found
+
+
+def trials() -> Iterator[SegmentModel]:
+    """The settings that are tried."""
+    tried = product(
+        (-0.5, 0.0, 0.5, 1.0), (2.0, 3.0, 4.0, 6.0), (3, 5, 8, 12, 16, 20, 25, 30), (2000, 3000, 4000, 5000)
+    )
+    return (SegmentModel(bias, clip, float(cost), bases, 0.0) for bias, clip, cost, bases in tried)
+
+
+def choose_segments(
+    spliced: Sequence[Called], pieces: Sequence[Called], calls: CallModel, least: float
+) -> tuple[SegmentModel, Found]:
+    """The setting with the most bases found, less what false regions and divided viral sequences cost."""
+    whole = [each for each in pieces if each.piece.viral and each.length >= 5_000]
+    best: tuple[float, SegmentModel, Found] | None = None
+    for segments in trials():
+        tried = replace(calls, segments=segments)
+        broken = float(np.mean([bool(divided(each, tried, least)) for each in whole])) if whole else 0.0
+        found = compare(spliced, [divided(each, tried, least) for each in spliced], broken)
+        figures = found.to_json()
+        edge = figures["median edge"] if found.edges else 10_000.0
+        worth = figures["bases found"] - 0.1 * figures["false regions a Mbp"] - broken - edge / 5_000
+        if best is None or worth > best[0]:
+            best = worth, segments, found
+    assert best is not None
+    _, segments, found = best
+    return replace(segments, false_per_mbp=found.to_json()["false regions a Mbp"]), found
+
+
+def fit(pieces: Sequence[Called], spliced: Sequence[Called], size: int) -> tuple[CallModel, dict[str, Any]]:
+    """All that is measured for windows of one size, and a report."""
+    table = Table.of(pieces)
+    form, report = choose_form(table)
+    rates = false_positives(table, out_of_fold(table, form))
+    presets = sequence_thresholds(rates, size)
+    calls = CallModel(
+        min_length=SHORTEST,
+        windows=window_thresholds(pieces, size),
+        sequences=presets,
+        model=sequence_model(table, form),
+        false_positives=rates,
+        segments=SegmentModel(0.0, 0.0, 0.0, 0, 0.0),
+    )
+    segments, found = choose_segments(spliced, pieces, calls, presets["default"])
+    return replace(calls, segments=segments), {"forms": report, "chosen": form, "regions": found.to_json()}
+
+
+def main() -> None:
+    """Call, fit, write."""
+    parser = argparse.ArgumentParser(description="Fit how a model set calls sequences.")
+    parser.add_argument("--pieces", type=Path, required=True, help="folder of training.pieces")
+    parser.add_argument("--model", type=Path, required=True, help="folder of the set, whose card is written anew")
+    parser.add_argument("--device", default="auto", help="(%(default)s)")
+    args = parser.parse_args()
+    # Without what was fitted before, which changes no window: so runs that are there are taken up.
+    card = replace(ClassifierCard.read(args.model), calls={})
+    (args.model / CARD).write_text(card.to_json(), encoding="utf-8")
+    calls: Mapping[int, CallModel] = {}
+    for size in card.window:
+        settings = {"window": size, "min_length": 0, "device": args.device, "min_score": 0.5}
+        pieces, spliced = (
+            called(args.pieces / f"{name}.fa", str(args.model), args.pieces / f"{card.name}-{size}", **settings)
+            for name in ("pieces", "spliced")
+        )
+        found, report = fit(pieces, spliced, size)
+        print(json.dumps({size: report | {"thresholds": found.sequences, "windows": found.windows}}, indent=1))
+        calls = {**calls, size: found}
+    (args.model / CARD).write_text(replace(card, calls=calls).to_json(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

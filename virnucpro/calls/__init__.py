@@ -1,0 +1,1 @@
+"""From scores of windows to calls of sequences and regions, and their tables."""

@@ -1,0 +1,128 @@
+"""Calls of measured model sets: the probability that a sequence is viral, and its viral regions with their edges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from virnucpro.calls.model import CallModel, SegmentModel, log_odds, probability
+from virnucpro.calls.verdicts import Region, SequenceCall, Thresholds, Verdict
+
+
+class WindowOdds(NamedTuple):
+    """A window with a score: bases `start` to `end`, from 0, `end` excluded; its log-odds; whether it is viral."""
+
+    start: int
+    end: int
+    log_odds: float
+    viral: bool
+
+
+class ModelCaller:
+    """Calls one sequence by the model of its set."""
+
+    def __init__(self, model: CallModel, thresholds: Thresholds) -> None:
+        self.model, self.thresholds = model, thresholds
+        self._windows = self._length = 0
+        self._scored: list[WindowOdds] = []
+
+    def add(self, start: int, end: int, score: float | None) -> bool:
+        """Take a window, `score` None if it has none; returns whether it is viral."""
+        self._windows += 1
+        self._length = end
+        if score is None:
+            return False
+        viral = score >= self.thresholds.window
+        self._scored.append(WindowOdds(start, end, log_odds(score), viral))
+        return viral
+
+    def finish(self) -> SequenceCall:
+        """The call, when all windows are in."""
+        if not self._scored:
+            return SequenceCall(self._windows)
+        whole = self._region(0, self._length, self._scored)
+        threshold, bases = self.thresholds.sequence, sum(window.end - window.start for window in self._scored)
+        regions = self._regions()
+        if not regions and whole.score >= threshold:
+            verdict, regions = Verdict.VIRUS, (whole,)
+        else:
+            verdict = Verdict.MIXED if regions else Verdict.OTHER
+        return SequenceCall(
+            self._windows,
+            whole.windows,
+            whole.viral,
+            whole.score,
+            threshold,
+            self.model.false_positives.at(bases, threshold),
+            verdict,
+            regions,
+        )
+
+    def _regions(self) -> tuple[Region, ...]:
+        """Viral regions beside which host remains."""
+        windows, last = self._scored, len(self._scored)
+        found = []
+        for first, end in divide(windows, self._length, self.model.segments):
+            start = windows[first].start if first else 0
+            region = self._region(start, windows[end - 1].end if end < last else self._length, windows[first:end])
+            if region.score >= self.thresholds.sequence:
+                found.append(region)
+        return tuple(found)
+
+    def _region(self, start: int, end: int, windows: Sequence[WindowOdds]) -> Region:
+        bases = sum(window.end - window.start for window in windows)
+        mean = sum(window.log_odds * (window.end - window.start) for window in windows) / bases
+        score = probability(self.model.model.log_odds(bases, mean))
+        return Region(start, end, score, len(windows), sum(window.viral for window in windows))
+
+
+def divide(windows: Sequence[WindowOdds], length: int, model: SegmentModel) -> list[tuple[int, int]]:
+    """The viral regions of a sequence of `length` bases: the place of the first window of each, and behind its last.
+
+    None where no host remains: a region must have host beside it.
+    """
+    evidence = [min(max(window.log_odds, -model.clip), model.clip) - model.bias for window in windows]
+    found = _best(evidence, model.cost)
+
+    def is_host(first: int, last: int) -> bool:
+        """Whether what lies between two places is enough to be host."""
+        bases = (windows[last].start if last < len(windows) else length) - (windows[first - 1].end if first else 0)
+        return bases >= model.min_bases and -sum(evidence[first:last]) >= model.cost
+
+    joined: list[tuple[int, int]] = []
+    for first, last in found:
+        before = joined[-1][1] if joined else 0
+        if is_host(before, first):
+            joined.append((first, last))
+        else:
+            joined[-1:] = [(joined[-1][0] if joined else 0, last)]
+    if joined and not is_host(joined[-1][1], len(windows)):
+        joined[-1] = joined[-1][0], len(windows)
+    if joined == [(0, len(windows))]:
+        return []
+    return [(first, last) for first, last in joined if windows[last - 1].end - windows[first].start >= model.min_bases]
+
+
+def _best(evidence: Sequence[float], cost: float) -> list[tuple[int, int]]:
+    """The stretches with the most evidence together, each of which costs `cost`: first place, and behind the last.
+
+    By dynamic programming over two states (Viterbi): outside of a stretch and inside one.
+    """
+    outside, inside = 0.0, float("-inf")
+    began: list[bool] = []  # at each place: whether the best stretch that reaches it begins there
+    ended: list[bool] = []  # whether the best way to be outside behind it ends a stretch with it
+    for each in evidence:
+        began.append(outside - cost > inside)
+        inside = max(inside, outside - cost) + each
+        ended.append(inside > outside)
+        outside = max(outside, inside)
+    found: list[tuple[int, int]] = []
+    place = len(evidence)
+    while place:
+        place -= 1
+        if ended[place]:
+            last = place + 1
+            while not began[place]:
+                place -= 1
+            found.append((place, last))
+    return found[::-1]

@@ -1,0 +1,91 @@
+"""What a sequence is called, and where in it a virus was found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+
+class Verdict(str, Enum):
+    """What a sequence is called."""
+
+    VIRUS = "virus"
+    MIXED = "mixed"
+    OTHER = "other"
+    NOT_SCORED = "not_scored"
+
+
+#: Scored bases from which on a sequence is long: the more windows, the less does their mean stray by chance.
+LONG = 8_000
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """From which score on a window is viral, a sequence, and a long one, with `LONG` scored bases or more."""
+
+    window: float
+    sequence: float
+    long: float
+
+    def of_sequence(self, bases: int) -> float:
+        """That of a sequence with so many scored bases."""
+        return self.long if bases >= LONG else self.sequence
+
+
+@dataclass(frozen=True)
+class Region:
+    """Where a sequence is viral: bases `start` to `end`, from 0, `end` excluded.
+
+    score: 0 to 1; windows: those in it that have a score; viral: those of them that are viral.
+    """
+
+    start: int
+    end: int
+    score: float
+    windows: int
+    viral: int
+
+    @property
+    def bases(self) -> int:
+        """Its length."""
+        return self.end - self.start
+
+
+@dataclass(frozen=True)
+class SequenceCall:
+    """What came out for a sequence.
+
+    windows, scored, viral: how many it has, how many have a score, how many are viral. score: None where no window has
+    one; threshold: the score from which on it is viral; false_positives: share of other sequences of its length that
+    reach the threshold, None where that was not measured.
+    """
+
+    windows: int = 0
+    scored: int = 0
+    viral: int = 0
+    score: float | None = None
+    threshold: float | None = None
+    false_positives: float | None = None
+    verdict: Verdict = Verdict.NOT_SCORED
+    regions: tuple[Region, ...] = ()
+
+    @property
+    def viral_fraction(self) -> float | None:
+        """Viral windows of those scored."""
+        return self.viral / self.scored if self.scored else None
+
+
+class Caller(Protocol):
+    """Takes the windows of one sequence in their order, then calls it."""
+
+    def add(self, start: int, end: int, score: float | None) -> bool:
+        """Take a window, `score` None if it has none; returns whether it is viral."""
+
+    def finish(self) -> SequenceCall:
+        """The call, when all windows are in."""
+
+
+#: Makes a caller for the next sequence.
+Callers = Callable[[], Caller]

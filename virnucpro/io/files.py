@@ -1,0 +1,148 @@
+"""Files as wholes: put together under a temporary name, synced and then renamed; summed; read if they are regular."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import glob
+import hashlib
+import io
+import json
+import os
+import re
+import socket
+import stat
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from virnucpro.errors import OutputError
+
+#: Bytes that the temporary name of a file has more than its own, at most.
+TEMPORARY_BYTES = len("..01234567-4194304.tmp")
+
+#: Bytes of a buffer between those who write a little at a time and the disk.
+_BUFFER = 1 << 20
+
+_OWNER = r"[0-9a-f]{8}-[0-9]+"
+
+
+def temporary_name(path: Path) -> Path:
+    """Where this process puts `path` together: beside it, and no other process of any host writes there."""
+    host = zlib.crc32(socket.gethostname().encode())
+    return path.with_name(f".{path.name}.{host:08x}-{os.getpid()}.tmp")
+
+
+def unfinished(path: Path) -> Iterator[Path]:
+    """Temporary files of `path`, whoever began them."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.{_OWNER}\.tmp", re.DOTALL)
+    found = path.parent.glob(f".{glob.escape(path.name)}.*.tmp")
+    return (each for each in found if pattern.fullmatch(each.name))
+
+
+@contextlib.contextmanager
+def atomic_paths(paths: Iterable[Path]) -> Iterator[dict[Path, Path]]:
+    """Temporary names beside `paths`, which become these when the block ends well, and vanish when it does not.
+
+    All files are synced before the first is renamed, and their folders after the last: what has its final name is
+    whole, even after a power cut. The block deletes from the mapping what it does not write after all. Raises
+    OutputError (disk full, no permission) naming the first of `paths`.
+    """
+    names = {path: temporary_name(path) for path in paths}
+    first, begun = next(iter(names), Path()), list(names.values())
+    try:
+        yield names
+        for temporary in names.values():
+            sync(temporary)
+        for path, temporary in names.items():
+            os.replace(temporary, path)
+        for folder in {path.parent for path in names}:
+            sync(folder)
+    except OSError as error:
+        raise unwritable(first, error) from error
+    finally:
+        for temporary in begun:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """The same for one file."""
+    with atomic_paths((path,)) as names:
+        yield names[path]
+
+
+def unwritable(path: Path, error: Exception) -> OutputError:
+    """What to tell the user when `path` cannot be written."""
+    reason = getattr(error, "strerror", None) or error
+    return OutputError(f"cannot write {path}: {reason}", hint="free space or choose another place, then rerun")
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class SummedFile(io.BufferedWriter):
+    """A new file to write, which is on the disk once it is closed, and whose `sha256` is then known."""
+
+    def __init__(self, path: Path) -> None:
+        self._summed = _Summed(path)
+        super().__init__(self._summed, _BUFFER)
+
+    @property
+    def sha256(self) -> str:
+        """Checksum, in hexadecimal, of what has left the buffer."""
+        return self._summed.digest.hexdigest()
+
+
+class _Summed(io.FileIO):
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "wb")
+        self.digest = hashlib.sha256()
+
+    def write(self, data: Any, /) -> int:
+        written = super().write(data)
+        self.digest.update(memoryview(data)[:written])
+        return written
+
+    def close(self) -> None:
+        try:
+            if not self.closed:
+                os.fsync(self.fileno())
+        finally:
+            super().close()
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file to read which must be a regular one: a pipe or a device may never come to its end. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "no regular file", str(path))
+    return open(descriptor, "rb")
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a regular file, in hexadecimal. Raises OSError."""
+    digest = hashlib.sha256()
+    with open_regular(path) as file:
+        while block := file.read(_BUFFER):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_json(path: Path) -> Any:
+    """The content of a regular file of JSON. Raises OSError, ValueError."""
+    with open_regular(path) as file:
+        data = file.read()
+    try:
+        return json.loads(data.decode("utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error

@@ -1,0 +1,369 @@
+"""Workers on this host: spawned processes with a pipe each, or, on one CPU, the worker called in this process.
+
+What is started when, and who gets which file, `pipeline/schedule.py` decides. Here is how it is done: a process that
+dies closes its pipe, so its death is seen at once; a process whose parent is gone ends by itself within a second or
+two, whatever it does then. It is deaf to Ctrl-C, which a terminal sends to all: the parent decides.
+
+This module is all that a new process imports before it watches its parent, so it imports nothing of PyTorch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import pickle
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from virnucpro.errors import DeviceError, UsageError, VirnucproError
+from virnucpro.pipeline.events import Crashed, Died, Fatal, Message, Request, Unusable
+
+#: Parent → worker: there is nothing more, return.
+STOP: Literal["stop"] = "stop"
+
+#: What a request is answered with: a file, FLUSH, or STOP.
+Answer = Path | None | Literal["stop"]
+
+#: What comes from a worker.
+Said = Message | logging.LogRecord
+
+#: Takes what comes from the worker in a slot.
+Deliver = Callable[[int, Said], None]
+
+#: Seconds that a process gets to be gone once its pipe is closed, or once it was killed.
+GONE_SECONDS = 10.0
+
+
+class Worker(Protocol):
+    """A module-level function such as `process_dnabert_files_worker`."""
+
+    def __call__(
+        self, file_subset: Iterable[Any], device_id: str, batch_size: int, output_dir: Path, **kwargs: Any
+    ) -> object:
+        """Embed the files; what happens is told through `kwargs["progress_queue"]`."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every worker of a run is called with, and the device of each slot."""
+
+    worker: Worker
+    devices: Sequence[str]
+    batch_size: int
+    output_dir: Path
+    kwargs: Mapping[str, Any]
+
+
+class Launcher(Protocol):
+    """Starts workers, hears them, answers them, ends them. Slots are numbered from 0."""
+
+    def start(self, slot: int) -> None:
+        """Start a worker in a slot that has none."""
+
+    def answer(self, slot: int, answer: Answer) -> None:
+        """Answer a request; nothing happens if the worker has died by now."""
+
+    def kill(self, slot: int) -> None:
+        """End a worker by force; its death is heard like any other."""
+
+    def pump(self, deliver: Deliver, seconds: float) -> None:
+        """Deliver what workers say, after their last word a `Died`; return after `seconds` if they say nothing."""
+
+    def close(self) -> None:
+        """End every worker that is left."""
+
+
+def runs_inline(devices: Sequence[str]) -> bool:
+    """Whether a run on `devices` needs no process of its own: one worker, on a CPU. A GPU may fail its process."""
+    return list(devices) == ["cpu"]
+
+
+def launcher_for(work: Work) -> Launcher:
+    """The launcher that suits the devices. Raises UsageError where processes are needed and cannot be started."""
+    if runs_inline(work.devices):
+        return Inline(work)
+    check_can_spawn(work.devices)
+    return Processes(work)
+
+
+def check_can_spawn(devices: Sequence[str]) -> None:
+    """Raise UsageError where a run on `devices` needs worker processes and this process cannot start any."""
+    if runs_inline(devices):
+        return
+    process, program = multiprocessing.current_process(), sys.modules["__main__"]
+    path = getattr(program, "__file__", None)
+    if process.daemon:
+        raise UsageError(
+            "a daemonic process, such as those of multiprocessing.Pool, cannot start workers",
+            hint="use concurrent.futures.ProcessPoolExecutor, or one CPU as the device",
+        )
+    if getattr(process, "_inheriting", False):
+        raise UsageError("a worker process that imported this program came upon this call", hint=_GUARD)
+    if path and program.__spec__ is None and not Path(path).exists():
+        raise UsageError(f"workers cannot import the program, since there is no file {path}", hint="save it as a file")
+
+
+_GUARD = 'put the call under `if __name__ == "__main__":`'
+
+
+# In this process.
+
+
+class Inline:
+    """One worker, called in the thread that pumps. It cannot be killed."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.started = False
+        self.answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+
+    def start(self, slot: int) -> None:
+        """The worker runs in the next `pump`."""
+        self.started, self.answers = True, queue.SimpleQueue()
+
+    def answer(self, slot: int, answer: Answer) -> None:
+        """Answer a request."""
+        self.answers.put(answer)
+
+    def kill(self, slot: int) -> None:
+        """Does nothing: whoever pumps waits for the worker."""
+
+    def pump(self, deliver: Deliver, seconds: float) -> None:
+        """Run the worker that was started, to its end."""
+        if self.started:
+            self.started = False
+            try:
+                _call(self.work, self.work.devices[0], self.answers.get, _Sink(lambda said: deliver(0, said)))
+            finally:
+                self.answers.put(STOP)  # for a thread of the worker that may still wait
+            deliver(0, Died("it returned"))
+
+    def close(self) -> None:
+        """There is nothing to end."""
+
+
+class _Sink:
+    """Takes what a worker says; its threads take turns. `broken`: why nobody hears it any more."""
+
+    def __init__(self, send: Callable[[Any], None]) -> None:
+        self._send = send
+        self._lock = threading.Lock()
+        self.broken: BaseException | None = None
+
+    def put(self, item: object, /) -> None:
+        with self._lock:
+            try:
+                self._send(item)
+            except BaseException as error:
+                self.broken = error
+                raise
+
+
+def _call(work: Work, device: str, receive: Callable[[], Answer], sink: _Sink, **options: Any) -> bool:
+    """Call the worker, and tell how it ended if not in order; whether it ended as it should.
+
+    Raises what breaks the sink, which is no error of the worker.
+    """
+    files = _requested(receive, sink)
+    options |= work.kwargs
+    try:
+        work.worker(files, device, work.batch_size, work.output_dir, progress_queue=sink, **options)
+    except Exception as error:
+        if sink.broken is not None:
+            raise sink.broken from None
+        sink.put(_told(error))
+        return isinstance(error, VirnucproError)
+    return True
+
+
+def _told(error: Exception) -> Message:
+    if isinstance(error, DeviceError):
+        return Unusable(error)
+    if isinstance(error, VirnucproError):
+        return Fatal(error)
+    return Crashed(traceback.format_exc())
+
+
+def _requested(receive: Callable[[], Answer], sink: _Sink) -> Iterator[Path | None]:
+    """Files as the parent hands them out, with FLUSH in between."""
+    while True:
+        sink.put(Request())
+        answer = receive()
+        if answer == STOP:
+            return
+        yield answer
+
+
+# In processes of their own.
+
+
+@dataclass(frozen=True)
+class _Started:
+    """Worker → launcher: this process has come up."""
+
+
+@dataclass
+class _Running:
+    process: BaseProcess
+    connection: Connection
+    started: bool = False
+    killed: bool = False
+
+
+class Processes:
+    """A spawned process for each slot."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.running: dict[int, _Running] = {}
+
+    def start(self, slot: int) -> None:
+        """Start a process; it says nothing before it has loaded its model."""
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        level = logging.getLogger("virnucpro").getEffectiveLevel()
+        arguments = (theirs, _Parcel(self.work), self.work.devices[slot], level)
+        process = context.Process(target=_worker_process, args=arguments, daemon=True)
+        self.running[slot] = _Running(process, ours)
+        with _spawning():
+            process.start()
+        theirs.close()  # theirs alone, so that their death closes it
+
+    def answer(self, slot: int, answer: Answer) -> None:
+        """Answer a request."""
+        with contextlib.suppress(OSError):  # it died just now: its closed pipe is the next thing heard
+            self.running[slot].connection.send(answer)
+
+    def kill(self, slot: int) -> None:
+        """End a process by force; one that hangs in its driver, where nothing ends it, is left to itself."""
+        self.running[slot].process.kill()
+        self.running[slot].killed = True
+
+    def pump(self, deliver: Deliver, seconds: float) -> None:
+        """Deliver one message of each process that has said something."""
+        for slot in [slot for slot, running in self.running.items() if running.killed]:
+            if not self.running[slot].connection.poll():
+                deliver(slot, self._reap(slot))
+        slots = {running.connection: slot for slot, running in self.running.items()}
+        for connection in wait(list(slots), seconds):
+            slot = slots[connection]  # type: ignore[index]
+            said = self._receive(slot)
+            if not isinstance(said, _Started):
+                deliver(slot, said)
+
+    def _receive(self, slot: int) -> Said | _Started:
+        running = self.running[slot]
+        try:
+            said: Said | _Started = running.connection.recv()
+        except (EOFError, OSError):
+            return self._reap(slot)
+        running.started = True
+        return said
+
+    def _reap(self, slot: int) -> Message:
+        """A worker's pipe was closed."""
+        running = self.running.pop(slot)
+        running.process.join(GONE_SECONDS)
+        running.process.kill()  # if it hangs as it ends
+        running.connection.close()
+        code = running.process.exitcode
+        if code and code > 0 and not running.started:
+            return Fatal(UsageError("worker processes fail as they import this program; see above", hint=_GUARD))
+        return Died(_cause(code))
+
+    def close(self) -> None:
+        """Kill what is left."""
+        left = [running for running in self.running.values() if running.process.pid]  # else a signal came as it began
+        for running in left:
+            running.process.kill()
+        for running in left:
+            running.process.join(GONE_SECONDS)
+            running.connection.close()
+        self.running.clear()
+
+
+@contextlib.contextmanager
+def _spawning() -> Iterator[None]:
+    """A process started here is deaf to Ctrl-C, and does not look for modules in the current folder as it begins."""
+    before = os.environ.get("PYTHONSAFEPATH", "")
+    os.environ["PYTHONSAFEPATH"] = "1"  # Python 3.11 and newer; the path that it goes on with is that of this process
+    resource_tracker.ensure_running()  # it would unblock the signal as it starts
+    masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        os.environ["PYTHONSAFEPATH"] = before  # empty is as good as none
+        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+
+
+def _cause(exit_code: int | None) -> str:
+    """Why a process ended, in words."""
+    if exit_code is None or exit_code >= 0:
+        return f"exit code {exit_code}"
+    try:
+        name = signal.Signals(-exit_code).name
+    except ValueError:  # real-time signals have no names
+        return f"signal {-exit_code}"
+    return f"{name}; was memory short?" if name == "SIGKILL" else name
+
+
+class _Parcel:
+    """What a process unpacks by itself, when it watches its parent: it imports PyTorch, which may take long."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+
+    def __getstate__(self) -> bytes:
+        return bytes(ForkingPickler.dumps(self.work))
+
+    def __setstate__(self, packed: bytes) -> None:
+        self.packed = packed
+
+    def open(self) -> Work:
+        work: Work = pickle.loads(self.packed)
+        return work
+
+
+def _worker_process(connection: Connection, parcel: _Parcel, device: str, log_level: int) -> None:
+    """What runs in a spawned process."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    sink = _Sink(connection.send)
+    try:
+        sink.put(_Started())
+        logging.getLogger("virnucpro").setLevel(log_level)
+        in_order = _unpack_and_call(connection, parcel, device, sink)
+    except (EOFError, OSError):
+        in_order = False  # the parent is gone: there is nobody to work for
+    if not in_order:
+        os._exit(1)  # at once: what is left of a broken device is not waited for
+
+
+def _unpack_and_call(connection: Connection, parcel: _Parcel, device: str, sink: _Sink) -> bool:
+    try:
+        work = parcel.open()
+    except Exception as error:
+        sink.put(_told(error))
+        return False
+    os.environ.setdefault("RAYON_NUM_THREADS", str(work.kwargs.get("threads") or 1))  # threads of the tokenizer
+    return _call(work, device, connection.recv, sink, forward_logs=True)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    while parent is not None and os.getppid() == parent.pid:
+        time.sleep(1)
+    os._exit(1)

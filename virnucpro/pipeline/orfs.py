@@ -1,0 +1,128 @@
+"""One run of `virnucpro orfs`: windows and their open frames into three FASTA files."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from virnucpro._version import __version__
+from virnucpro.core.config import OrfsConfig
+from virnucpro.core.paths import OrfsPaths, check_input
+from virnucpro.errors import InputError, OutputError, UsageError
+from virnucpro.io.fasta import BadRecord, Record, read_records, write_fasta
+from virnucpro.io.tables import FAILED, Table, text_file
+from virnucpro.pipeline.events import Listener
+from virnucpro.runs.inputs import Inputs
+from virnucpro.runs.names import check_names, refuse_existing
+from virnucpro.runs.session import Session, session
+from virnucpro.sequence.frames import scan_windows
+from virnucpro.sequence.windows import Window, iter_windows
+
+
+@dataclass
+class OrfsCounts:
+    """What came out; silent: windows without an open frame; failed: records, or rests of files, that were not used."""
+
+    records: int = 0
+    windows: int = 0
+    silent: int = 0
+    frames: int = 0
+    failed: int = 0
+
+
+@dataclass
+class OrfsResult:
+    """How a run ended."""
+
+    paths: OrfsPaths
+    counts: OrfsCounts
+
+
+def run_orfs(config: OrfsConfig, listener: Listener | None = None) -> OrfsResult:
+    """Cut the sequences of `config.inputs` and find their open frames; raises VirnucproError."""
+    paths = OrfsPaths(config.output)
+    _check(config, paths)
+    with session("orfs", paths, force=config.force, listen=listener or (lambda _index, _event: None)) as run:
+        with run.stage("reading input"):
+            inputs = Inputs(config.inputs, paths)
+        identity = {
+            "inputs": inputs.sums,
+            "window": config.window,
+            "frames": "exact" if config.exact else "published",
+            "virnucpro_version": __version__,
+        }
+        if done := run.already_done(paths.results, identity, {}):
+            return OrfsResult(paths, OrfsCounts(**done.details["result"]))
+        run.begin(paths.results, identity, {}, {}, {"inputs": inputs.described})
+        with run.stage("splitting"):
+            counts = _publish(config, run, paths, inputs)
+        if not counts.records:
+            raise InputError("no usable sequence in the input", hint=f"see {paths.failed}")
+        run.complete({"result": asdict(counts)})
+    return OrfsResult(paths, counts)
+
+
+def _check(config: OrfsConfig, paths: OrfsPaths) -> None:
+    """Raise what can be known before anything is read."""
+    output, folder = config.output, config.output.parent
+    if not output.name:
+        raise UsageError(f"-o {output} is a folder", hint=f"add a name: -o {output / 'sample'}")
+    if not folder.is_dir():
+        raise OutputError(f"the folder {folder} does not exist", hint=f"mkdir -p {folder}")
+    check_names(paths, paths.results, config.inputs, "choose another PREFIX")
+    for path in config.inputs:
+        check_input(path)
+    refuse_existing(paths, paths.results, force=config.force)
+
+
+def _publish(config: OrfsConfig, run: Session, paths: OrfsPaths, inputs: Inputs) -> OrfsCounts:
+    """Write the three results, all or none, and the list of failures, if there are any."""
+    with run.publishing((*paths.results, paths.failed), replaced=[paths.failed]) as names:
+        counts = _write(config, names, paths, inputs)
+        for path in () if counts.records else paths.results:
+            del names[path]
+        if not counts.failed:
+            del names[paths.failed]
+        inputs.refuse_changed()
+    return counts
+
+
+def _write(config: OrfsConfig, names: Mapping[Path, Path], paths: OrfsPaths, inputs: Inputs) -> OrfsCounts:
+    counts = OrfsCounts()
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(open(names[path], "wb", buffering=1 << 20)) for path in paths.results]
+        failures = Table(stack.enter_context(text_file(names[paths.failed])), FAILED)
+        windows, nucleotides, proteins = files
+        cut = _windows(inputs, config.window, failures, counts)
+        for window, frames, _ in scan_windows(cut, exact=config.exact):
+            write_fasta(windows, window.id, window.sequence)
+            for frame in frames:
+                write_fasta(nucleotides, window.id + frame.name, frame.nucleotide)
+                write_fasta(proteins, window.id + frame.name, frame.protein)
+            counts.windows += 1
+            counts.silent += not frames
+            counts.frames += len(frames)
+    return counts
+
+
+def _windows(inputs: Inputs, size: int, failures: Table, counts: OrfsCounts) -> Iterator[Window]:
+    for index, record in _records(inputs):
+        if isinstance(record, BadRecord):
+            bad = record.renamed(inputs.paths[index], inputs.shown[index])
+            failures.row(inputs.names[index], bad.number, bad.id, bad.reason)
+            counts.failed += 1
+        else:
+            counts.records += 1
+            yield from iter_windows(record.id, record.sequence, size)
+
+
+def _records(inputs: Inputs) -> Iterator[tuple[int, Record | BadRecord]]:
+    """The records of all inputs, with the index of the input; number 0 for what could not be read of one."""
+    for index, path in enumerate(inputs.paths):
+        try:
+            for record in read_records(path):
+                yield index, record
+        except InputError as error:
+            yield index, BadRecord("", 0, str(error))

@@ -1,0 +1,428 @@
+"""Who computes which file, and what follows when a worker dies: the policy of a run, without I/O and without a clock.
+
+A slot is a place for one worker on a device. `Schedule.on` takes what a worker said, or what became of it, and returns
+orders for a launcher (`pipeline/launch_local.py`); `pipeline/work_queue.py` carries the one to the other. The rules:
+
+- Files start in bin-packed lists. A slot whose list runs dry takes from the longest remaining one.
+- A file that a worker held when it died is a suspect. It is tried again when all other files are through, with nothing
+  beside it, on a device that it has not died on if there is one. After two deaths, on two devices where there are two,
+  it is given up. What a device had no memory for is tried on another device in the same way.
+- Whoever takes a dead worker's place gets one file at first, a small one, which shows whether the device still works.
+  A slot is retired after three deaths in a row with no file finished between; suspects tried again do not count.
+- A worker that has something to do and says nothing for longer than the stall limit is killed, which is a death.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from virnucpro.errors import DeviceError
+from virnucpro.pipeline.events import (
+    Crashed,
+    Died,
+    Event,
+    Fatal,
+    FileDone,
+    FileFailed,
+    Message,
+    Progress,
+    Ready,
+    Request,
+    Unusable,
+)
+
+#: Deaths after which a file is given up, and deaths in a row after which a slot is retired.
+DEATHS_OF_A_FILE, DEATHS_OF_A_SLOT = 2, 3
+
+#: Seconds of silence after which a busy worker counts as hung: so many at least, and so many times what the files in
+#: its hands take at its pace until then, each letter counted as a token.
+STALL_SECONDS, STALL_FACTOR = 1800.0, 10.0
+
+#: Seconds that a worker gets to end by itself.
+GRACE_SECONDS = 30.0
+
+#: Seconds between two ticks that mean: this host was asleep, or this job suspended.
+SLEPT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Start:
+    """Start a worker in the slot."""
+
+    slot: int
+
+
+@dataclass(frozen=True)
+class Give:
+    """Answer the worker's request with a file."""
+
+    slot: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class Flush:
+    """Answer the worker's request: nothing just now; finish what you hold and ask again."""
+
+    slot: int
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Answer the worker's request: there is nothing more, return."""
+
+    slot: int
+
+
+@dataclass(frozen=True)
+class Kill:
+    """End the worker by force."""
+
+    slot: int
+
+
+@dataclass(frozen=True)
+class Tell:
+    """Tell the run's listener."""
+
+    slot: int
+    event: Event
+
+
+@dataclass(frozen=True)
+class Note:
+    """Write to the log, at a level of `logging`."""
+
+    level: int
+    text: str
+
+
+Order = Start | Give | Flush | Stop | Kill | Tell | Note
+
+
+@dataclass
+class DeviceStats:
+    """What one slot did, for the record of balance. `seconds` runs from its first worker's Ready to the last file."""
+
+    device: str
+    files: int = 0
+    sequences: int = 0
+    tokens: int = 0
+    busy_seconds: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def busy_share(self) -> float:
+        """Share of its time that the device computed."""
+        return self.busy_seconds / self.seconds if self.seconds else 0.0
+
+
+@dataclass
+class QueueResult:
+    """Every file's end, and each slot's part."""
+
+    done: dict[Path, Path] = field(default_factory=dict)
+    failed: dict[Path, str] = field(default_factory=dict)
+    stats: list[DeviceStats] = field(default_factory=list)
+
+
+@dataclass
+class _Slot:
+    """A place on a device, its list of files, and its worker of the moment."""
+
+    index: int
+    stats: DeviceStats
+    files: deque[Path]
+    #: Sequences in `files`.
+    left: int
+    retired: bool = False
+    #: In a row, with no file finished between.
+    deaths: int = 0
+    #: When its first worker was ready.
+    ready_since: float | None = None
+    #: Of its worker: whether there is one, whether it has come up, was told to flush, was told to stop.
+    alive: bool = False
+    ready: bool = False
+    flushed: bool = False
+    stopped: bool = False
+    held: dict[Path, None] = field(default_factory=dict)
+    #: When it last said something; why it is ending, once that is known.
+    heard: float = 0.0
+    cause: str = ""
+
+    @property
+    def device(self) -> str:
+        return self.stats.device
+
+    def begin(self, now: float) -> None:
+        """A worker is started."""
+        self.alive, self.heard, self.cause = True, now, ""
+        self.ready = self.flushed = self.stopped = False
+
+
+class Schedule:
+    """One run of files over slots.
+
+    devices: that of each slot; lists: the files planned for each; counts: sequences of each file; letters: its size;
+    stall_seconds: the least silence after which a busy worker counts as hung.
+    """
+
+    def __init__(
+        self,
+        devices: Sequence[str],
+        lists: Sequence[Iterable[Path]],
+        counts: Mapping[Path, int],
+        letters: Mapping[Path, int] | None = None,
+        stall_seconds: float = STALL_SECONDS,
+    ) -> None:
+        self.counts, self.letters, self.stall_seconds = counts, letters or {}, stall_seconds
+        self.slots = [
+            _Slot(index, DeviceStats(device), deque(files), sum(counts[path] for path in files))
+            for index, (device, files) in enumerate(zip(devices, map(list, lists), strict=True))
+        ]
+        #: Files that nobody has had yet, and files that have not come to their end.
+        self.fresh = self.open = sum(len(slot.files) for slot in self.slots)
+        #: Files to be tried again, and on which devices each came to nothing.
+        self.suspects: deque[Path] = deque()
+        self.tried: dict[Path, list[str]] = {}
+        #: Slots that are not retired, by device.
+        self.usable = Counter(devices)
+        #: Slots whose worker waits for an answer, and slots without a worker.
+        self.hungry: dict[int, _Slot] = {}
+        self.down = {slot.index: slot for slot in self.slots}
+        self.result = QueueResult(stats=[slot.stats for slot in self.slots])
+        self.last_tick = 0.0
+        self._orders: list[Order] = []
+
+    @property
+    def ended(self) -> bool:
+        """Whether every file has come to its end and every worker is gone."""
+        return not self.open and len(self.down) == len(self.slots)
+
+    def begin(self, now: float) -> list[Order]:
+        """The first orders, at the time `now` in seconds."""
+        self.last_tick = now
+        return self._settle(now)
+
+    def on(self, index: int, message: Message, now: float) -> list[Order]:
+        """What follows from a message of, or about, the worker in slot `index`.
+
+        Raises the error of `Fatal`, and DeviceError when no slot is left for files that are.
+        """
+        slot = self.slots[index]
+        slot.heard = now
+        match message:
+            case Request():
+                slot.ready = True
+                if not slot.cause:
+                    self.hungry[index] = slot
+            case Ready() | Progress() | FileDone() | FileFailed():
+                self._event(slot, message, now)
+            case Crashed():
+                self._doom(slot, message.reason)
+                self._note(logging.ERROR, f"the worker on {slot.device} crashed:\n{message.traceback.rstrip()}")
+            case Unusable(error):
+                self._doom(slot, str(error))
+                self._retire(slot, error)
+            case Fatal(error):
+                raise error
+            case Died(cause):
+                self._died(slot, slot.cause or cause)
+        return self._settle(now)
+
+    def tick(self, now: float) -> list[Order]:
+        """What follows from the time alone; call it every second or so."""
+        slept = now - self.last_tick > SLEPT_SECONDS
+        self.last_tick = now
+        for slot in self.slots:
+            if slot.alive and slept:
+                slot.heard = now  # the workers slept, too
+            elif slot.alive and now - slot.heard > self._patience(slot):
+                self._kill(slot, f"it said nothing for {now - slot.heard:.0f} s")
+        return self._taken()
+
+    # What a worker says.
+
+    def _event(self, slot: _Slot, event: Event, now: float) -> None:
+        match event:
+            case Ready():
+                slot.ready = True
+                slot.ready_since = now if slot.ready_since is None else slot.ready_since
+            case Progress():
+                slot.stats.sequences += event.sequences
+                slot.stats.tokens += event.tokens
+                slot.stats.busy_seconds += event.busy_seconds
+            case FileFailed(path, reason, out_of_memory=True) if path in slot.held:
+                del slot.held[path]
+                self._doubt(slot, path, reason, died=False)
+                return
+            case FileDone() | FileFailed() if event.path in slot.held:
+                self._finish(slot, event)
+        self._orders.append(Tell(slot.index, event))
+
+    def _finish(self, slot: _Slot, event: FileDone | FileFailed) -> None:
+        del slot.held[event.path]
+        slot.deaths = 0
+        self.open -= 1
+        if isinstance(event, FileDone):
+            slot.stats.files += 1
+            self.result.done[event.path] = event.output
+        else:
+            self.result.failed[event.path] = event.reason
+
+    # What becomes of a worker.
+
+    def _doom(self, slot: _Slot, cause: str) -> None:
+        """This worker is about to end: it gets nothing more."""
+        slot.cause = cause
+        self.hungry.pop(slot.index, None)
+
+    def _kill(self, slot: _Slot, cause: str) -> None:
+        self._doom(slot, cause)
+        slot.heard = math.inf
+        self._orders.append(Kill(slot.index))
+
+    def _died(self, slot: _Slot, cause: str) -> None:
+        held, slot.held, slot.alive = slot.held, {}, False
+        self.hungry.pop(slot.index, None)
+        self.down[slot.index] = slot
+        if slot.stopped or not self.open or (slot.retired and not held):
+            return
+        self._note(logging.WARNING, f"the worker on {slot.device} died ({cause})")
+        if self.tried.keys().isdisjoint(held):  # else it is the file that is to blame
+            slot.deaths += 1
+        for path in held:
+            self._doubt(slot, path, cause, died=True)
+        if slot.deaths >= DEATHS_OF_A_SLOT and not slot.retired:
+            self._retire(slot, DeviceError(f"{slot.deaths} workers died there without finishing a file: {cause}"))
+
+    def _doubt(self, slot: _Slot, path: Path, why: str, died: bool) -> None:
+        """A file came to nothing in this slot: try it again, or give it up."""
+        tried = self.tried.setdefault(path, [])
+        tried.append(slot.device)
+        everywhere = len(set(tried)) > 1 or not self._untried(path)
+        if not everywhere or (died and len(tried) < DEATHS_OF_A_FILE):
+            self.suspects.append(path)
+            return
+        if died:
+            why = f"{len(tried)} workers died on it, the last on {slot.device} ({why})"
+        self.open -= 1
+        self.result.failed[path] = why
+        self._note(logging.ERROR, f"{path} failed: {why}")
+        self._orders.append(Tell(slot.index, FileFailed(path, why)))
+
+    def _untried(self, path: Path) -> bool:
+        """Whether there is a device that this file did not come to nothing on."""
+        return any(device not in self.tried[path] for device in self.usable)
+
+    def _retire(self, slot: _Slot, error: DeviceError) -> None:
+        slot.retired = True
+        self.usable -= Counter([slot.device])
+        if self.open and not self.usable:
+            self._give_up(error)
+        self._note(logging.ERROR, f"no more workers are started on {slot.device}: {error}")
+
+    def _give_up(self, error: DeviceError) -> None:
+        if error.hint is not None:  # a worker said it, and knows best
+            raise error
+        devices = ", ".join(sorted({slot.device for slot in self.slots}))
+        raise DeviceError(f"no worker on {devices} stays alive: {error}", hint="see the log, and `virnucpro doctor`")
+
+    def _patience(self, slot: _Slot) -> float:
+        """Seconds that this worker may say nothing."""
+        if slot.stopped:
+            return GRACE_SECONDS
+        if slot.index in self.hungry and not slot.held:
+            return math.inf
+        tokens, began = slot.stats.tokens, slot.ready_since
+        seconds_a_token = (slot.heard - began) / tokens if tokens and began is not None else 0.0
+        letters = sum(self.letters.get(path, 0) for path in slot.held)
+        return max(self.stall_seconds, STALL_FACTOR * seconds_a_token * letters)
+
+    # Orders.
+
+    def _settle(self, now: float) -> list[Order]:
+        """Answer every worker that can be answered now, and start those that are needed."""
+        if self.open:
+            for slot in list(self.hungry.values()):
+                self._feed(slot, now)
+            self._start_needed(now)
+        else:
+            self._dismiss(now)
+        return self._taken()
+
+    def _feed(self, slot: _Slot, now: float) -> None:
+        path = self._next_file(slot)
+        if path is not None:
+            slot.held[path] = None
+            slot.flushed = False
+            self._answer(slot, Give(slot.index, path), now)
+        elif slot.held and not slot.flushed:
+            slot.flushed = True
+            self._answer(slot, Flush(slot.index), now)
+
+    def _answer(self, slot: _Slot, order: Order, now: float) -> None:
+        slot.heard = now
+        del self.hungry[slot.index]
+        self._orders.append(order)
+
+    def _next_file(self, slot: _Slot) -> Path | None:
+        alone = slot.deaths or not self.tried.keys().isdisjoint(slot.held)
+        if slot.held and (alone or not self.fresh):
+            return None
+        if self.fresh:
+            return self._fresh_file(slot)
+        return self._suspect(slot)
+
+    def _fresh_file(self, slot: _Slot) -> Path:
+        source = slot if slot.files else max(self.slots, key=lambda other: (other.left, len(other.files)))
+        path = source.files.pop() if slot.deaths else source.files.popleft()
+        source.left -= self.counts[path]
+        self.fresh -= 1
+        return path
+
+    def _suspect(self, slot: _Slot) -> Path | None:
+        path = next((path for path in self.suspects if self._may_try(slot, path)), None)
+        if path is not None:
+            self.suspects.remove(path)
+        return path
+
+    def _may_try(self, slot: _Slot, path: Path) -> bool:
+        return slot.device not in self.tried[path] or not self._untried(path)
+
+    def _start_needed(self, now: float) -> None:
+        """No more workers than files that wait."""
+        if not self.down:
+            return
+        free = sum(slot.alive and not slot.retired and not slot.held for slot in self.slots)
+        for slot in [slot for slot in self.down.values() if not slot.retired]:
+            if self.fresh > free or any(self._may_try(slot, path) for path in self.suspects):
+                del self.down[slot.index]
+                slot.begin(now)
+                free += 1
+                self._orders.append(Start(slot.index))
+
+    def _dismiss(self, now: float) -> None:
+        """Everything has come to its end."""
+        for slot in self.slots:
+            slot.stats.seconds = slot.stats.seconds or (now - slot.ready_since if slot.ready_since is not None else 0.0)
+            if not slot.alive or slot.stopped:
+                continue
+            if slot.index in self.hungry:
+                slot.stopped = True
+                self._answer(slot, Stop(slot.index), now)
+            elif not slot.ready:
+                slot.stopped = True
+                self._kill(slot, "not needed any more")
+
+    def _note(self, level: int, text: str) -> None:
+        self._orders.append(Note(level, text))
+
+    def _taken(self) -> list[Order]:
+        orders, self._orders = self._orders, []
+        return orders

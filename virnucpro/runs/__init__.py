@@ -1,0 +1,1 @@
+"""What every run of a command is made of: names, lock, log, record, publishing, tidying up."""

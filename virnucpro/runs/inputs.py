@@ -1,0 +1,71 @@
+"""The input of a run: streams copied to files, checksums, and whether the files are still what the run began with."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from virnucpro.core.config import STDIN
+from virnucpro.core.paths import RunPaths
+from virnucpro.errors import InputError, OutputError
+from virnucpro.io.files import sha256_of
+
+
+class Inputs:
+    """Input files; names: as the user gave them; paths: what to read instead; described: for the run record."""
+
+    def __init__(self, names: Sequence[Path], paths: RunPaths) -> None:
+        self.names = tuple(names)
+        self.paths = _spooled(self.names, paths)
+        self.described = [_described(path, name) for path, name in zip(self.paths, self.names, strict=True)]
+
+    @property
+    def shown(self) -> list[Path]:
+        """What messages call them."""
+        return [Path("standard input") if name == STDIN else name for name in self.names]
+
+    @property
+    def sums(self) -> list[str]:
+        """The sha256 of each."""
+        return [str(entry["sha256"]) for entry in self.described]
+
+    def refuse_changed(self) -> None:
+        """Raise InputError unless they are still what the run began with: whoever has read them again asks."""
+        for path, name, before in zip(self.paths, self.shown, self.sums, strict=True):
+            if _described(path, name)["sha256"] != before:
+                raise InputError(f"{name} was changed while the run was on", hint="leave it alone, and run again")
+
+
+def _spooled(names: Sequence[Path], paths: RunPaths) -> list[Path]:
+    """`-` and named pipes as copies, so that they can be hashed, split, and resumed like any other input."""
+    try:
+        return [_copied(name, paths, index) for index, name in enumerate(names)]
+    except OSError as error:
+        raise OutputError(
+            f"cannot copy the input to {paths.streams}: {error.strerror}",
+            hint="free space, or choose a roomier place with --work-dir",
+        ) from error
+
+
+def _copied(name: Path, paths: RunPaths, index: int) -> Path:
+    if name != STDIN and name.is_file():
+        return name
+    if name == STDIN and sys.stdin is None:
+        raise InputError("standard input is closed", hint="pipe sequences in, or name a file")
+    paths.streams.mkdir(parents=True, exist_ok=True)
+    copy = paths.stream(index)
+    with contextlib.ExitStack() as stack:
+        source = sys.stdin.buffer if name == STDIN else stack.enter_context(open(name, "rb"))
+        shutil.copyfileobj(source, stack.enter_context(open(copy, "wb")), 1 << 20)
+    return copy
+
+
+def _described(path: Path, name: Path) -> dict[str, object]:
+    """Name, size and sha256 of an input. Raises InputError."""
+    try:
+        return {"path": str(name), "size": path.stat().st_size, "sha256": sha256_of(path)}
+    except OSError as error:
+        raise InputError(f"cannot read {name}: {error.strerror}", hint="check the path and its permissions") from error

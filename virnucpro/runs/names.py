@@ -1,0 +1,119 @@
+"""What a run may write: names that fit, that are no input, and that nobody else has taken."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from virnucpro.core import log
+from virnucpro.core.config import STDIN
+from virnucpro.core.paths import RunPaths
+from virnucpro.errors import OutputError, UsageError
+from virnucpro.io.files import TEMPORARY_BYTES, unfinished
+from virnucpro.runs.record import Record
+
+#: Bytes of a name, and of a path, where the file system does not say.
+_LONGEST_NAME, _LONGEST_PATH = 255, 4096
+#: Bytes of the longest path within a work folder.
+_INSIDE_WORK = 32
+
+
+def existing_folder(path: Path) -> Path:
+    """The nearest folder above `path` that is there."""
+    return next((folder for folder in path.absolute().parents if os.path.isdir(folder)), Path("/"))
+
+
+def check_names(paths: RunPaths, results: Sequence[Path], reads: Iterable[Path], cure: str) -> None:
+    """Raise what is wrong with the names that a run will write, before anything is read or written.
+
+    reads: every file that the run reads. cure: how to choose other names. Raises OutputError for a folder that cannot
+    be written and for a name that is too long or a folder's, UsageError for one that is an input's.
+    """
+    files = (*results, paths.manifest, paths.failed, paths.log, paths.lock)
+    folder = existing_folder(paths.output)
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"the folder {folder} cannot be written", hint=cure)
+    for path in (*files, paths.work):
+        _check_length(path, TEMPORARY_BYTES if path != paths.work else 0, cure)
+        if path != paths.work and os.path.isdir(path):
+            raise OutputError(f"{path} is a folder", hint=cure)
+    _refuse_inputs([*files, *(each for path in files for each in unfinished(path))], paths.folders, reads, cure)
+
+
+def refuse_existing(paths: RunPaths, results: Iterable[Path], *, force: bool, resume: bool = True) -> None:
+    """Raise OutputError for a result that is there, unless it is to be overwritten or may be an earlier run's."""
+    there = next(filter(os.path.lexists, results), None)
+    if there is not None and not force and not (resume and paths.manifest.exists()):
+        raise taken(there)
+
+
+def _check_length(path: Path, more: int, cure: str) -> None:
+    *folders, name = map(len, map(os.fsencode, path.absolute().parts))
+    if max(*folders, name + more) > _limit(existing_folder(path), "PC_NAME_MAX", _LONGEST_NAME):
+        raise OutputError(f"{path} is too long a name, with what is put around it while it is written", hint=cure)
+    if len(os.fsencode(path.absolute())) + max(more, _INSIDE_WORK) >= _LONGEST_PATH:
+        raise OutputError(f"{path} is too long a path", hint=cure)
+
+
+def _limit(folder: Path, name: str, default: int) -> int:
+    try:
+        return os.pathconf(folder, name)
+    except (OSError, ValueError):
+        return default
+
+
+def _refuse_inputs(files: Iterable[Path], folders: Sequence[Path], reads: Iterable[Path], cure: str) -> None:
+    read = {path: path.resolve() for path in reads if path != STDIN}
+    identities = {identity: path for path in read if (identity := _identity(path))}
+    names = {resolved: path for path, resolved in read.items()}
+    for path in files:
+        identity = _identity(path)
+        if same := names.get(path.resolve()) or (identity and identities.get(identity)):
+            raise UsageError(f"{path}, which is written, is also an input ({same})", hint=cure)
+    for folder in folders:
+        if inside := [path for path, resolved in read.items() if resolved.is_relative_to(folder.resolve())]:
+            raise UsageError(f"the input {inside[0]} lies in {folder}, which is cleared", hint=cure)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What a file is under any name."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def refuse_taken(paths: RunPaths, record: Record | None, command: str, first_line: str, force: bool) -> None:
+    """Raise OutputError for what stands where the run will write and is no earlier run's; with `force` remove it.
+
+    `record` is that of an earlier run, if one can be read; `first_line` is what the log of each run begins with.
+    Results are no matter of this: what is to be overwritten stays until the new ones are there.
+    """
+    ours = record.command == command if record else log.has_line(paths.log, first_line)
+    for path in (paths.manifest, paths.failed, paths.work, *paths.folders, paths.log):
+        if not path.is_symlink() and (not path.exists() or path == paths.work or _is_ours(path, paths, ours)):
+            continue
+        if not force:
+            raise taken(path)
+        remove(path)
+
+
+def _is_ours(path: Path, paths: RunPaths, ours: bool) -> bool:
+    return log.is_log(path) if path == paths.log else ours
+
+
+def taken(path: Path) -> OutputError:
+    """What to tell the user when `path` is there and is not to be overwritten."""
+    what = "is a symbolic link" if path.is_symlink() else "exists"
+    return OutputError(f"{path} {what}", hint="choose another output, or overwrite with --force")
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link, or a folder and all in it. Raises OSError."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

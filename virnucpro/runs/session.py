@@ -1,0 +1,291 @@
+"""What a run holds while it is on: the lock on its output, its log, its record, the time of its stages.
+
+    with session("embed", paths, force=False, listen=…) as run:
+        ... run.record is that of an earlier run, if there was one ...
+        run.begin(identity, choices, plan, details)
+        with run.publishing([result]) as names: ...  # write names[result]
+        run.complete({...})
+
+Whatever ends the block, what was needed only while the run was on is removed, but for work files that the same command
+can go on from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from virnucpro._version import __version__
+from virnucpro.core import log
+from virnucpro.core.paths import RunPaths
+from virnucpro.errors import OutputError
+from virnucpro.io.files import atomic_paths, unfinished
+from virnucpro.pipeline.events import Listener, Phase
+from virnucpro.runs.names import refuse_taken, remove, taken
+from virnucpro.runs.record import Record, differences
+
+logger = logging.getLogger("virnucpro.run")
+
+
+@contextlib.contextmanager
+def session(command: str, paths: RunPaths, *, force: bool, listen: Listener) -> Iterator[Session]:
+    """A run of `command` over `paths`. Raises OutputError for what stands in its way, and for every OSError within."""
+    first_line = f"virnucpro {command} of {paths.output.name}"
+    with _failing_as_output_error(paths.output), _folder(paths.output.parent), _locked(paths.lock, paths.output):
+        record = Record.load(paths.manifest)
+        refuse_taken(paths, record, command, first_line, force)
+        with log.to_file(paths.log, first_line):
+            run = Session(command, paths, record, force, listen)
+            try:
+                logger.debug("virnucpro %s", __version__)
+                yield run
+            except BaseException as error:
+                logger.debug("ended by %s: %s", type(error).__name__, error)  # the caller says it to the user
+                raise
+            finally:
+                run.tidy()
+
+
+@contextlib.contextmanager
+def _failing_as_output_error(output: Path) -> Iterator[None]:
+    """Whatever fails at a file, and nobody on the way knew better."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or output
+        raise OutputError(
+            f"{where}: {error.strerror or error}", hint="mend that, then run the same command again"
+        ) from error
+
+
+@contextlib.contextmanager
+def _folder(folder: Path) -> Iterator[None]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"the folder {folder} cannot be made: {error.strerror}", hint="choose another place with -o"
+        ) from error
+    yield
+
+
+@contextlib.contextmanager
+def _locked(path: Path, output: Path) -> Iterator[None]:
+    """Keep a second run away from the same output, wherever its work files are."""
+    descriptor = _lock(path, output)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # first, so that who opens it afterwards makes a new one
+        os.close(descriptor)
+
+
+def _lock(path: Path, output: Path) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise OutputError(
+                f"another run is writing {output}", hint="wait for it, or choose another output"
+            ) from error
+        except OSError as error:
+            logger.warning(
+                "the file system of %s has no locks (%s): start no second run on this output, or choose another place",
+                path.parent,
+                error.strerror,
+            )
+            return descriptor
+        if _is_still_there(path, descriptor):
+            return descriptor
+        os.close(descriptor)  # the run that held it has ended and removed it: what is locked is no name any more
+
+
+def _is_still_there(path: Path, descriptor: int) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
+    return False
+
+
+class Session:
+    """One run; made by `session`. `record` is that of an earlier run until `begin`, and then its own."""
+
+    def __init__(self, command: str, paths: RunPaths, record: Record | None, force: bool, listen: Listener) -> None:
+        self.command, self.paths, self.record, self.force, self.listen = command, paths, record, force, listen
+        self.started = datetime.now(timezone.utc)
+        self._began = time.monotonic()
+        self._seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Announce a stage, and take its time."""
+        self.listen(-1, Phase(name))
+        began = time.monotonic()
+        yield
+        self._seconds[name] = self._seconds.get(name, 0.0) + time.monotonic() - began
+
+    @property
+    def own(self) -> Record:
+        """The record of this run, or of the earlier one that it goes on from."""
+        assert self.record is not None, "the run has not begun"
+        return self.record
+
+    def start_anew(self) -> None:
+        """Remove what an earlier run could be continued from; its results and its record stay for now."""
+        _clear(self.paths, self.paths.kept)
+        self._clear_elsewhere()
+
+    def _clear_elsewhere(self) -> None:
+        for paths in self._elsewhere():
+            _clear(paths, paths.folders)
+
+    def _elsewhere(self) -> list[RunPaths]:
+        """The same run with the work folders that it had before."""
+        works = self.record.details.get("work", ()) if self.record else ()
+        return [replace(self.paths, work_dir=Path(work)) for work in works if Path(work) != self.paths.work.absolute()]
+
+    def take_over(self) -> None:
+        """Go on with the work files of an earlier run that had them in another folder. Raises OSError."""
+        elsewhere = self._elsewhere()
+        if not elsewhere:
+            return
+        self._note_works(elsewhere)
+        self.own.save()  # so that, killed here, neither folder is forgotten
+        for before in elsewhere:
+            logger.info("taking over the work files in %s", before.work)
+            for old, new in zip(before.kept, self.paths.kept, strict=True):
+                _move(old, new)
+            _clear(before, before.folders)
+        self._note_works([])
+
+    def _note_works(self, others: Iterable[RunPaths]) -> None:
+        self.own.details["work"] = [str(paths.work.absolute()) for paths in (self.paths, *others)]
+
+    def already_done(self, results: Sequence[Path], identity: dict[str, Any], choices: dict[str, Any]) -> Record | None:
+        """The record of the same run, if one was complete before. Raises OutputError if the results are another's."""
+        there = next(filter(os.path.lexists, results), None)
+        if there is None or self.force:
+            return None
+        record = self.record
+        if record is None or record.state == "working":
+            raise taken(there)
+        choices = choices | _names(results)
+        if changed := differences(record.identity | record.choices, identity | choices):
+            raise OutputError(
+                f"{there} exists and was made from other settings ({', '.join(changed)})",
+                hint="choose another output, or overwrite with --force",
+            )
+        return record if self._is_whole(record, results) else None
+
+    def _is_whole(self, record: Record, results: Iterable[Path]) -> bool:
+        lost = [path for path in results if not path.exists()]
+        if record.state != "complete":
+            logger.info("killed while the results got their names: they are written again")
+        elif record.failed_work_files:
+            logger.info("some work files failed last time and are tried again")
+        elif lost:
+            logger.info("%s is gone; the run is made again", lost[0])
+        else:
+            logger.info("%s is complete; nothing to do", self.paths.output)
+            return True
+        return False
+
+    def begin(
+        self,
+        results: Sequence[Path],
+        identity: dict[str, Any],
+        choices: dict[str, Any],
+        plan: dict[str, Any],
+        details: dict[str, Any],
+    ) -> None:
+        """Write the record of this run: from here on the same command can go on from what is done."""
+        # With --force, what has the names of the results is not this run's; without, `already_done` has seen to it.
+        ours = not self.force and any(map(os.path.lexists, results))
+        names = _names(results)
+        # Results of the run before that this one does not have go when the new ones come.
+        obsolete = sorted({*_published(self.record)} - {*names["results"]})
+        self.record = Record(
+            self.paths.manifest,
+            self.command,
+            identity,
+            choices | names,
+            plan,
+            "publishing" if ours else "working",
+            {"started": self.started.isoformat(timespec="seconds"), **details, "obsolete": obsolete},
+        )
+        self._note_works([])
+        self.record.save()
+
+    @contextlib.contextmanager
+    def publishing(self, results: Iterable[Path], replaced: Iterable[Path] = ()) -> Iterator[dict[Path, Path]]:
+        """Temporary names for `results`, which get their own together when the block ends well.
+
+        The record says so before the first has it: a run that is killed in between writes them again. Just before,
+        what is `replaced` goes, and the results of the run before that this one does not have.
+        """
+        with atomic_paths(results) as names:
+            yield names
+            self.own.state = "publishing"
+            self.own.save()
+            for path in (*replaced, *map(self.paths.output.with_name, self.own.details["obsolete"])):
+                remove(path)
+
+    def complete(self, details: dict[str, Any], failed_work_files: dict[str, str] | None = None) -> None:
+        """Write into the record that the run is complete, and what came out."""
+        record = self.own
+        record.state = "complete"
+        record.details |= {
+            "seconds": round(time.monotonic() - self._began, 1),
+            "stages": {name: round(seconds, 2) for name, seconds in self._seconds.items()},
+            **details,
+            "failed_work_files": failed_work_files or {},
+        }
+        record.save()
+
+    def tidy(self) -> None:
+        """At the end, whatever it is: keep the work files only if the run can be continued."""
+        for path in (self.paths.manifest, self.paths.failed, *self._results()):
+            for each in unfinished(path):  # of a run that was killed
+                each.unlink(missing_ok=True)
+        record = self.record
+        goes_on = record is not None and (record.state != "complete" or record.failed_work_files)
+        if not goes_on or not any(self.paths.parts.glob("*")):
+            _clear(self.paths, self.paths.folders)
+            self._clear_elsewhere()
+
+    def _results(self) -> Iterator[Path]:
+        return map(self.paths.output.with_name, _published(self.record))
+
+
+def _clear(paths: RunPaths, folders: Iterable[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # a folder that holds anything else stays
+        paths.work.rmdir()
+
+
+def _move(old: Path, new: Path) -> None:
+    """All files of a folder, to where they replace others of their names."""
+    if old.is_dir():
+        new.mkdir(parents=True, exist_ok=True)
+        for path in old.iterdir():
+            shutil.move(path, new / path.name)
+        old.rmdir()
+
+
+def _names(results: Iterable[Path]) -> dict[str, list[str]]:
+    return {"results": [path.name for path in results]}
+
+
+def _published(record: Record | None) -> list[str]:
+    return [*record.results, *record.details.get("obsolete", ())] if record else []
