@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import HANGS, Cli, command_line, to_fasta
+from conftest import Cli, command_line, run_cli, to_fasta
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -193,10 +193,8 @@ def arguments(inputs: tuple[Path, Path], folder: Path, *more: object) -> tuple[o
 @pytest.fixture(scope="module")
 def trained(inputs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained") / "model"
-    done = subprocess.run(
-        command_line(*arguments(inputs, folder, "--dna-only-head")), capture_output=True, timeout=HANGS
-    )
-    assert done.returncode == 0, done.stderr.decode()
+    done = run_cli(*arguments(inputs, folder, "--dna-only-head"))
+    assert done.returncode == 0, done.stderr
     return folder
 
 
