@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -248,7 +248,8 @@ class CodonNetwork(nn.Module):
 
     def pool(self, hidden: Tensor, tokens: Tensor, lengths: Tensor, used: int) -> Tensor:
         """(positions, members * channels), (tokens,), (n,) tokens of each window → (n, dim) fp32; `used`: their sum."""
-        each = zip(self.members, hidden.chunk(len(self.members), dim=1), strict=True)
+        members = cast("Iterable[Member]", self.members)
+        each = zip(members, hidden.chunk(self.config.members, dim=1), strict=True)
         return torch.cat([member.pool(states, tokens, lengths, used) for member, states in each], dim=1)
 
 
