@@ -32,6 +32,12 @@ def test_budget_grows_with_memory(kind: str, dtype: str, gib: float, tokens: int
     assert optimal_tokens(kind, dtype, gib) == tokens
 
 
+@pytest.mark.parametrize(("kind", "gib", "tokens"), [("cpu", 500, 8704), ("cuda", 2, 32768), ("cuda", 80, 524288)])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_codon_network_takes_more_tokens(kind: str, dtype: str, gib: float, tokens: int) -> None:
+    assert optimal_tokens(kind, dtype, gib, "codon") == tokens
+
+
 def test_one_dtype_for_all_devices() -> None:
     assert select_dtype("auto", [NEW]) == "bf16"
     assert select_dtype("auto", [NEW, OLD]) == "fp32"

@@ -27,7 +27,7 @@ def test_wheel_holds_the_embedded_models_and_no_tests(wheel: Path) -> None:
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
         assert f"virnucpro/models/embedded/dnabert-mini/{name}" in names
     for name in ("model.json", "model.safetensors"):
-        assert f"virnucpro/models/embedded/mini/{name}" in names
+        assert f"virnucpro/models/embedded/mini-1/{name}" in names
     assert "virnucpro/py.typed" in names
     assert not [name for name in names if name.startswith(("tests", "benchmarks", "training"))]
 

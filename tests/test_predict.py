@@ -295,12 +295,12 @@ def test_repeated_ids_are_told_apart_by_number(tmp_path: Path, toy: Path, comple
 
 def test_long_sequences_have_the_threshold_of_the_preset(fasta: Path, toy: Path, tmp_path: Path) -> None:
     """Where the card names one; --min-score holds for all."""
-    card = ClassifierCard.read(EMBEDDED / "mini")
+    card = ClassifierCard.read(EMBEDDED / "mini-1")
     relaxed = card.presets["relaxed"]
     expected: list[tuple[str, dict[str, Any], Thresholds]] = [
-        ("mini", {}, Thresholds(card.min_score, card.min_score, card.long_presets["default"])),
-        ("mini", {"preset": "relaxed"}, Thresholds(relaxed, relaxed, card.long_presets["relaxed"])),
-        ("mini", {"min_score": 0.9}, Thresholds(0.9, 0.9, 0.9)),
+        ("mini-1", {}, Thresholds(card.min_score, card.min_score, card.long_presets["default"])),
+        ("mini-1", {"preset": "relaxed"}, Thresholds(relaxed, relaxed, card.long_presets["relaxed"])),
+        ("mini-1", {"min_score": 0.9}, Thresholds(0.9, 0.9, 0.9)),
         (str(toy), {}, Thresholds(0.5, 0.5, 0.5)),
     ]
     for model, changes, scores in expected:
@@ -417,7 +417,7 @@ def test_a_file_that_is_cut_off_gives_what_was_read(tmp_path: Path, toy: Path, c
         (["in.fa", "-o", "out", "--prefix", "a/b"], 2, "is no beginning of a file name"),
         (["in.fa", "-o", "out", "--prefix", ""], 2, "is no beginning of a file name"),
         (["in.fa", "-o", "out", "--prefix", ".."], 2, "is no beginning of a file name"),
-        (["in.fa", "-o", "out", "--model", "minni"], 4, "did you mean mini?"),
+        (["in.fa", "-o", "out", "--model", "minni"], 4, "did you mean mini-1?"),
         (["in.fa", "-o", "out", "--model", "esm2-mini"], 4, "one encoder; a set has two"),
         (["in.fa", "-o", "out", "-d", "7"], 5, "there is no GPU 7"),
     ],
@@ -607,7 +607,7 @@ def test_other_settings_need_force(what: str, done_before: PredictConfig, toy: P
 
 def test_another_classifier_or_input_needs_force(done_before: PredictConfig, tmp_path: Path, cli: Cli) -> None:
     before, words = stamps(done_before.output), ("predict", *done_before.inputs, "-o", done_before.output, *CPU)
-    done = cli(*words, "--model", "mini")
+    done = cli(*words, "--model", "mini-1")
     assert (done.returncode, "other settings (classifier, " in done.stderr) == (3, True), done.stderr
     to_fasta(done_before.inputs[0], CLEAN[:2])
     done = cli(*words, "--model", done_before.model)

@@ -489,7 +489,7 @@ def test_cli_list(tmp_path: Path) -> None:
     result = run("list", "--models-dir", tmp_path)
     mini = MODELS["dnabert-mini"]
     trained = "trained" if mini.trained else "UNTRAINED"
-    set_trained = "trained" if resolve_set("mini").trained else "UNTRAINED"
+    set_trained = "trained" if resolve_set("mini-1").trained else "UNTRAINED"
     esm_trained = "trained" if MODELS["esm2-mini"].trained else "UNTRAINED"
     assert rows(result) == [
         ["name", "status", "trained", "dim", "licence", "location", "kind"],
@@ -498,7 +498,7 @@ def test_cli_list(tmp_path: Path) -> None:
         ["dnabert-2", "downloaded", "trained", "768", "Apache-2.0", str(tmp_path / "dnabert-2"), "dnabert"],
         ["esm2-mini", "embedded", esm_trained, "160", "MIT", str(EMBEDDED / "esm2-mini"), "esm2"],
         *([name, "not downloaded", "trained", str(dim), "MIT", "-", "esm2"] for name, dim in ESM_WIDTHS.items()),
-        ["mini", "ready", set_trained, "288", "MIT", str(EMBEDDED / "mini"), "set"],
+        ["mini-1", "ready", set_trained, "288", "MIT", str(EMBEDDED / "mini-1"), "set"],
         ["500", "needs dnabert-s, esm2-3b, virnucpro-500", "trained", "3328", "-", "-", "set"],
         ["300", "needs dnabert-s, esm2-3b, virnucpro-300", "trained", "3328", "-", "-", "set"],
     ]

@@ -21,7 +21,7 @@ from virnucpro.models.published import import_published
 from virnucpro.models.registry import EMBEDDED, MODELS, FilePin, resolve
 from virnucpro.models.sets import SETS, available_sets, resolve_set
 
-MINI_DIM = SETS["mini"].dim
+MINI_DIM = SETS["mini-1"].dim
 SMALL = "net = MLPClassifier(256, 512)"
 
 
@@ -88,7 +88,7 @@ def change_card(folder: Path, **changes: EncoderPin) -> None:
 
 
 def test_names_of_sets_and_models_differ() -> None:
-    assert list(SETS) == ["mini", "500", "300"]
+    assert list(SETS) == ["mini-1", "500", "300"]
     assert DEFAULT_MODEL_SET in SETS
     classifiers = {spec.classifier for spec in SETS.values()}
     assert not MODELS.keys() & (SETS.keys() | classifiers)
@@ -96,8 +96,8 @@ def test_names_of_sets_and_models_differ() -> None:
 
 
 def test_the_embedded_set_is_complete_and_scores() -> None:
-    found = resolve_set("mini")
-    assert (found.name, found.classifier_folder) == ("mini", EMBEDDED / "mini")
+    found = resolve_set("mini-1")
+    assert (found.name, found.classifier_folder) == ("mini-1", EMBEDDED / "mini-1")
     assert (found.dna, found.protein) == (resolve("dnabert-mini"), resolve("esm2-mini"))
     assert found.card.window == (500, 300)
     assert found.trained is (found.card.trained and found.dna.trained and found.protein.trained)
@@ -151,13 +151,13 @@ def test_only_what_is_missing_is_named(encoders: Path, file: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("minni", "did you mean mini?"),
+        ("minni", "did you mean mini-1?"),
         ("nothing like it", "see `virnucpro models list`"),
         ("dnabert-s", "dnabert-s is an encoder alone; a set has a classifier, too"),
     ],
 )
 def test_unknown_name(name: str, hint: str) -> None:
-    with pytest.raises(ModelError, match=r"neither mini, 500, 300, nor a folder with model\.json") as caught:
+    with pytest.raises(ModelError, match=r"neither mini-1, 500, 300, nor a folder with model\.json") as caught:
         resolve_set(name)
     assert caught.value.hint == hint
 
@@ -185,9 +185,9 @@ def test_a_card_may_name_registered_encoders(folder: Path) -> None:
 
 def test_a_named_set_wins_over_a_folder_called_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder.parent)
-    folder.rename("mini")
-    assert resolve_set("mini").classifier_folder == EMBEDDED / "mini"
-    assert resolve_set("./mini").classifier_folder == folder.parent / "mini"
+    folder.rename("mini-1")
+    assert resolve_set("mini-1").classifier_folder == EMBEDDED / "mini-1"
+    assert resolve_set("./mini-1").classifier_folder == folder.parent / "mini-1"
 
 
 def test_other_encoders_are_refused(folder: Path) -> None:
@@ -298,7 +298,7 @@ def test_status_of_sets(encoders: Path, file: Path) -> None:
     def statuses() -> dict[str, str]:
         return {item.spec.name: item.status for item in available_sets(encoders)}
 
-    assert statuses() == {"mini": "ready", "500": "needs virnucpro-500", "300": "needs virnucpro-300"}
+    assert statuses() == {"mini-1": "ready", "500": "needs virnucpro-500", "300": "needs virnucpro-300"}
     folder = import_published(file, models_dir=encoders)
     assert statuses()["500"] == "ready"
     shutil.rmtree(encoders / "dnabert-s")
