@@ -110,7 +110,7 @@ def test_what_is_no_protein_is_listed(tmp_path: Path, cli: Cli) -> None:
         "inner": ("MK*VL", "this looks like a stop codon; cut the protein there"),
         "stops": ("MKVL**", "this looks like a stop codon"),
         "gap": ("MK-VL", "this looks like a gap"),
-        "digit": ("MKVL1", "put X for an unknown amino acid"),
+        "sign": ("MKVL#", "put X for an unknown amino acid"),
         "only": ("*", "no sequence follows this header"),
     }
     records = [*RECORDS[:2], *((name, sequence) for name, (sequence, _) in bad.items()), *RECORDS[2:4]]

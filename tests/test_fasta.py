@@ -16,12 +16,12 @@ import pysam
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from xopen import xopen
 
 from virnucpro.errors import InputError
+from virnucpro.io.compressed import zstd
 from virnucpro.io.fasta import BadRecord, Record, count_records, read_records, write_fasta
 
-ALLOWED = "ACGTURYSWKMBDHVN"
+ALLOWED = "ACGTURYSWKMBDHVNX"
 Pair = tuple[str, str]
 
 
@@ -56,28 +56,13 @@ def two_members(data: bytes) -> bytes:
     return gzip.compress(data[:half]) + gzip.compress(b"") + gzip.compress(data[half:])
 
 
-def zst(data: bytes) -> bytes:
-    read_end, write_end = os.pipe()
-    with open(read_end, "rb") as result:
-
-        def write() -> None:
-            with open(write_end, "wb") as pipe, xopen(pipe, "wb", format="zst", threads=0) as out:
-                out.write(data)
-
-        writer = threading.Thread(target=write)
-        writer.start()
-        compressed = result.read()
-        writer.join()
-    return compressed
-
-
 COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
     "plain": bytes,
     "gz": gzip.compress,
     "gz of several members": two_members,
     "bz2": bz2.compress,
     "xz": lzma.compress,
-    "zst": zst,
+    "zst": zstd.compress,
 }
 compressions = pytest.mark.parametrize("compress", COMPRESSIONS.values(), ids=COMPRESSIONS)
 
@@ -87,7 +72,7 @@ def bz2_in_small_blocks(data: bytes) -> bytes:
 
 
 truly_compressed = pytest.mark.parametrize(
-    "compress", [gzip.compress, bz2_in_small_blocks, lzma.compress, zst], ids=["gz", "bz2", "xz", "zst"]
+    "compress", [gzip.compress, bz2_in_small_blocks, lzma.compress, zstd.compress], ids=["gz", "bz2", "xz", "zst"]
 )
 text_formats = pytest.mark.parametrize("encode", [fasta, fastq])
 
@@ -170,12 +155,12 @@ def test_pipe_that_gives_its_first_bytes_one_by_one() -> None:
 
 
 def test_memory_stays_flat(save: Save) -> None:
-    path = save(gzip.compress(fasta(pairs(20_000, length=1000)), 1))
+    path = save(gzip.compress(fasta(pairs(6_000, length=1000)), 1))
     tracemalloc.start()
-    assert sum(1 for _ in read_records(path)) == 20_000
+    assert sum(1 for _ in read_records(path)) == 6_000
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 2e6  # the file holds 20 MB
+    assert peak < 2e6  # the file holds 6 MB
 
 
 def open_files() -> int:
@@ -197,9 +182,9 @@ def test_reader_that_stops_early_closes_the_file(save: Save, compress: Callable[
 # Sequences
 
 
-def test_lower_case_and_uracil(save: Save) -> None:
-    path = save(b">a\nacgtuU\n>b\nNnryswkmbdhv\nRYSWKMBDHV\n")
-    assert list(read_records(path)) == whole([("a", "ACGTTT"), ("b", "NNRYSWKMBDHVRYSWKMBDHV")])
+def test_lower_case_uracil_and_masked_bases(save: Save) -> None:
+    path = save(b">a\nacgtuU\n>masked\nACXxT\n>b\nNnryswkmbdhv\nRYSWKMBDHV\n")
+    assert list(read_records(path)) == whole([("a", "ACGTTT"), ("masked", "ACNNT"), ("b", "NNRYSWKMBDHVRYSWKMBDHV")])
 
 
 def test_of_all_bytes_only_dna_letters_pass(save: Save) -> None:
@@ -219,20 +204,21 @@ def test_of_all_bytes_only_dna_letters_pass(save: Save) -> None:
         ("*", "protein"),
         ("-", "gap"),
         (".", "gap"),
-        ("X", "put N"),
-        ("7", "put N"),
+        ("7", "numbering"),
+        (">", "line of its own"),
+        ("\ufeff", "line of its own"),
         ("#", "put N"),
         ("?", "put N"),
         ("é", "put N"),
         ("ſ", "put N"),
-        ("\0", "put N"),
+        ("\0", "fetch"),
     ],
 )
 @compressions
 def test_foreign_character_is_named_with_its_line_and_cure(
     save: Save, compress: Callable[[bytes], bytes], character: str, cure: str
 ) -> None:
-    text = f"\n>good\nACGT\n\nACGT\n>bad one\r\nACGT\r\n\r\nAC{character}T\r\nACXX\r\n>next\nTTTT\n"
+    text = f"\n>good\nACGT\n\nACGT\n>bad one\r\nACGT\r\n\r\nAC{character}T\r\nACJJ\r\n>next\nTTTT\n"
     first, bad, last = read_records(save(compress(text.encode())))
     assert first == Record("good", "ACGTACGT", 1)
     assert isinstance(bad, BadRecord)
@@ -288,6 +274,14 @@ def test_bam_read_without_sequence(tmp_path: Path) -> None:
     "text",
     [
         b">a x\nACGT\nAC\n>b\nTT\n",
+        b">a x\rACGT\rAC\r>b\rTT\r",
+        b"@a x\rACGTAC\r+\rIIIIII\r@b\rTT\r+\rII",
+        b" >a x\nACGTAC\n\t >b\nTT\n",
+        b"\xef\xbb\xbf>a x\nACGTAC\n\xef\xbb\xbf>b\nTT\n",
+        b"\n\xef\xbb\xbf\n\xef\xbb\xbf>a x\nACGTAC\n\xef\xbb\xbf \xef\xbb\xbf>b\nTT\n\xef\xbb\xbf",
+        b"; a comment\n>a x\n;another\nACGT\n ; one more >c\nAC\n>b\nTT\n;",
+        b"@a x\nACGTAC \n+\nIIIIII\n\xef\xbb\xbf@b\nTT\n+\nII \n",
+        b"@a x\nACGT\nAC\n+a x\n@@@@\n+@\n@b\nT\nT\n+\nI\nI\n",
         b">a x\nACGT\nAC\n>b\nTT",
         b">a x\r\nACGT\r\nAC\r\n>b\r\nTT\r\n",
         b"\n \n\r\n>a x\n\nACGT\n\nAC\n\n\n>b\nTT\n\n\n",
@@ -312,7 +306,6 @@ HEADERS = [
     " a  b ",
     "a>b",
     ">",
-    "",
     "a #; b\t",
 ]
 
@@ -325,8 +318,18 @@ def test_headers_are_kept_as_they_are(save: Save, encode: Callable[[Sequence[Pai
 
 
 def test_id_is_the_first_word_of_the_header() -> None:
-    ids = [Record(header, "A", 1).id for header in ("a b", "a\tb", " a", "a/1|x y", "", " ")]
-    assert ids == ["a", "a", "a", "a/1|x", "", ""]
+    ids = [Record(header, "A", 1).id for header in ("a b", "a\tb", " a", "a/1|x y")]
+    assert ids == ["a", "a", "a", "a/1|x"]
+
+
+@text_formats
+@pytest.mark.parametrize("header", ["", " ", "\t "])
+def test_empty_header_becomes_a_name_and_a_note(
+    save: Save, encode: Callable[[Sequence[Pair]], bytes], header: str
+) -> None:
+    first, nameless = read_records(save(encode([("a", "AC"), (header, "ACGT")])))
+    assert first == Record("a", "AC", 1)
+    assert nameless == Record("record_2", "ACGT", 2, "no name in its header")
 
 
 def test_header_that_is_not_utf8_is_latin1(save: Save) -> None:
@@ -398,7 +401,14 @@ def test_fastq_cut_at_any_byte(save: Save) -> None:
 
 @pytest.mark.parametrize(
     "broken",
-    [b"b\nAC\n+\nII\n", b"@b\nAC\n-\nII\n", b"@b\nAC\n+\nIII\n", b"@b\nAC\nAC\n+\nII\nII\n", b">b\nAC\n"],
+    [
+        b"b\nAC\n+\nII\n",
+        b"@b\nAC\n-\nII\n",
+        b"@b\nAC\n+\nIII\n",
+        b"@b\nAC\nACG\n+\nII\n",
+        b"@b\n@c\n",
+        b">b\nAC\n",
+    ],
 )
 def test_malformed_fastq_ends_the_reading_and_names_the_line(save: Save, broken: bytes) -> None:
     first, end = read_records(path := save(b"@a\nAC\n+\nII\n\n" + broken + b"@c\nAC\n+\nII\n"))
@@ -458,9 +468,7 @@ def check_refused(path: Path, message: str, hint: str) -> None:
         assert hint in str(caught.value.hint)
 
 
-@pytest.mark.parametrize(
-    "text", [b"LOCUS NC_1\n", b"PK\3\4", b"ACGT\n", b"\n\n{}", b"\x1f", "\ufeff>a".encode("utf-16")]
-)
+@pytest.mark.parametrize("text", [b"<html>\n", b"ACGT\n", b"\n\n{}", b"\x1f", b"; a comment\nACGT\n"])
 def test_unknown_format(save: Save, text: bytes) -> None:
     check_refused(save(text), "no known format", "FASTA, FASTQ or unaligned BAM")
 
@@ -496,15 +504,15 @@ def test_file_without_permission(save: Save, monkeypatch: pytest.MonkeyPatch) ->
         def refuse(*_: object, **__: object) -> None:
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr("virnucpro.io.fasta.open", refuse, raising=False)
+        monkeypatch.setattr("virnucpro.io.compressed.open", refuse, raising=False)
     check_refused(path, "Permission denied", "permission")
 
 
 # Writing
 
-one_line = st.text().filter(lambda text: not {"\n", "\0"} & set(text) and not text.endswith("\r"))
+one_line = st.text().filter(lambda text: text.strip() and not {"\n", "\0", "\r"} & set(text))
 headers = one_line | st.sampled_from(HEADERS)
-sequences = st.text(alphabet=ALLOWED.replace("U", ""), min_size=1)
+sequences = st.text(alphabet="ACGTRYSWKMBDHVN", min_size=1)
 
 
 @given(st.lists(st.tuples(headers, sequences), min_size=1))
@@ -517,7 +525,7 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, records: list[Pair
     assert len(path.read_bytes().split(b"\n")) == 2 * len(records) + 1
 
 
-@pytest.mark.parametrize("header", ["a\nACGT", "a\n", "a\r"])
+@pytest.mark.parametrize("header", ["a\nACGT", "a\n", "a\r", "a\rb"])
 def test_header_with_a_line_break_is_not_written(tmp_path: Path, header: str) -> None:
     with open(tmp_path / "work.fasta", "wb") as out, pytest.raises(InputError, match="line break"):
         write_fasta(out, header, "ACGT")

@@ -303,6 +303,13 @@ def test_every_option_is_in_the_help() -> None:
 # What can be wrong
 
 
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonsense"])
+def test_the_backend_of_a_notebook_does_not_matter(folder: Path, backend: str) -> None:
+    done = run_cli("plot", folder, env={"MPLBACKEND": backend})
+    assert done.returncode == 0, done.stderr
+    assert len(names(folder / "x.plots")) > 0
+
+
 def test_without_matplotlib_the_cure_is_named(folder: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UsageError):

@@ -523,8 +523,11 @@ def test_published_tables_of_another_prefix_are_not_overwritten(
 def test_a_file_name_that_is_no_utf8(tmp_path: Path, toy: Path, cli: Cli) -> None:
     """Names are bytes to Linux; old ones may be Latin-1."""
     path = to_fasta(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.fa")), [*CLEAN, ("p", "MKVLE")])
-    done = cli("predict", path, "-o", tmp_path / "out", "--model", toy, *CPU)
+    done = cli("predict", path, "-o", tmp_path / "out", "--model", toy, *CPU, "--report")
     assert done.returncode == 6, done.stderr
+    assert len(list((tmp_path / "out").glob("*.plots/*.png"))) == 1
+    assert cli("plot", tmp_path / "out", "--force").returncode == 0
+    assert rb"caf\udce9.plots" in (tmp_path / "out" / "run.log").read_bytes()
     for name in ("sequences", "failed"):
         table_of = Path(os.fsdecode(os.fsencode(tmp_path) + b"/out/caf\xe9.%s.tsv" % name.encode()))
         assert os.fsencode(path) in table_of.read_bytes()
@@ -536,11 +539,14 @@ def test_headers_of_any_kind(tmp_path: Path, toy: Path, cli: Cli) -> None:
     path = to_fasta(tmp_path / "in.fa", [(header, viral(150, 1)) for header in headers] + bad)
     done = cli("predict", path, "-o", tmp_path / "out", "--model", toy, *CPU, "--vanilla-output", "--keep-embeddings")
     assert done.returncode == 6, done.stderr
-    ids = [(header.split() or [""])[0] for header in headers]
+    headers[1] = "record_2"
+    ids = [header.split()[0] for header in headers]
     for name, expected in (("sequences", ids + [name for name, _ in bad]), ("failed", [name for name, _ in bad])):
         columns, *lines = (line.split("\t") for line in text_of(tmp_path / "out" / f"in.{name}.tsv").split("\n")[:-1])
         place = columns.index("id" if name == "failed" else "sequence_id")
         assert [line[place] for line in lines] == expected
+    assert "no name in its header" in text_of(tmp_path / "out" / "in.sequences.tsv").split("\n")[2]
+    assert "has no name in its header and is called record_2" in done.stderr
     written = text_of(tmp_path / "out" / "in.virus.fna").split("\n")[:-1:2]
     assert written == [f">{header}" for header in headers]
     frames = read_result(tmp_path / "out" / "in.dna.h5")[0]

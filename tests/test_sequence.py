@@ -4,6 +4,7 @@ import csv
 import gzip
 import itertools
 import math
+import os
 import random
 import subprocess
 import sys
@@ -357,6 +358,15 @@ def test_command_lists_what_it_cannot_use(tmp_path: Path) -> None:
     for row, reason in zip(rows[1:], reasons, strict=True):
         assert reason in row[3]
     assert results(tmp_path / "out") == expected([Record("good", "ACGACG", 1), Record("good2", "CCCCCC", 4)], 500)
+
+
+def test_command_takes_a_name_that_is_no_utf8(tmp_path: Path) -> None:
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.fa")
+    Path(path).write_bytes(b">a\nACGACG\n>bad\nAC-T\n>\nACG\n")
+    done = run_orfs(path, "-o", tmp_path / "out")
+    assert done.returncode == 6, done.stderr
+    assert (tmp_path / "out.failed.tsv").read_bytes().splitlines()[1].startswith(os.fsencode(path) + b"\t2\tbad\t")
+    assert b">record_3_chunk_1\n" in (tmp_path / "out.windows.fa").read_bytes()
 
 
 def test_command_without_usable_record_leaves_only_the_list(tmp_path: Path) -> None:

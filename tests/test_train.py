@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import random
 import signal
@@ -17,12 +18,15 @@ from conftest import Cli, command_line, to_fasta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from virnucpro.errors import UsageError
+from virnucpro.core.config import TrainConfig
+from virnucpro.errors import InputError, UsageError
 from virnucpro.metrics import auprc, auroc, confusion, evaluate, recall_at, threshold_at
 from virnucpro.models.card import ClassifierCard, EncoderPin
 from virnucpro.models.classifier import Classifier
 from virnucpro.models.fit import Examples, FitSettings, fit
-from virnucpro.pipeline.dataset import Dataset, Part, Table, divide
+from virnucpro.pipeline.dataset import Dataset, Part, Table, divide, read_groups
+from virnucpro.pipeline.events import FileDone, Phase
+from virnucpro.pipeline.train import run_train
 
 CPU = ("--device", "cpu", "--dtype", "fp32", "--batch-size", 512)
 
@@ -249,14 +253,83 @@ def test_a_second_run_has_nothing_to_do(inputs: tuple[Path, Path], trained: Path
     assert cli(*arguments(inputs, trained, "--dna-only-head", "--seed", 2)).returncode == 3
 
 
+def group_table(path: Path, per_group: int = 5) -> Path:
+    lines = [f"{kind}{i}\tg{kind}{i // per_group}\n" for kind in ("virus", "other") for i in range(30)]
+    path.write_text("".join(lines))
+    return path
+
+
 def test_groups_by_a_table(inputs: tuple[Path, Path], cli: Cli, tmp_path: Path) -> None:
-    table = tmp_path / "groups.tsv"
-    table.write_text("".join(f"{kind}{i}\tg{kind}{i // 5}\n" for kind in ("virus", "other") for i in range(30)))
+    table = group_table(tmp_path / "groups.tsv")
+    table.write_bytes(codecs.BOM_UTF8 + table.read_bytes().replace(b"\n", b"\r\n"))
     done = cli(*arguments(inputs, tmp_path / "model", "--group-by", table))
     assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "model" / "train.work").exists()
+    group_table(table, 6)
+    done = cli(*arguments(inputs, tmp_path / "model", "--group-by", table))
+    assert (done.returncode, "made from other settings (groups)" in done.stderr) == (3, True)
+
+
+def test_a_record_without_a_group_is_told_before_anything_is_computed(
+    inputs: tuple[Path, Path], cli: Cli, tmp_path: Path
+) -> None:
+    table = tmp_path / "groups.tsv"
     table.write_text("virus0\tg\n")
-    done = cli(*arguments(inputs, tmp_path / "other", "--group-by", table))
-    assert (done.returncode, "no group for record 'virus1'" in done.stderr) == (3, True)
-    table.write_text("virus0\n")
-    done = cli(*arguments(inputs, tmp_path / "other", "--group-by", table))
-    assert (done.returncode, "line 1: 1 columns" in done.stderr) == (3, True)
+    done = cli(*arguments(inputs, tmp_path / "model", "--group-by", table))
+    assert done.returncode == 3
+    assert "no group for record 'virus1' (59 records have none)" in done.stderr
+    table.write_text("".join(f"{kind}{i}\t{kind}\n" for kind in ("virus", "other") for i in range(30)))
+    done = cli(*arguments(inputs, tmp_path / "model", "--group-by", table))
+    assert (done.returncode, "1 groups of viral sequences cannot make three parts" in done.stderr) == (2, True)
+    assert not list((tmp_path / "model").glob("train.work/shards/*"))
+
+
+class _Stopped(Exception):
+    pass
+
+
+def test_other_groups_embed_nothing_again(inputs: tuple[Path, Path], tmp_path: Path) -> None:
+    table = group_table(tmp_path / "groups.tsv")
+    config = TrainConfig(inputs, tmp_path / "model", device="cpu", dtype="fp32", virus=1, group_by=table, epochs=2)
+    done: list[str] = []
+
+    def note(_index: int, event: object) -> None:
+        if event == Phase("fitting") and "fitting" not in done:
+            done.append("fitting")
+            raise _Stopped
+        if isinstance(event, FileDone):
+            done.append("file")
+
+    with pytest.raises(_Stopped):
+        run_train(config, note)
+    embedded = done.count("file")
+    assert embedded > 0
+    group_table(table, 3)
+    run_train(replace(config, epochs=3), note)
+    assert done.count("file") == embedded
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"a\n", "line 1 is not an id, a tab and a group"),
+        (b"a\tg\n\nb\tg\tx\n", "line 3 is not an id, a tab and a group"),
+        (b"a\tg\nb\t\n", "line 2 is not an id, a tab and a group"),
+        ("a\tg\n".encode("utf-16"), "iconv -f UTF-16"),
+        ("a\tg\n".encode("utf-32"), "iconv"),
+        (b"a\tg\nb\th\na\th\n", "line 3: record 'a' is in group 'h' and, further up, in 'g'"),
+    ],
+)
+def test_tables_of_groups_that_are_refused(content: bytes, said: str, tmp_path: Path) -> None:
+    (tmp_path / "groups.tsv").write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read_groups(tmp_path / "groups.tsv")
+    assert str(tmp_path / "groups.tsv") in caught.value.message
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1"])
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+def test_a_table_of_groups_is_read_as_headers_are(encoding: str, ending: str, tmp_path: Path) -> None:
+    (tmp_path / "groups.tsv").write_bytes(f"São\tg{ending}{ending}a \tg h{ending}a\tg h".encode(encoding))
+    assert read_groups(tmp_path / "groups.tsv") == {"São": "g", "a": "g h"}

@@ -192,11 +192,12 @@ def _files(folder: Path, kinds: Iterable[str]) -> list[tuple[str, Path]]:
 
 def read_fasta(path: Path) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     """Header and codes of each record."""
-    import dnaio  # here, so that packed genomes can be used without it
+    from virnucpro.io.fasta import Record, read_records  # here, so that packed genomes can be used without it
 
-    with dnaio.open(path) as reader:
-        for record in reader:
-            yield record.name, _CODES[np.frombuffer(record.sequence.encode(), np.uint8)]
+    for record in read_records(path):
+        if not isinstance(record, Record):
+            raise SystemExit(f"{path}: {record.reason}")
+        yield record.header, _CODES[np.frombuffer(record.sequence.encode(), np.uint8)]
 
 
 def save(path: Path, genomes: Genomes) -> None:

@@ -18,12 +18,13 @@ from collections.abc import Iterator
 from itertools import accumulate, chain
 from pathlib import Path
 
-import dnaio
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
+
+from virnucpro.io.fasta import Record, read_records
 
 SPECIALS = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
 CLASSES = ("viral", "other")
@@ -35,12 +36,12 @@ DEV_WINDOWS = 2000
 COMPLEMENT = str.maketrans("ACGT", "TGCA")
 
 
-def read_records(folder: Path) -> list[str]:
+def read_sequences(folder: Path) -> list[str]:
     """Every sequence of `folder/*.fa.gz` that is long enough for a piece, upper case."""
     records: list[str] = []
     for path in sorted(folder.glob("*.fa.gz")):
-        with dnaio.open(path) as reader:
-            records.extend(record.sequence.upper() for record in reader if len(record) >= PIECE[0])
+        found = (record.sequence for record in read_records(path) if isinstance(record, Record))
+        records.extend(sequence for sequence in found if len(sequence) >= PIECE[0])
     if not records:
         raise SystemExit(f"{folder}: no *.fa.gz with sequences of {PIECE[0]} bases or more")
     return records
@@ -109,7 +110,7 @@ def bases_per_token(tokenizer: Tokenizer, windows: list[str]) -> float:
 def report_dev(tokenizer: Tokenizer, folder: Path, seed: int) -> None:
     """Print the bases a token on random 500-bp windows of each class of `folder`."""
     for name in CLASSES:
-        records = read_records(folder / name)
+        records = read_sequences(folder / name)
         windows = list(sample(records, DEV_WINDOWS * WINDOW[0], WINDOW, random.Random(seed)))
         print(f"dev {name}: {bases_per_token(tokenizer, windows):.2f} bases a token, {len(windows)} windows")
 
@@ -136,7 +137,7 @@ def main() -> None:
     rng = random.Random(args.seed)
     tokenizer = train(
         chain.from_iterable(
-            sample(read_records(args.data / name), args.bases // len(CLASSES), PIECE, rng) for name in CLASSES
+            sample(read_sequences(args.data / name), args.bases // len(CLASSES), PIECE, rng) for name in CLASSES
         )
     )
     check(tokenizer)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 
 from virnucpro.calls.read import CURE, Region, Results, ScoredWindow, Sequence
+from virnucpro.core.caches import settle_caches
 from virnucpro.errors import InputError, OutputError, UsageError
 
 logger = logging.getLogger("virnucpro.report")
@@ -30,9 +33,25 @@ _LONGEST_NAME = 60
 def check_matplotlib() -> None:
     """Raise UsageError where matplotlib is not installed; a command that draws at its end asks at its beginning."""
     try:
-        import matplotlib  # noqa: F401
+        _import_matplotlib()
     except ImportError as error:
         raise UsageError("pictures need matplotlib", hint="pip install 'virnucpro[report]'") from error
+
+
+def _import_matplotlib() -> None:
+    """Import it whatever MPLBACKEND says: that of a notebook may name what is not installed here; files need none."""
+    if sys.modules.get("matplotlib"):
+        return
+    settle_caches()
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    if backend is not None:
+        with contextlib.suppress(ValueError):
+            matplotlib.rcParams["backend"] = backend
 
 
 def plot_results(

@@ -124,7 +124,7 @@ def _score(cell: str) -> float | None:
 def _rows(path: Path, columns: Mapping[str, str]) -> Iterator[dict[str, str]]:
     """The rows of a table by column. Raises ValueError if it is another table, or cut off."""
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as file:
+    with opener(path, "rt", encoding="utf-8", errors="surrogateescape") as file:  # names of inputs
         if next(file, "") != "\t".join(columns) + "\n":
             raise ValueError("its columns are not those of this version of virnucpro")
         for number, line in enumerate(file, 2):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 SEQUENCES: Mapping[str, str] = {
     "number": "place of the sequence in all of the input, from 1",
-    "sequence_id": "first word of its header",
+    "sequence_id": "first word of its header; record_N, by its place in its file, where there is none",
     "length": "bases; 0 if the record could not be read",
     "verdict": "virus, mixed (not viral as a whole, but with viral regions), other, or not_scored",
     "score": "probability that it is viral, if as many sequences are viral as not; without a model of sequences the "
@@ -23,7 +23,7 @@ SEQUENCES: Mapping[str, str] = {
     "regions": "viral regions, listed in the regions table; a sequence that is viral as a whole is one",
     "input": "file it came from",
     "record": "its place in that file, from 1",
-    "note": "why it was not scored, or was scored in part",
+    "note": "why it was not scored, or was scored in part; that it has no name of its own",
 }
 
 WINDOWS: Mapping[str, str] = {

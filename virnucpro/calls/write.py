@@ -130,7 +130,7 @@ class ResultWriter:
             summary.discovery.add(call.score, verdict is Verdict.VIRUS)
 
     def _write(self, sequence: IndexedSequence, call: SequenceCall) -> None:
-        note = sequence.reason or _counted(self._lost) or ("" if call.scored else _counted(self._silent))
+        reason = sequence.reason or _counted(self._lost) or ("" if call.scored else _counted(self._silent))
         self.sequences.row(
             sequence.number + 1,
             sequence.id,
@@ -146,7 +146,7 @@ class ResultWriter:
             len(call.regions),
             self.inputs[sequence.input_index],
             sequence.record,
-            note,
+            "; ".join(filter(None, (sequence.note, reason))),
         )
         for region in call.regions:
             self._region(sequence.id, region)

@@ -24,7 +24,7 @@ from virnucpro.cli.plot import plot
 from virnucpro.cli.predict import predict
 from virnucpro.cli.train import train
 from virnucpro.core import log
-from virnucpro.errors import Interrupted, VirnucproError
+from virnucpro.errors import DeviceError, Interrupted, VirnucproError
 
 EXIT_CODES = """
 Exit codes: 0 done · 2 usage · 3 input or output · 4 model · 5 device · 6 done, but some sequences failed ·
@@ -66,6 +66,10 @@ def _run() -> int:
         return _report(Interrupted(stopped.signal_number))
     except VirnucproError as error:
         return _report(error)
+    except Exception as error:
+        if (cause := _lack_of_memory(error)) is None:
+            raise
+        return _report(cause)
     return code if isinstance(code, int) else 0
 
 
@@ -78,6 +82,21 @@ class _Stopped(BaseException):
 
 def _stop(number: int, _frame: FrameType | None) -> NoReturn:
     raise _Stopped(number)
+
+
+#: How PyTorch, NumPy, the loader and the threads say that there is no memory, where they do not raise MemoryError.
+_NO_MEMORY = ("failed to map segment", "allocate memory", "start new thread", "unable to allocate")
+
+
+def _lack_of_memory(error: BaseException | None) -> DeviceError | None:
+    """What to say of an error that came of too little memory, or came while one was dealt with."""
+    while error is not None:
+        said = str(error) or type(error).__name__
+        if isinstance(error, MemoryError) or any(words in said.lower() for words in _NO_MEMORY):
+            hint = "raise its limit (`ulimit -v`, the memory of the job), or use fewer --threads"
+            return DeviceError(f"not enough memory: {said.strip().splitlines()[-1]}", hint=hint)
+        error = error.__context__
+    return None
 
 
 def _report(error: VirnucproError) -> int:

@@ -12,7 +12,7 @@ import rich_click as click
 from virnucpro._version import __version__
 from virnucpro.errors import DeviceError, ModelError, VirnucproError
 
-PACKAGES = ("torch", "numpy", "h5py", "dnaio", "xopen", "tokenizers", "safetensors", "huggingface-hub")
+PACKAGES = ("torch", "numpy", "h5py", "tokenizers", "safetensors", "huggingface-hub")
 
 
 @click.command()
@@ -49,7 +49,20 @@ def _devices(report: dict[str, Any]) -> VirnucproError | None:
         report["gpu_problem"] = str(error)
     report["devices"] = [f"{d.name}: {d.model}, {d.memory_gib} GiB, {d.dtype}" for d in [*found, find_cpu()]]
     report["cpu_products"] = "prepacked oneDNN" if prepacking_available() else "plain PyTorch (slower)"
+    report["tokenizer"] = _tokenizer()
     return problem
+
+
+def _tokenizer() -> str:
+    """How DNA becomes tokens here."""
+    from virnucpro.core.caches import settle_caches
+
+    settle_caches()
+    try:
+        from virnucpro.models.bpe import is_kept
+    except ImportError:
+        return "the tokenizers library (slower; pip install 'virnucpro[fast]')"
+    return "Numba" if is_kept() else "Numba, compiled at each start (NUMBA_CACHE_DIR can name a folder to keep it in)"
 
 
 def _trial(report: dict[str, Any]) -> VirnucproError | None:

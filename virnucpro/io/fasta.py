@@ -1,8 +1,7 @@
 """Read and check DNA or protein: FASTA, FASTQ and unaligned BAM, plain or compressed, from files and pipes.
 
-xopen takes care of the compression and dnaio of BAM. FASTA and FASTQ lines are read here, because dnaio
-refuses letters beyond ASCII in headers and blank lines in FASTQ, strips blanks from the ends of FASTA
-headers, drops sequence lines that begin with '#', and cannot say on which line a record stands.
+Lines are read here and not by a library, because those refuse letters beyond ASCII in headers and blank lines in FASTQ,
+strip blanks from the ends of headers, drop lines without a word, and cannot say on which line a record stands.
 """
 
 from __future__ import annotations
@@ -10,22 +9,23 @@ from __future__ import annotations
 import codecs
 import io
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-import dnaio
-from xopen import xopen
-
 from virnucpro.errors import InputError
+from virnucpro.io import bam
+from virnucpro.io.compressed import FETCH_AGAIN, OUTPUT_BYTES, Content, Damaged, opened
 
 _FOREIGN = "?"
 _FOREIGN_BYTE = _FOREIGN.encode("ascii")
 _LAYOUT = b" \t\r\n\v\f"
 _PROTEIN_ONLY = frozenset("EFILPQJOZ*")
 _GAPS = frozenset("-.")
+_MARKS = frozenset(">\ufeff")
 
 
 class Alphabet:
@@ -41,9 +41,8 @@ class Alphabet:
         self.cure = cure
         self._foreign = re.compile(rf"[^{''.join(meaning)}\s]", re.ASCII | re.IGNORECASE)
 
-    def read(self, lines: list[bytes]) -> bytes:
+    def read(self, text: bytes | bytearray) -> bytes | bytearray:
         """The letters of a sequence, in upper case; `?` for each character that is none."""
-        text = b"".join(lines)
         if self.last:
             text = text.rstrip(_LAYOUT).removesuffix(self.last)
         return text.translate(self.letters, _LAYOUT)
@@ -55,9 +54,10 @@ class Alphabet:
 
 DNA = Alphabet(
     "DNA",
-    {**{code: code for code in "ACGTRYSWKMBDHVN"}, "U": "T"},
+    # X: what was masked, as RepeatMasker and cross_match write it.
+    {**{code: code for code in "ACGTRYSWKMBDHVN"}, "U": "T", "X": "N"},
     b"",
-    "put N for an unknown base (allowed are A C G T U and the IUPAC codes)",
+    "put N for an unknown base (allowed are A C G T U X and the IUPAC codes)",
 )
 PROTEIN = Alphabet(
     "protein",
@@ -69,26 +69,47 @@ PROTEIN = Alphabet(
 #: Letters by which DNA in place of protein is found out, and the fewest that allow a judgement.
 SEEN_LETTERS, FEWEST_LETTERS = 10_000, 40
 
-# Some decompressors lose what they had ready of a request when they come to damage: ask for little at once.
-_BUFFER_BYTES = 1 << 14
+#: Bytes of a header; more are damage.
+_LONGEST_HEADER = 1_000_000
+#: Bytes of a line that are read together; longer ones come in pieces.
+_LONGEST = 1 << 20
+_LONGEST_SHOWN = 80
+
+#: What may stand before '>' or '@': blanks, and the byte order marks of files that were joined by `cat`.
+_BEFORE_MARK = re.compile(rb"(?:[ \t\r\v\f]|%b)+" % codecs.BOM_UTF8)
+
 _FORMATS = "give FASTA, FASTQ or unaligned BAM, plain or compressed by gzip, bzip2, xz or zstd"
-_FETCH_AGAIN = "fetch or make the file again"
+_SAM_CURE = "turn it into FASTQ by `samtools fastq`"
+#: Beginnings of files that are known and not read: their name, and the cure.
+_REFUSED = (
+    (re.compile(rb"@(HD\tVN|SQ\tSN|RG\tID|PG\tID):|[^>@\s]\S*\t\d+\t\S+\t\d+\t\d+\t"), "SAM text", _SAM_CURE),
+    (re.compile(rb"CRAM"), "CRAM", _SAM_CURE),
+    (re.compile(rb"LOCUS +|ID   "), "GenBank or EMBL text", "turn it into FASTA, for example by `seqret` of EMBOSS"),
+    (re.compile(rb"\xff\xfe|\xfe\xff"), "UTF-16 text", "save it as UTF-8: `iconv -f UTF-16 -t UTF-8`"),
+    (
+        re.compile(rb"PK\x03\x04|(?=.{257}ustar)[^>@\0]+\0", re.DOTALL),
+        "an archive of files",
+        "unpack it, and name the files in it",
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
     """A sequence fit for use."""
 
-    #: All that stands after '>' or '@', as it stands there.
+    #: All that stands after '>' or '@', as it stands there; `record_N`, by its number, where no name stands there.
     header: str
     #: Upper case; DNA: A C G T and the IUPAC codes for more than one of them; protein: A to Z.
     sequence: str
     #: Position in the file, from 1.
     number: int
+    #: What the user should know of it; empty if nothing.
+    note: str = ""
 
     @property
     def id(self) -> str:
-        """The first word of the header; empty if the header is."""
+        """The first word of the header."""
         return first_word(self.header)
 
 
@@ -110,15 +131,12 @@ class BadRecord:
 class _Raw(NamedTuple):
     """A record as it stands in its file."""
 
+    #: What stands after the mark, with its line end; only the beginning if it is far too long.
     header: bytes
-    #: The lines of the sequence, with their line ends.
-    lines: list[bytes]
+    #: The sequence as it stands there; all line ends from that of the header on.
+    text: bytes | bytearray
     #: The line of the header, from 1; 0 in a format without lines.
     line: int
-
-
-class _Damaged(Exception):
-    """Reading cannot go on; the message holds the reason and the cure."""
 
 
 def read_records(path: Path, alphabet: Alphabet = DNA) -> Iterator[Record | BadRecord]:
@@ -127,6 +145,7 @@ def read_records(path: Path, alphabet: Alphabet = DNA) -> Iterator[Record | BadR
     If the file is damaged or ends too early, the records before that place come first, then one `BadRecord`
     with number 0. A record that is cut off is never yielded. Bytes that were altered show only in a checksum
     after them (for gzip at the end of the file), so then the records before are in doubt as well.
+    Memory: a few times the longest sequence, whatever the lines.
     Raises `InputError`, when the first record is asked for, if the file cannot be opened, is of no known
     format, or holds no sequences.
     """
@@ -134,7 +153,7 @@ def read_records(path: Path, alphabet: Alphabet = DNA) -> Iterator[Record | BadR
     try:
         for number, raw in enumerate(_raw_records(path), 1):
             yield _checked(raw, number, alphabet)
-    except _Damaged as damage:
+    except Damaged as damage:
         yield BadRecord("", 0, f"{path}: reading ended after {number} records: {damage}")
 
 
@@ -161,7 +180,7 @@ def count_records(path: Path) -> int:
     try:
         for _ in _raw_records(path):
             number += 1
-    except _Damaged as damage:
+    except Damaged as damage:
         message = f"cannot count the sequences of {path}: reading ended after {number} records: {damage}"
         raise InputError(message) from damage
     return number
@@ -169,141 +188,170 @@ def count_records(path: Path) -> int:
 
 def write_fasta(handle: BinaryIO, header: str, sequence: str) -> None:
     """Write one record on two lines, such that `read_records` gives back the same header and sequence."""
-    if "\n" in header or "\0" in header or header.endswith("\r"):
+    if not {"\n", "\r", "\0"}.isdisjoint(header):
         raise InputError(f"the header {header!r} holds a line break or a NUL", hint="write each header on one line")
     handle.write(f">{header}\n{sequence}\n".encode())
 
 
 def _raw_records(path: Path) -> Iterator[_Raw]:
-    with _opened(path) as stream:
-        records = _parsed(stream, path)
+    with opened(path) as content:
+        records = _parsed(content, path)
         first = next(records, None)
         if first is None:
             raise InputError(f"{path} holds no sequences", hint="check the step that wrote it")
         yield first
         yield from records
+        if content.leftover:
+            raise Damaged(content.leftover)
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[io.BufferedReader]:
-    try:
-        file = open(path, "rb", buffering=0)  # noqa: SIM115
-        # xopen believes the ending of a file's name before its content, so the name is hidden from it.
-        file.name = file.fileno()
-        # A pipe may give its first bytes singly; a buffer over a buffer waits until it can show enough.
-        whole = io.BufferedReader(io.BufferedReader(file))
-        content = xopen(whole, "rb", threads=0)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}", hint=_opening_cure(error)) from error
-    with whole, content:
-        yield io.BufferedReader(_Content(content), _BUFFER_BYTES)
+class _OneLineEnd(io.RawIOBase):
+    """Text whose lines end in CR alone, as if they ended in LF; any other content as it is."""
 
-
-def _opening_cure(error: OSError) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "check the spelling and the folder"
-    if isinstance(error, IsADirectoryError):
-        return "name the files in this folder one by one or by a pattern such as *.fasta"
-    if isinstance(error, PermissionError):
-        return "ask its owner for the permission to read it, or use a copy"
-    return "check the path"
-
-
-class _Content(io.RawIOBase):
-    """The decompressed bytes, with one class for all that can go wrong with them."""
-
-    def __init__(self, content: BinaryIO) -> None:
+    def __init__(self, content: Content) -> None:
         self._content = content
+        self._is_first, self._translates = True, False
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # what BufferedReader hands in
-        try:
-            data = self._content.read(len(buffer))
-        except Exception as error:  # each decompressor has classes of its own, some without a common base
-            cause = str(error) or type(error).__name__
-            raise _Damaged(f"the file is damaged or cut off ({cause}): {_FETCH_AGAIN}") from error
-        buffer[: len(data)] = data
-        return len(data)
+        size = self._content.readinto(buffer)
+        data = bytes(buffer[:size])
+        if self._is_first:
+            self._is_first = False
+            self._translates = b"\r" in data[:-1] and b"\n" not in data and not data.startswith(bam.MAGIC)
+        if self._translates:
+            buffer[:size] = data.replace(b"\r", b"\n")
+        return size
 
 
-def _parsed(stream: io.BufferedReader, path: Path) -> Iterator[_Raw]:
-    if stream.peek(4).startswith(b"BAM\1"):
-        return _bam(stream)
-    if stream.peek(3).startswith(codecs.BOM_UTF8):
-        stream.read(3)
-    line = 1
-    while (start := stream.peek(1)[:1]).isspace():
-        line += stream.read(1) == b"\n"
-    if start == b">":
-        return _fasta(stream, line)
-    if start == b"@":
-        return _fastq(stream, line)
-    if not start:
-        return iter(())
-    message = f"{path} is of no known format: line {line} begins with neither '>' nor '@'"
-    raise InputError(message, hint=_FORMATS)
+def _parsed(content: Content, path: Path) -> Iterator[_Raw]:
+    stream = io.BufferedReader(_OneLineEnd(content), OUTPUT_BYTES)
+    head = stream.peek(1)
+    if head.startswith(bam.MAGIC):
+        return (_Raw(name, sequence, 0) for name, sequence in bam.read_bam(stream))
+    for pattern, name, cure in _REFUSED:
+        if pattern.match(head):
+            raise InputError(f"{path} is {name}", hint=cure)
+    lines = iter(partial(stream.readline, _LONGEST), b"")
+    for number, text in enumerate(lines, 1):
+        start = _unmarked(text)
+        if start.startswith(b">"):
+            return _fasta(chain((text,), lines), number)
+        if start.startswith(b"@"):
+            return _fastq(chain((text,), lines), number)
+        if start.strip() and not start.startswith(b";"):
+            message = f"{path} is of no known format: line {number} begins with neither '>' nor '@'"
+            raise InputError(message, hint=_FORMATS)
+    return iter(())
 
 
-def _fasta(stream: io.BufferedReader, line: int) -> Iterator[_Raw]:
-    header, lines = stream.readline(), list[bytes]()
-    for text in stream:
-        if text.startswith(b">"):
-            yield _Raw(header[1:], lines, line)
-            line += 1 + len(lines)
-            header, lines = text, []
-        else:
-            lines.append(text)
-    yield _Raw(header[1:], lines, line)
+def _unmarked(text: bytes) -> bytes:
+    """A line from its first character that counts."""
+    found = _BEFORE_MARK.match(text)
+    return text[found.end() :] if found else text
 
 
-def _fastq(stream: io.BufferedReader, line: int) -> Iterator[_Raw]:
-    for header in stream:
-        if header.isspace():
+def _fasta(lines: Iterable[bytes], line: int) -> Iterator[_Raw]:
+    """Records from lines, long ones in pieces; the first is number `line` and a header."""
+    header, body, first = b"", bytearray(), line
+    begins, is_sequence = True, False
+    for text in lines:
+        if begins:
+            is_sequence = text[:1].isalpha()
+            if not is_sequence:
+                text = _unmarked(text)
+                is_sequence = not text.startswith((b">", b";"))  # ; begins a comment
+                if text.startswith(b">"):
+                    if body:
+                        yield _Raw(header, body, first)
+                    header, body, first = text[1:], bytearray(), line
+        begins = text.endswith(b"\n")
+        line += begins
+        body += text if is_sequence else b"\n" * begins
+    yield _Raw(header, body, first)
+
+
+def _fastq(lines: Iterator[bytes], line: int) -> Iterator[_Raw]:
+    """Records from lines, long ones in pieces; the first is number `line`."""
+    for text in lines:
+        start = text if text.startswith(b"@") else _unmarked(text)
+        if not start.strip():
             line += 1
             continue
-        sequence, plus, quality = stream.readline(), stream.readline(), stream.readline()
-        same_length = len(sequence.rstrip(b"\r\n")) == len(quality.rstrip(b"\r\n"))
-        if not (header.startswith(b"@") and plus.startswith(b"+") and same_length):
-            raise _Damaged(
-                f"the FASTQ record at line {line} is cut off, or is not four lines: '@' and header, "
-                f"sequence, '+', as many qualities as letters; {_FETCH_AGAIN}"
+        while _goes_on(text):
+            text = next(lines, b"")
+        sequence, plus, quality = next(lines, b""), next(lines, b""), next(lines, b"")
+        if _goes_on(sequence) or not plus.startswith(b"+"):
+            sequence, plus, quality = _wrapped(chain((sequence, plus, quality), lines))
+        if not (start.startswith(b"@") and plus.startswith(b"+") and _same_length(sequence, quality)):
+            raise Damaged(
+                f"the FASTQ record at line {line} is cut off, or is not '@' and header, sequence, '+', "
+                f"and as many qualities on as many lines; {FETCH_AGAIN}"
             )
-        yield _Raw(header[1:], [sequence], line)
-        line += 4
+        yield _Raw(start[1:], b"\n" + sequence, line)
+        line += 2 + sequence.count(b"\n") + quality.count(b"\n")
 
 
-def _bam(stream: io.BufferedReader) -> Iterator[_Raw]:
-    try:
-        for record in dnaio.BamReader(stream):
-            yield _Raw(record.name.encode(), [record.sequence.encode()], 0)
-    except NotImplementedError as error:
-        raise _Damaged("BAM of aligned or paired reads: turn it into FASTQ by `samtools fastq`") from error
-    except EOFError as error:
-        raise _Damaged(f"{error}: {_FETCH_AGAIN}") from error
+def _wrapped(lines: Iterator[bytes]) -> tuple[bytes, bytes, bytes]:
+    """Sequence, the line that begins with '+' if there is one, and as many lines of qualities as of letters."""
+    sequence, quality, count, plus = bytearray(), bytearray(), 0, b""
+    for text in lines:
+        if text.startswith((b"+", b"@", b">")):
+            plus = text
+            break
+        sequence += text
+        count += 1
+    for text in islice(lines, count):
+        quality += text
+    return bytes(sequence), plus, bytes(quality)
+
+
+def _same_length(sequence: bytes, quality: bytes) -> bool:
+    if len(sequence.rstrip()) == len(quality.rstrip()):
+        return True
+    return len(sequence.translate(None, _LAYOUT)) == len(quality.translate(None, _LAYOUT))
+
+
+def _goes_on(text: bytes) -> bool:
+    """Whether `text` is a piece of a line, whose rest comes next."""
+    return len(text) == _LONGEST and not text.endswith(b"\n")
 
 
 def _checked(raw: _Raw, number: int, alphabet: Alphabet) -> Record | BadRecord:
-    header = _text(raw.header).rstrip("\r\n")
-    sequence = alphabet.read(raw.lines)
+    size = len(raw.header)
+    header = decoded(raw.header[: size if size <= _LONGEST_HEADER else _LONGEST_SHOWN]).rstrip("\r\n")
+    letters = alphabet.read(raw.text)
+    if problem := _problem(raw, header, letters, alphabet):
+        return BadRecord(first_word(header.partition("\0")[0]), number, problem)
+    if header.strip():
+        return Record(header, letters.decode("ascii"), number)
+    return Record(f"record_{number}", letters.decode("ascii"), number, "no name in its header")
+
+
+def _problem(raw: _Raw, header: str, letters: bytes | bytearray, alphabet: Alphabet) -> str:
+    """What is wrong, where, and the cure; empty if nothing is."""
+    if len(raw.header) > _LONGEST_HEADER:
+        return f"{_place(raw)}a header of more than {_LONGEST_HEADER:,} bytes: {FETCH_AGAIN}"
     if "\0" in header:
-        name = first_word(header.partition("\0")[0])
-        return BadRecord(name, number, f"line {raw.line}: a NUL byte in the header: {_FETCH_AGAIN}")
-    if not sequence:
-        place = f"line {raw.line}: " if raw.line else ""
-        reason = f"{place}no sequence follows this header: complete the record or take it out"
-        return BadRecord(first_word(header), number, reason)
-    if _FOREIGN_BYTE in sequence:
-        return BadRecord(first_word(header), number, _foreign_reason(raw, alphabet))
-    return Record(header, sequence.decode("ascii"), number)
+        return f"{_place(raw)}a NUL byte in the header: {FETCH_AGAIN}"
+    if "\r" in header or "\n" in header:
+        return f"{_place(raw)}a line break in the header: make all line ends alike, for example by `tr '\\r' '\\n'`"
+    if not letters:
+        return f"{_place(raw)}no sequence follows this header: complete the record or take it out"
+    return _foreign_reason(raw, alphabet) if _FOREIGN_BYTE in letters else ""
+
+
+def _place(raw: _Raw) -> str:
+    return f"line {raw.line}: " if raw.line else ""
 
 
 def _foreign_reason(raw: _Raw, alphabet: Alphabet) -> str:
     """Name the first character that is no letter of `alphabet`; `raw` must hold one."""
-    text = _text(b"".join(raw.lines))
+    text = decoded(raw.text)
     found = alphabet.first_foreign(text)
-    line = raw.line + 1 + text.count("\n", 0, found.start())
+    line = raw.line + text.count("\n", 0, found.start())
     place = f"line {line}" if raw.line else f"position {found.start() + 1} of the sequence"
     return f"{place}: {found.group()!r} is no {alphabet.name} letter: {_letter_cure(found.group(), alphabet)}"
 
@@ -313,13 +361,19 @@ def _letter_cure(character: str, alphabet: Alphabet) -> str:
         return "this looks like protein; give the DNA that codes for it"
     if character == "*":
         return "this looks like a stop codon; cut the protein there"
+    if character == "\0":
+        return f"the file is damaged; {FETCH_AGAIN}"
+    if character in _MARKS:
+        return "begin each record on a line of its own"
+    if character.isdigit():
+        return "this looks like the numbering of GenBank or EMBL; take the numbers out"
     if character in _GAPS:
         return "this looks like a gap of an alignment; take the gaps out"
     return alphabet.cure
 
 
-def _text(line: bytes) -> str:
-    """Decode as UTF-8, or else as Latin-1, which takes any byte: a header must not stop the reading."""
+def decoded(line: bytes | bytearray) -> str:
+    """Text as UTF-8, or else as Latin-1, which takes any byte: a header must not stop the reading."""
     try:
         return line.decode()
     except UnicodeDecodeError:

@@ -12,6 +12,8 @@ from types import ModuleType
 
 import torch
 
+from virnucpro.core.caches import settle_caches
+
 
 def kernels_for(device_type: str) -> ModuleType | None:
     """The module `models.kernels` if tensors on `device_type` go through it, else None.
@@ -32,6 +34,7 @@ def why_no_kernels(device_type: str) -> str:
 def _working_kernels(device_type: str) -> tuple[ModuleType | None, str]:
     if importlib.util.find_spec("triton") is None:
         return None, "Triton is not installed"
+    settle_caches()
     try:
         from virnucpro.models import kernels
 

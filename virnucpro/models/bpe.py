@@ -14,7 +14,7 @@ Compiled by Numba, which is optional, and free of the GIL.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from string import ascii_letters
 from typing import Any, NamedTuple
@@ -201,7 +201,15 @@ def _letter_codes() -> NDArray[np.uint8]:
 _LETTER_CODES = _letter_codes()
 
 
-@njit(nogil=True, cache=True)
+def _compiled(function: Callable[..., Any]) -> Any:
+    """Let Numba compile a function when it is first called, and keep the code if any folder for that can be written."""
+    try:
+        return njit(nogil=True, cache=True)(function)
+    except RuntimeError:
+        return njit(nogil=True)(function)
+
+
+@_compiled
 def _encode(
     letters: NDArray[np.uint8], ends: NDArray[np.int64], ids: NDArray[np.int64], tables: Tables
 ) -> NDArray[np.int64]:
@@ -234,7 +242,7 @@ def _encode(
     return stops
 
 
-@njit(nogil=True, cache=True)
+@_compiled
 def _chain(
     letters: NDArray[np.uint8],
     begin: int,
@@ -268,7 +276,7 @@ def _chain(
     return count
 
 
-@njit(nogil=True, cache=True)
+@_compiled
 def _longest(letters: NDArray[np.uint8], place: int, stop: int, tables: Tables) -> int:
     """The longest token at `place`; -1 at `stop`."""
     node, found, tokens = 0, 0, len(tables.ids)
@@ -280,6 +288,11 @@ def _longest(letters: NDArray[np.uint8], place: int, stop: int, tables: Tables) 
             found = node
         place += 1
     return found - 1
+
+
+def is_kept() -> bool:
+    """Whether what Numba compiles is kept on disk for the next start."""
+    return bool(_encode.stats.cache_path)
 
 
 def examples(seed: int = 0) -> Iterator[str]:

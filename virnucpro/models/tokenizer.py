@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from virnucpro.core.caches import settle_caches
 from virnucpro.errors import ModelError
 
 if TYPE_CHECKING:
@@ -89,18 +90,18 @@ class DNATokenizer:
 
     def _fast_encoder(self, path: Path) -> FastBPE | None:
         """The fast way if it is there and right on examples; else None, and a line in the log."""
+        settle_caches()
         try:
-            from virnucpro.models.bpe import FastBPE, examples
+            from virnucpro.models.bpe import FastBPE, Unsuitable, examples
 
             fast, tried = FastBPE(path), list(examples())
+            pairs = zip(fast.encode(tried) or [], self._encode(tried), strict=True)
+            if not all(np.array_equal(found, wanted) for found, wanted in pairs):
+                raise Unsuitable("the fast way does not agree with the tokenizers library on it")
         except ImportError:
             logger.info("Numba is not installed: tokenizing more slowly; pip install 'virnucpro[fast]'")
             return None
-        except (LookupError, ValueError, TypeError, AttributeError) as error:
-            logger.warning("tokenizing more slowly, since %s is no plain BPE of DNA: %s", path, error)
+        except Exception as error:  # whatever a tokenizer file holds or Numba stumbles over, the library remains
+            logger.warning("tokenizing more slowly: the fast way cannot take %s: %s", path, error)
             return None
-        pairs = zip(fast.encode(tried) or [], self._encode(tried), strict=True)
-        if all(np.array_equal(found, wanted) for found, wanted in pairs):
-            return fast
-        logger.warning("tokenizing more slowly: the fast way does not agree with the tokenizers library on %s", path)
-        return None
+        return fast

@@ -6,8 +6,9 @@ alike, and a part that shares a record with another measures nothing.
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from virnucpro.core.paths import TrainPaths
 from virnucpro.errors import InputError, UsageError
+from virnucpro.io.fasta import decoded
 from virnucpro.models.classifier import Classifier
 from virnucpro.models.fit import Examples
 from virnucpro.pipeline.features import EmbeddedParts, Features
@@ -53,13 +55,19 @@ class Table:
 
 
 @dataclass
-class Dataset:
-    """Windows (n,): label (1 is virus), group, sequence, bases; and the features of frames and of whole windows."""
+class Windows:
+    """Windows (n,): label (1 is virus), group, sequence, bases."""
 
     label: Ints
     group: Ints
     sequence: Ints
     bases: Ints
+
+
+@dataclass
+class Dataset(Windows):
+    """Windows with the features of frames and of whole windows."""
+
     frames: Table
     whole: Table
 
@@ -75,74 +83,61 @@ class Dataset:
         return np.asarray(best[1] / (best[0] + best[1]))
 
 
-@dataclass
-class _Windows:
-    """Columns of a dataset on their way."""
+def read_windows(
+    paths: TrainPaths, parts: Sequence[FramePart], virus: int, groups: Mapping[str, str] | None
+) -> Windows:
+    """The windows of all work files; the first `virus` inputs are viral, and without `groups` each record is a group.
 
-    label: list[int] = field(default_factory=list)
-    group: list[int] = field(default_factory=list)
-    sequence: list[int] = field(default_factory=list)
-    bases: list[int] = field(default_factory=list)
-    numbers: dict[str, int] = field(default_factory=dict)
-
-
-class Gatherer:
-    """Reads embedded work files into a dataset; the first `virus` inputs are viral."""
-
-    def __init__(
-        self, embedded: EmbeddedParts, paths: TrainPaths, virus: int, groups: Mapping[str, str] | None
-    ) -> None:
-        self.embedded, self.paths, self.virus, self.groups = embedded, paths, virus, groups
-        self._windows = _Windows()
-        #: What could not be used: (index of the input, record, id, reason).
-        self.failures: list[tuple[int, int, str, str]] = []
-
-    def gather(self, parts: Sequence[FramePart]) -> Dataset:
-        """The dataset; features stand in files of the work folder. InputError if nothing could be embedded."""
-        counts = sum(part.frames for part in parts), sum(part.whole for part in parts)
-        frames, whole = (
-            _Column(self.paths.features(name), count) for name, count in zip(FEATURES, counts, strict=True)
-        )
-        for part in parts:
-            of_frames, of_whole, _ = self.embedded.features(part)
-            rows = self._index(part)
-            frames.add(of_frames, rows)
-            whole.add(of_whole, rows)
-        label, group, sequence, bases = (np.array(column, np.int64) for column in self._columns())
-        return Dataset(label, group, sequence, bases, frames.table(), whole.table())
-
-    def _columns(self) -> tuple[list[int], ...]:
-        windows = self._windows
-        return windows.label, windows.group, windows.sequence, windows.bases
-
-    def _index(self, part: FramePart) -> dict[str, int]:
-        """Take the windows of a work file in; returns their rows by key."""
-        rows: dict[str, int] = {}
-        label = group = 0
-        for row in read_index(self.paths.part_file(part.name, ".index")):
+    Raises InputError if `groups` lacks a record that has windows.
+    """
+    rows: list[tuple[int, int, int, int]] = []
+    numbers: dict[str, int] = {}
+    lacking: dict[int, str] = {}
+    for part in parts:
+        for row in read_index(paths.part_file(part.name, ".index")):
             if isinstance(row, IndexedSequence):
-                label, group, sequence = int(row.input_index < self.virus), self._group(row), row.number
-                self._note_failure(row, row.reason if row.failed else self.embedded.failure(part))
+                sequence = row
                 continue
-            rows[row.key] = len(self._windows.label)
-            values = (label, group, sequence, row.end - row.start)
-            for column, value in zip(self._columns(), values, strict=True):
-                column.append(value)
-        return rows
+            group = sequence.number
+            if groups is not None:
+                name = groups.get(sequence.id)
+                if name is None:
+                    lacking[sequence.number] = sequence.id
+                group = numbers.setdefault(str(name), len(numbers))
+            rows.append((int(sequence.input_index < virus), group, sequence.number, row.end - row.start))
+    if lacking:
+        first = next(iter(lacking.values()))
+        raise InputError(
+            f"--group-by has no group for record {first!r} ({len(lacking)} records have none)",
+            hint="add a line for each: its id, a tab, a group",
+        )
+    return Windows(*np.array(rows, np.int64).reshape(-1, 4).T)
 
-    def _note_failure(self, sequence: IndexedSequence, reason: str) -> None:
-        if reason:
-            self.failures.append((sequence.input_index, sequence.record, sequence.id, reason))
 
-    def _group(self, sequence: IndexedSequence) -> int:
-        if self.groups is None:
-            return sequence.number
-        name = self.groups.get(sequence.id)
-        if name is None and sequence.record:
-            raise InputError(
-                f"--group-by has no group for record {sequence.id!r}", hint="add a line: its id, a tab, a group"
-            )
-        return self._windows.numbers.setdefault(str(name), len(self._windows.numbers))
+def gather(
+    windows: Windows, embedded: EmbeddedParts, paths: TrainPaths, parts: Sequence[FramePart]
+) -> tuple[Dataset, list[tuple[int, int, str, str]]]:
+    """The windows with their features, and what could not be used: (index of the input, record, id, reason).
+
+    Features stand in files of the work folder.
+    """
+    counts = sum(part.frames for part in parts), sum(part.whole for part in parts)
+    frames, whole = (_Column(paths.features(name), count) for name, count in zip(FEATURES, counts, strict=True))
+    failures: list[tuple[int, int, str, str]] = []
+    first = 0
+    for part in parts:
+        rows: dict[str, int] = {}
+        for row in read_index(paths.part_file(part.name, ".index")):
+            if not isinstance(row, IndexedSequence):
+                rows[row.key] = first + len(rows)
+            elif reason := row.reason if row.failed else embedded.failure(part):
+                failures.append((row.input_index, row.record, row.id, reason))
+        first += len(rows)
+        of_frames, of_whole, _ = embedded.features(part)
+        frames.add(of_frames, rows)
+        whole.add(of_whole, rows)
+    columns = windows.label, windows.group, windows.sequence, windows.bases
+    return Dataset(*columns, frames.table(), whole.table()), failures
 
 
 class _Column:
@@ -171,21 +166,32 @@ class _Column:
 
 
 def read_groups(path: Path) -> dict[str, str]:
-    """Record id → group, of a table of two columns without a header. Raises InputError."""
-    groups: dict[str, str] = {}
+    """Record id → group, of a table of two columns without a header, encoded as the records are. Raises InputError."""
     try:
-        with open(path, encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                cells = line.rstrip("\r\n").split("\t")
-                if len(cells) != 2:
-                    raise InputError(f"{path}, line {number}: {len(cells)} columns", hint="give id, tab, group")
-                groups[cells[0]] = cells[1]
+        data = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}", hint="check the path") from error
+    if b"\0" in data:
+        raise InputError(f"{path} is no plain text", hint="save it as UTF-8, for example by `iconv -f UTF-16 -t UTF-8`")
+    groups: dict[str, str] = {}
+    for number, line in enumerate(data.removeprefix(codecs.BOM_UTF8).splitlines(), 1):
+        cells = [cell.strip() for cell in decoded(line).split("\t")]
+        if cells == [""]:
+            continue
+        if len(cells) != 2 or not all(cells):
+            raise InputError(
+                f"{path}, line {number} is not an id, a tab and a group", hint="give just these on each line"
+            )
+        name, group = cells
+        if groups.setdefault(name, group) != group:
+            raise InputError(
+                f"{path}, line {number}: record {name!r} is in group {group!r} and, further up, in {groups[name]!r}",
+                hint="give each record one group",
+            )
     return groups
 
 
-def divide(data: Dataset, validation: float, test: float, seed: int) -> Ints:
+def divide(data: Windows, validation: float, test: float, seed: int) -> Ints:
     """(n,) part of each window: whole groups drawn at random, of either class about the shares asked for.
 
     Raises UsageError where a class has fewer than three groups.
@@ -199,7 +205,7 @@ def divide(data: Dataset, validation: float, test: float, seed: int) -> Ints:
 
 
 def _drawn(
-    data: Dataset, label: int, shares: Mapping[Part, float], rng: np.random.Generator
+    data: Windows, label: int, shares: Mapping[Part, float], rng: np.random.Generator
 ) -> Iterator[tuple[Part, int]]:
     """Groups of a class and the part they go to; a group with both classes goes by the more frequent one."""
     groups, place = np.unique(data.group, return_inverse=True)

@@ -25,7 +25,7 @@ from virnucpro.errors import InputError
 from virnucpro.io.fasta import BadRecord, Record, read_records, write_fasta
 from virnucpro.io.files import SummedFile
 from virnucpro.models.card import Reads
-from virnucpro.pipeline.split import DuplicateWatch, part_limit
+from virnucpro.pipeline.split import NameWatch, part_limit
 from virnucpro.sequence.frames import ALL_STOPPED, NO_CODON, Scan, scan_windows
 from virnucpro.sequence.windows import SHORTEST, Window, window_bounds
 
@@ -61,6 +61,8 @@ class IndexedSequence(NamedTuple):
     reason: str
     #: Whether that is a failure, and no matter of settings.
     failed: bool
+    #: What else the user should know of it; empty if nothing.
+    note: str = ""
 
 
 class IndexedWindow(NamedTuple):
@@ -171,7 +173,7 @@ class FrameSplitter:
         self._ahead: deque[IndexedSequence] = deque()
         #: The last sequence in the index.
         self._current: IndexedSequence | None = None
-        self._duplicates = DuplicateWatch()
+        self._names = NameWatch()
 
     def split(self, inputs: Iterable[Path], names: Sequence[Path]) -> FramePlan:
         """Write the work files; what cannot be used stands in their indices. Raises OSError."""
@@ -209,11 +211,11 @@ class FrameSplitter:
         number = self.plan.sequences
         if isinstance(record, BadRecord):
             return IndexedSequence(number, index, record.number, record.id, 0, record.reason, True)
-        self._duplicates.see(record.id)
+        self._names.see(record)
         length = len(record.sequence)
         short = length < self.rules.min_length
         reason = f"shorter than {self.rules.min_length} bases (--min-length)" if short else ""
-        return IndexedSequence(number, index, record.number, record.id, length, reason, False)
+        return IndexedSequence(number, index, record.number, record.id, length, reason, False, record.note)
 
     def _take(self, scan: Scan) -> None:
         """Write one window and its frames."""

@@ -26,6 +26,8 @@ FEWEST_SEQUENCES = 8
 SHARE_OF_A_DEVICE = 1 / 8
 #: … nor more bases than this, so that long sequences are spread too.
 MOST_BASES = 20_000_000
+#: Ids that later ones are compared with: about 70 bytes each.
+MOST_WATCHED = 1_000_000
 
 
 @dataclass
@@ -100,21 +102,25 @@ def part_limit(before: int, most: int, devices: int) -> int:
     return min(most, max(FEWEST_SEQUENCES, int(before * SHARE_OF_A_DEVICE / devices)))
 
 
-class DuplicateWatch:
-    """Warns once when an id comes again."""
+class NameWatch:
+    """Warns once when an id comes again, and once when a record has none of its own."""
 
     def __init__(self) -> None:
-        #: Hashes of ids: a set of the ids themselves would be several times larger.
+        #: Hashes of the first ids: a set of the ids themselves would be several times larger.
         self._seen: set[int] = set()
-        self._warned = False
+        self._warned_again = self._warned_note = False
 
-    def see(self, name: str) -> None:
-        """Take note of one id."""
-        key = hash(name)
-        if key in self._seen and not self._warned:
-            logger.warning("the id %r occurs more than once; all are kept, in input order", name[:80])
-            self._warned = True
-        self._seen.add(key)
+    def see(self, record: Record) -> None:
+        """Take note of one record's id."""
+        key = hash(record.id)
+        if key in self._seen and not self._warned_again:
+            logger.warning("the id %r occurs more than once; all are kept, in input order", record.id[:80])
+            self._warned_again = True
+        if len(self._seen) < MOST_WATCHED:
+            self._seen.add(key)
+        if record.note and not self._warned_note:
+            logger.warning("a record has %s and is called %s, by its place in its file", record.note, record.id)
+            self._warned_note = True
 
 
 class Splitter:
@@ -127,7 +133,7 @@ class Splitter:
         self._file: SummedFile | None = None
         self._limit = 0
         self._total = 0
-        self._duplicates = DuplicateWatch()
+        self._names = NameWatch()
 
     def split(self, inputs: Iterable[Path], names: Sequence[Path]) -> Plan:
         """Write the work files. Raises InputError when no input holds a usable sequence; bad records go to the plan."""
@@ -149,7 +155,7 @@ class Splitter:
         return self.plan
 
     def _take(self, index: int, record: Record) -> None:
-        self._duplicates.see(record.id)
+        self._names.see(record)
         if self._part is None:
             self._open()
         assert self._part is not None

@@ -17,15 +17,16 @@ from virnucpro.metrics import check_sklearn
 from virnucpro.models.card import CARD, DNA_ONLY, ClassifierCard, EncoderPin
 from virnucpro.models.classifier import Classifier, classifier_files, write
 from virnucpro.models.fit import FitSettings, Fitted, fit
-from virnucpro.models.registry import MODELS, LocalModel, sha256_of
+from virnucpro.models.registry import MODELS, LocalModel
 from virnucpro.models.sets import resolve_encoders
-from virnucpro.pipeline.dataset import Dataset, Gatherer, Ints, Part, Table, divide, read_groups
+from virnucpro.pipeline.dataset import Dataset, Ints, Part, Table, divide, gather, read_groups, read_windows
 from virnucpro.pipeline.encode import Placement
 from virnucpro.pipeline.events import Listener
 from virnucpro.pipeline.frame_run import FrameRun
 from virnucpro.pipeline.frame_split import Rules
 from virnucpro.pipeline.run import Failure, work_folder, write_failed
 from virnucpro.pipeline.trial import Trial, draw_curves, write_text
+from virnucpro.runs.record import fingerprint
 
 
 @dataclass
@@ -90,17 +91,18 @@ class TrainRun(FrameRun[TrainResult]):
         return {
             "viral inputs": config.virus,
             "fractions": [config.validation_fraction, config.test_fraction],
-            "groups": sha256_of(config.group_by) if config.group_by else None,
+            "groups": None if self.groups is None else fingerprint(self.groups),
             "fit": [config.epochs, config.patience, config.learning_rate, config.seed],
         }
 
     def work(self) -> TrainResult:
-        """Embed, divide, fit, test, write."""
+        """Divide, embed, fit, test, write."""
+        with self.session.stage("dividing"):
+            windows = read_windows(self.paths, self.plan.parts, self.config.virus, self.groups)
+            parts = divide(windows, self.config.validation_fraction, self.config.test_fraction, self.config.seed)
         embedded = self.encode()
         with self.session.stage("gathering features"):
-            gatherer = Gatherer(embedded, self.paths, self.config.virus, self.groups)
-            data = gatherer.gather(self.plan.parts)
-            parts = divide(data, self.config.validation_fraction, self.config.test_fraction, self.config.seed)
+            data, failed = gather(windows, embedded, self.paths, self.plan.parts)
         with self.session.stage("fitting"):
             whole = self.rules.reads == "windows"
             fitted = self._fit(data, parts, *((data.whole, "windows") if whole else (data.frames, "open frames")))
@@ -113,7 +115,7 @@ class TrainRun(FrameRun[TrainResult]):
             scores = data.scores(Classifier(card, fitted.state), Classifier(card, of_whole.state) if of_whole else None)
             trial = Trial(data, parts, scores, self.config.seed)
             card = replace(card, **trial.findings())
-        failures = self.in_input_order(gatherer.failures)
+        failures = self.in_input_order(failed)
         with self.session.stage("writing the classifier"):
             self._write(card, fitted, dna_only, trial, failures)
         summary = {"metrics": card.metrics, "presets": card.presets, "failures": failures}

@@ -88,7 +88,7 @@ class Trial:
 
 def write_text(path: Path, card: ClassifierCard, trial: Trial, fitted: Fitted) -> None:
     """The card, to read. Raises OSError."""
-    path.write_text("\n".join(_text(card, trial, fitted)) + "\n", encoding="utf-8")
+    path.write_text("\n".join(_text(card, trial, fitted)) + "\n", "utf-8", "surrogateescape")
 
 
 def _text(card: ClassifierCard, trial: Trial, fitted: Fitted) -> Iterator[str]:

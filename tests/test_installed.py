@@ -1,0 +1,129 @@
+"""A user without a name, a home or the right to write into the package: what most containers run as."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import HANGS, Completed, command_line, random_records, run_cli, to_fasta
+
+from virnucpro.core.caches import settle_caches
+from virnucpro.models.tokenizer import DNATokenizer
+
+UNKNOWN = 54321
+#: Any file may be read, since this test's interpreter may stand where only root looks; none may be written.
+AS_UNKNOWN = (
+    *("setpriv", f"--reuid={UNKNOWN}", f"--regid={UNKNOWN}", "--clear-groups"),
+    *("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"),
+)
+
+
+@pytest.fixture
+def nobody() -> Iterator[Path]:
+    """A folder that the unknown user can write, with sequences in it; not below pytest's, which is root's alone."""
+    if not shutil.which("setpriv") or subprocess.run([*AS_UNKNOWN, "true"], capture_output=True).returncode:
+        pytest.skip("needs root and setpriv")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "tmp").mkdir()
+        to_fasta(folder / "in.fa", random_records(20))
+        for path in (folder, folder / "tmp"):
+            os.chown(path, UNKNOWN, UNKNOWN)
+        yield folder
+
+
+def run_as_unknown(folder: Path, *arguments: object, **env: str) -> Completed:
+    environment = {"PATH": os.environ["PATH"], "TMPDIR": str(folder / "tmp"), **env}
+    command = [*AS_UNKNOWN, *command_line(*arguments)]
+    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=HANGS)
+
+
+def test_doctor_without_a_home(nobody: Path) -> None:
+    done = run_as_unknown(nobody, "doctor")
+    assert done.returncode == 0, done.stderr
+    assert "trial:         ok" in done.stdout
+    assert "tokenizer:     Numba\n" in done.stdout
+    assert done.stderr == ""
+    assert sorted(path.name for path in nobody.iterdir()) == ["in.fa", "tmp"]
+    assert [path.name for path in (nobody / "tmp").iterdir()] == [f"virnucpro-{UNKNOWN}"]
+
+
+def test_two_workers_and_pictures_where_home_cannot_be_written(nobody: Path) -> None:
+    done = run_as_unknown(
+        nobody, "predict", "in.fa", "-o", "out", "-d", "cpu,cpu", "-t", 1, "--report", "-q", HOME="/nonexistent"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    same = run_cli("predict", nobody / "in.fa", "-o", nobody / "same", "-d", "cpu", "-t", 1, "-q")
+    assert same.returncode == 0, same.stderr
+    for table in ("in.sequences.tsv", "in.windows.tsv.gz"):
+        left, right = ((nobody / folder / table).read_bytes() for folder in ("out", "same"))
+        assert left.replace(b"in.fa", b"") == right.replace(os.fsencode(nobody / "in.fa"), b"")
+
+
+VARIABLES = ("NUMBA_CACHE_DIR", "TRITON_HOME", "MPLCONFIGDIR")
+
+
+@pytest.fixture
+def homeless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The temporary folder of a process without a home."""
+    monkeypatch.setenv("HOME", "none")  # no absolute path: where there is no home, `~` stays `~`
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for variable in VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    return tmp_path
+
+
+def test_caches_go_to_a_folder_of_the_users_own(homeless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_HOME", "elsewhere")
+    settle_caches()
+    own = homeless / f"virnucpro-{os.getuid()}"
+    assert own.stat().st_mode & 0o777 == 0o700
+    assert [os.environ[name] for name in VARIABLES] == [str(own), "elsewhere", str(own)]
+
+
+@pytest.mark.parametrize("made", ["writable by others", "a link", "a file"])
+def test_a_folder_that_others_made_is_not_taken(homeless: Path, made: str) -> None:
+    own = homeless / f"virnucpro-{os.getuid()}"
+    if made == "a link":
+        own.symlink_to(homeless)
+    elif made == "a file":
+        own.touch()
+    else:
+        own.mkdir()
+        own.chmod(0o777)
+    settle_caches()
+    assert not set(VARIABLES) & set(os.environ)
+
+
+def test_a_home_that_can_be_written_is_used(homeless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(homeless / "home"))
+    settle_caches()
+    assert not set(VARIABLES) & set(os.environ)
+
+
+ENCODE = """
+import logging, sys
+from pathlib import Path
+from virnucpro.models.tokenizer import DNATokenizer
+logging.basicConfig(stream=sys.stdout)
+print(DNATokenizer(Path(sys.argv[1])).encode(["ACGTTTACGGA"])[0].tolist())
+"""
+
+
+def test_numbas_cache_on_a_full_disk(small_disk: Path) -> None:
+    """The library takes over; what comes out is the same."""
+    with open(small_disk / "full", "wb") as file, pytest.raises(OSError, match="No space"):
+        file.write(bytes(2_000_000))
+    tokenizer = Path(__file__).parents[1] / "virnucpro/models/embedded/dnabert-mini/tokenizer.json"
+    done = subprocess.run(
+        [sys.executable, "-c", ENCODE, tokenizer],
+        env=os.environ | {"NUMBA_CACHE_DIR": str(small_disk)}, capture_output=True, text=True, timeout=HANGS,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str(DNATokenizer(tokenizer).encode(["ACGTTTACGGA"])[0].tolist())

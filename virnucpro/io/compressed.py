@@ -1,0 +1,193 @@
+"""The bytes of a file as they were before gzip, bzip2, xz or zstd: all that come before any damage, in flat memory.
+
+The format is told by the first bytes, never by the name. It is done here because the libraries for it lose what they
+had ready when they come to damage, pass over what stands behind the last stream, and miss the end of a cut BGZF file.
+"""
+
+from __future__ import annotations
+
+import bz2
+import io
+import lzma
+import re
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+from virnucpro.errors import InputError
+
+FETCH_AGAIN = "fetch or make the file again"
+
+#: Compressed bytes read at a time.
+_INPUT_BYTES = 1 << 16
+#: Bytes to ask for at a time: damage costs what a decompressor had ready of one request.
+OUTPUT_BYTES = 1 << 14
+
+
+class Damaged(Exception):
+    """Reading cannot go on; the message holds the reason and the cure."""
+
+
+class _Decompressor(Protocol):
+    """One stream (member, frame) of a compressed file, as bz2, lzma and zstd have it."""
+
+    @property
+    def eof(self) -> bool:
+        """Whether the end of the stream was reached."""
+
+    @property
+    def needs_input(self) -> bool:
+        """Whether more can come only of more input."""
+
+    @property
+    def unused_data(self) -> bytes:
+        """What was handed in beyond the end of the stream."""
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        """At most `max_length` bytes; may raise anything, for each library has classes of its own."""
+
+
+class _Gzip:
+    """zlib's decompressor in the form of the others; checks the sums of a gzip member."""
+
+    def __init__(self) -> None:
+        self._zlib = zlib.decompressobj(wbits=31)
+        self.needs_input = True
+
+    @property
+    def eof(self) -> bool:
+        return self._zlib.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._zlib.unused_data
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        found = self._zlib.decompress(self._zlib.unconsumed_tail + data, max_length)
+        self.needs_input = not self._zlib.unconsumed_tail and len(found) < max_length
+        return found
+
+
+def _zstd() -> _Decompressor:
+    largest = {int(zstd.DecompressionParameter.window_log_max): 31}  # what `zstd --long=31` writes
+    made: _Decompressor = zstd.ZstdDecompressor(options=largest)
+    return made
+
+
+#: What a stream begins with (zstd: also a frame to be skipped, such as pzstd's), and its decompressor.
+_FORMATS: tuple[tuple[re.Pattern[bytes], Callable[[], _Decompressor]], ...] = (
+    (re.compile(rb"\x1f\x8b"), _Gzip),
+    (re.compile(rb"BZh[1-9]"), bz2.BZ2Decompressor),
+    (re.compile(rb"\xfd7zXZ\x00"), lzma.LZMADecompressor),
+    (re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", re.DOTALL), _zstd),
+)
+_LONGEST_MAGIC = 6
+#: The beginning of a BGZF block; a file of them ends with an empty one.
+_BGZF = re.compile(rb"\x1f\x8b\x08\x04.{8}BC\x02\x00", re.DOTALL)
+_BGZF_MAGIC = 16
+
+
+class Content(io.RawIOBase):
+    """The decompressed bytes of `source`, which begins with `head`; Damaged is raised when all before it is read."""
+
+    def __init__(self, source: BinaryIO, head: bytes) -> None:
+        self._source = source
+        self._make = next((make for magic, make in _FORMATS if magic.match(head)), None)
+        self._stream = self._make() if self._make else None
+        self._pending = b""
+        self._is_bgzf = _BGZF.match(head) is not None
+        #: Whether the stream at hand gave nothing so far, as BGZF's end block does.
+        self._is_empty = True
+        self._damage: Damaged | None = None
+        #: What stands behind the last whole stream, if it is none; for whoever read to the end to report.
+        self.leftover = ""
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # what BufferedReader hands in
+        """Fill the buffer; less comes only at the end or before damage."""
+        if self._damage:
+            raise self._damage
+        done = 0
+        try:
+            while done < len(buffer) and (data := self._next(len(buffer) - done)):
+                buffer[done : done + len(data)] = data
+                done += len(data)
+        except Exception as error:
+            self._damage = _damage(error)
+            if not done:
+                raise self._damage from error
+        return done
+
+    def _next(self, most: int) -> bytes:
+        """Some of the next bytes, at most `most`; none at the end."""
+        if self._stream is None:
+            return self._source.read(most)
+        while not self._stream.eof or self._began_another():
+            data = b""
+            if self._stream.needs_input:
+                data, self._pending = self._pending or self._input(), b""
+                if not data:
+                    raise EOFError("its end is missing")
+            if found := self._stream.decompress(data, most):
+                self._is_empty = False
+                return found
+        return b""
+
+    def _input(self) -> bytes:
+        return self._source.read(_INPUT_BYTES)
+
+    def _began_another(self) -> bool:
+        """Go on to the next stream; zeros behind the last one, as on tapes, are passed over."""
+        assert self._stream is not None
+        assert self._make is not None
+        rest = self._stream.unused_data.lstrip(b"\0")
+        while len(rest) < _LONGEST_MAGIC and (more := self._input()):
+            rest = (rest + more).lstrip(b"\0")
+        if self._is_bgzf and not rest and not self._is_empty:
+            raise EOFError("its BGZF end block is missing")
+        if not any(magic.match(rest) for magic, make in _FORMATS if make is self._make):
+            self.leftover = f"what follows the last whole compressed stream is damaged: {FETCH_AGAIN}" if rest else ""
+            return False
+        self._stream, self._pending, self._is_empty = self._make(), rest, True
+        return True
+
+
+def _damage(error: Exception) -> Damaged:
+    if isinstance(error, MemoryError):
+        raise error
+    cause = str(error) or type(error).__name__
+    return Damaged(f"the file is damaged or cut off ({cause}): {FETCH_AGAIN}")
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Content]:
+    """The content of a file or pipe. Raises InputError if it cannot be opened."""
+    try:
+        # A pipe may give its first bytes singly; a buffer over a buffer waits until it can show enough.
+        source = io.BufferedReader(io.BufferedReader(open(path, "rb", buffering=0)))  # noqa: SIM115
+        content = Content(source, source.peek(_BGZF_MAGIC))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}", hint=_opening_cure(error)) from error
+    with source:
+        yield content
+
+
+def _opening_cure(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "check the spelling and the folder"
+    if isinstance(error, IsADirectoryError):
+        return "name the files in this folder one by one or by a pattern such as *.fasta"
+    if isinstance(error, PermissionError):
+        return "ask its owner for the permission to read it, or use a copy"
+    return "check the path"
