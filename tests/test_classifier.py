@@ -215,6 +215,11 @@ def test_card_on_disk(folder: Path) -> None:
         ("min_score", "high", "min_score must be a number from 0 to 1"),
         ("min_score", True, "min_score must be a number from 0 to 1"),
         ("metrics", None, "metrics must be an object"),
+        ("size_presets", {"300": {"default": 2}}, r"size_presets\.300 must be scores"),
+        ("size_presets", {"150": {}}, "window must be a list with 150"),
+        ("calls", {"150": {}}, "window must be a list with 150"),
+        ("calls", {"500": {}}, r"calls\.500: sequences must be an object"),
+        ("calls", {"500": None}, r"calls\.500: "),
         ("citation", 5, "citation must be a text"),
     ],
 )

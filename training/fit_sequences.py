@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from training.engine import Called, called
 from training.kingdoms import KINGDOMS, kingdom_of
 from training.pieces import LONGEST, SHORTEST
-from virnucpro.calls.model import ORIGIN, CallModel, FalsePositives, SegmentModel, SequenceModel, probability
+from virnucpro.calls.model import ORIGIN, CallModel, FalsePositives, RegionModel, SequenceModel, probability
 from virnucpro.calls.segment import divide
 from virnucpro.models.card import CARD, ClassifierCard
 from virnucpro.pipeline.trial import PRESETS
@@ -248,41 +248,41 @@ def compare(sequences: Sequence[Called], regions: Sequence[Sequence[tuple[int, i
 def divided(each: Called, calls: CallModel, least: float) -> list[tuple[int, int]]:
     """The regions of a sequence as `predict` would have them."""
     windows, found = each.windows, []
-    for first, last in divide(windows, each.length, calls.segments) if windows else ():
+    for first, last in divide(windows, each.length, calls.regions) if windows else ():
         part = windows[first:last]
         bases = sum(window.end - window.start for window in part)
         mean = sum(window.log_odds * (window.end - window.start) for window in part) / bases
-        if probability(calls.model.log_odds(bases, mean)) >= least:
+        if probability(calls.sequences.log_odds(bases, mean)) >= least:
             found.append((part[0].start if first else 0, part[-1].end if last < len(windows) else each.length))
     return found
 
 
-def trials() -> Iterator[SegmentModel]:
+def trials() -> Iterator[RegionModel]:
     """The settings that are tried."""
     tried = product(
         (-0.5, 0.0, 0.5, 1.0), (2.0, 3.0, 4.0, 6.0), (3, 5, 8, 12, 16, 20, 25, 30), (2000, 3000, 4000, 5000)
     )
-    return (SegmentModel(bias, clip, float(cost), bases, 0.0) for bias, clip, cost, bases in tried)
+    return (RegionModel(bias, clip, float(cost), bases, 0.0) for bias, clip, cost, bases in tried)
 
 
-def choose_segments(
+def choose_regions(
     spliced: Sequence[Called], pieces: Sequence[Called], calls: CallModel, least: float
-) -> tuple[SegmentModel, Found]:
+) -> tuple[RegionModel, Found]:
     """The setting with the most bases found, less what false regions and divided viral sequences cost."""
     whole = [each for each in pieces if each.piece.viral and each.length >= 5_000]
-    best: tuple[float, SegmentModel, Found] | None = None
-    for segments in trials():
-        tried = replace(calls, segments=segments)
+    best: tuple[float, RegionModel, Found] | None = None
+    for regions in trials():
+        tried = replace(calls, regions=regions)
         broken = float(np.mean([bool(divided(each, tried, least)) for each in whole])) if whole else 0.0
         found = compare(spliced, [divided(each, tried, least) for each in spliced], broken)
         figures = found.to_json()
         edge = figures["median edge"] if found.edges else 10_000.0
         worth = figures["bases found"] - 0.1 * figures["false regions a Mbp"] - broken - edge / 5_000
         if best is None or worth > best[0]:
-            best = worth, segments, found
+            best = worth, regions, found
     assert best is not None
-    _, segments, found = best
-    return replace(segments, false_per_mbp=found.to_json()["false regions a Mbp"]), found
+    _, regions, found = best
+    return replace(regions, false_per_mbp=found.to_json()["false regions a Mbp"]), found
 
 
 def fit(pieces: Sequence[Called], spliced: Sequence[Called], size: int) -> tuple[CallModel, dict[str, Any]]:
@@ -293,14 +293,14 @@ def fit(pieces: Sequence[Called], spliced: Sequence[Called], size: int) -> tuple
     presets = sequence_thresholds(rates, size)
     calls = CallModel(
         min_length=SHORTEST,
-        windows=window_thresholds(pieces, size),
-        sequences=presets,
-        model=sequence_model(table, form),
+        window_presets=window_thresholds(pieces, size),
+        sequence_presets=presets,
+        sequences=sequence_model(table, form),
         false_positives=rates,
-        segments=SegmentModel(0.0, 0.0, 0.0, 0, 0.0),
+        regions=RegionModel(0.0, 0.0, 0.0, 0, 0.0),
     )
-    segments, found = choose_segments(spliced, pieces, calls, presets["default"])
-    return replace(calls, segments=segments), {"forms": report, "chosen": form, "regions": found.to_json()}
+    regions, found = choose_regions(spliced, pieces, calls, presets["default"])
+    return replace(calls, regions=regions), {"forms": report, "chosen": form, "regions": found.to_json()}
 
 
 def main() -> None:
@@ -321,7 +321,11 @@ def main() -> None:
             for name in ("pieces", "spliced")
         )
         found, report = fit(pieces, spliced, size)
-        print(json.dumps({size: report | {"thresholds": found.sequences, "windows": found.windows}}, indent=1))
+        print(
+            json.dumps(
+                {size: report | {"thresholds": found.sequence_presets, "of windows": found.window_presets}}, indent=1
+            )
+        )
         calls = {**calls, size: found}
     (args.model / CARD).write_text(replace(card, calls=calls).to_json(), encoding="utf-8")
 
