@@ -37,7 +37,7 @@ def embed(
 
     Returns the ids and a (n, dim) float32 array in input order, or, with `output` (.h5, .npy, .pt), writes there
     and returns its path. Sequences that could not be embedded are left out and logged as warnings. Raises
-    VirnucproError. With more than one device, processes are spawned: call it under `if __name__ == "__main__":`.
+    VirnucproError. On anything but one CPU, processes are spawned: call it under `if __name__ == "__main__":`.
     """
     if output is not None:
         _embed(paths, Path(output), settings)
@@ -68,7 +68,7 @@ def predict(
     min_score, …).
 
     Returns the rows of the sequences table, in input order, as text by column (docs/outputs.md). What failed is logged
-    as warnings. Raises VirnucproError. With more than one device, processes are spawned: call it under
+    as warnings. Raises VirnucproError. On anything but one CPU, processes are spawned: call it under
     `if __name__ == "__main__":`.
     """
     with contextlib.ExitStack() as stack:
