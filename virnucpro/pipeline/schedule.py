@@ -43,7 +43,7 @@ DEATHS_OF_A_FILE, DEATHS_OF_A_SLOT = 2, 3
 #: its hands take at its pace until then, each letter counted as a token.
 STALL_SECONDS, STALL_FACTOR = 1800.0, 10.0
 
-#: Seconds that a worker gets to end by itself.
+#: Seconds that a worker gets to end by itself, once it was told to or has said that it does.
 GRACE_SECONDS = 30.0
 
 #: Seconds between two ticks that mean: this host was asleep, or this job suspended.
@@ -341,7 +341,7 @@ class Schedule:
 
     def _patience(self, slot: _Slot) -> float:
         """Seconds that this worker may say nothing."""
-        if slot.stopped:
+        if slot.stopped or slot.cause:
             return GRACE_SECONDS
         if slot.index in self.hungry and not slot.held:
             return math.inf
