@@ -27,7 +27,7 @@ def join_encoders(members: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 def join_classifiers(members: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """One classifier over the vectors end to end, whose logits are the mean of the members'."""
-    found = {"hidden.weight": torch.block_diag(*(member["hidden.weight"] for member in members))}
+    found = {"hidden.weight": torch.block_diag(*(member["hidden.weight"] for member in members))}  # type: ignore[no-untyped-call]
     for name in members[0]:
         values = [member[name] for member in members]
         if name == "output.weight":

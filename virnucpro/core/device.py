@@ -175,7 +175,7 @@ def select_devices(spec: str) -> list[Device]:
     if entries in (["auto"], ["cuda"]):
         gpus = find_gpus()
         if not gpus and entries == ["cuda"]:
-            raise DeviceError("no GPU is visible", hint="use --device cpu, or see `virnucpro doctor`")
+            raise DeviceError(f"no GPU is visible{_limited()}", hint="use --device cpu, or see `virnucpro doctor`")
         return gpus or [find_cpu()]
     gpus = find_gpus()
     return [_select(entry, gpus) if entry != "cpu" else find_cpu() for entry in entries]
@@ -187,8 +187,15 @@ def _select(entry: str, gpus: Sequence[Device]) -> Device:
         raise UsageError(f"--device: {entry!r} is no device", hint="say auto, cpu, cuda, or GPU numbers such as 0,2")
     if int(index) >= len(gpus):
         seen = f"GPUs 0 to {len(gpus) - 1} are" if len(gpus) > 1 else "GPU 0 is" if gpus else "no GPU is"
-        raise DeviceError(f"--device: there is no GPU {index}; {seen} visible", hint="see `virnucpro devices`")
+        raise DeviceError(
+            f"--device: there is no GPU {index}; {seen} visible{_limited()}", hint="see `virnucpro devices`"
+        )
     return gpus[int(index)]
+
+
+def _limited() -> str:
+    value = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return "" if value is None else f", and CUDA_VISIBLE_DEVICES is {value!r}"
 
 
 def select_dtype(dtype: str, devices: Sequence[Device]) -> str:
