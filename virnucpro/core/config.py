@@ -17,7 +17,7 @@ STDIN = Path("-")
 
 DEFAULT_MODEL = "dnabert-mini"
 DEFAULT_PROTEIN_MODEL = "esm2-mini"
-DEFAULT_MODEL_SET = "mini-1"
+DEFAULT_MODEL_SET = "mini"
 DEFAULT_MAX_TOKENS = 8192
 DEFAULT_SEQUENCES_PER_FILE = 10_000
 #: Of open frames: results of whole work files are held when they are joined and scored.
