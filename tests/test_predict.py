@@ -769,6 +769,28 @@ def test_the_work_folder_may_be_elsewhere(tmp_path: Path, toy: Path, clean: Path
 def test_the_library_returns_the_rows(tmp_path: Path, toy: Path, clean: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = {"model": str(toy), "device": "cpu", "dtype": "fp32"}
     found = virnucpro.predict(clean, tmp_path / "out", **settings)
-    assert found == rows(tmp_path / "out" / "in.sequences.tsv")
+    assert [as_text(row) for row in found] == rows(tmp_path / "out" / "in.sequences.tsv")
+    for row in found:
+        assert row.keys() == virnucpro.SequenceRow.__annotations__.keys()
+        assert all(type(row[name]) is int for name in ("number", "length", "windows", "regions", "record"))
+        assert (row["score"] is None) is (row["verdict"] == "not_scored")
     assert virnucpro.predict([str(clean)], **settings) == found
     assert "toy is UNTRAINED" in caplog.text
+
+
+def as_text(row: virnucpro.SequenceRow) -> dict[str, str]:
+    """The cells of a row."""
+    return {
+        name: tables.number(value) if name in ("score", "viral_fraction") else str(value) for name, value in row.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"dtype": "float32"}, {"batch_size": -1}, {"work_dir": 5}, {"output": ""}, {"model": "no-such-set"}]
+)
+def test_the_library_has_one_error(wrong: dict[str, Any], clean: Path) -> None:
+    for function in (virnucpro.predict, virnucpro.embed):
+        with pytest.raises(virnucpro.VirnucproError):
+            function(clean, **wrong)
+    with pytest.raises(TypeError, match="colour"):
+        virnucpro.predict(clean, colour="red")
