@@ -94,7 +94,7 @@ def _lines(columns: Mapping[str, str]) -> Iterator[str]:
     "--model",
     default=DEFAULT_MODEL_SET,
     show_default=True,
-    help="Set of two encoders and a classifier: mini-1 (small, in the package), 500 or 300 (published: "
+    help="Set of encoders and a classifier: mini-1 (small, in the package), 500 or 300 (published: "
     "DNABERT-S, ESM-2 3B and the classifier of that window), or a folder. See `virnucpro models list`.",
 )
 @models_dir_option

@@ -42,7 +42,7 @@ class CodonWorker(BaseEmbeddingWorker):
     def get_optimal_batch_size(self, device: torch.device) -> int:
         """8704 tokens on a CPU, and on a GPU 8192 a GiB of its memory, up to 524,288; a base has about two.
 
-        On a CPU more would leave its cache, and fewer waste it on calls (docs/performance.md).
+        On a CPU fewer are slower, and more hold results back (docs/performance.md).
         """
         return self.tokens_for(device)
 
