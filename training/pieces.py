@@ -35,7 +35,7 @@ KINDS = ("pieces", "spliced", "windows", "lengths", "records", "sweep")
 SHORTEST, LONGEST = 100, 50_000
 LENGTHS = (150, 300, 500, 1_000, 2_000, 4_000, 8_000, 20_000)
 #: Bases of an octave or a length, and of a class, and between which numbers of pieces that is kept.
-BASES, FEWEST, MOST = 1_000_000, 100, 1_000
+BASES, FEWEST, MOST = 500_000, 40, 800
 #: Windows of a kingdom; records of a class, and their lengths.
 WINDOWS, RECORDS, SHORT, LONG = 5_000, 500, 2_000, 8_000
 #: Lengths of the sweep.
