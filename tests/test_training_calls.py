@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from toy_set import other, toy_calls, viral
 
-from training import fit_sequences, measure, pieces
+from training import fit_sequences, measure, model_card, pieces
 from training.engine import Called
 from training.fit_sequences import Table, choose_form, compare, false_positives, out_of_fold, sequence_model
 from training.genomes import _CODES, Genomes, save
@@ -181,6 +181,10 @@ def test_fitting_and_measuring_at_a_tiny_size(
     assert figures["records of 2 to 8 kb"]["recall"][0] > 0.5
     assert figures["spliced"]["phages"] == 2
     assert len(figures["sweep"]) == 4
+    run(model_card.main, "--model", folder, "--figures", tmp_path / "figures.json")
+    assert ClassifierCard.read(folder).metrics["spliced"] == figures["spliced"]
+    found = figures["records of 2 to 8 kb"]["recall"][0]
+    assert f"| viral | {found:.1%} [" in (folder / "MODEL_CARD.md").read_text()
 
 
 def run(main: object, *words: object) -> None:
