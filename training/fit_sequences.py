@@ -151,15 +151,15 @@ def sequence_model(table: Table, form: tuple[int, int]) -> SequenceModel:
     return SequenceModel(bases, tuple(found[: form[0] + 1]), tuple(found[form[0] + 1 :]))
 
 
-def lengths() -> list[int]:
+def lengths(longest: int) -> list[int]:
     """Where false positives are told: every half octave."""
-    return [round(SHORTEST * 2 ** (step / 2)) for step in range(int(2 * np.log2(LONGEST / SHORTEST)) + 1)]
+    return [round(SHORTEST * 2 ** (step / 2)) for step in range(int(2 * np.log2(longest / SHORTEST)) + 1)]
 
 
 def false_positives(table: Table, odds: Floats) -> FalsePositives:
     """Share of the others that reach each score, by length, kingdoms weighing the same; odds: out of fold."""
-    rows = []
-    for length in lengths():
+    rows, places = [], lengths(int(table.bases[~table.viral].max()))
+    for length in places:
         near = np.exp(-0.5 * (np.log2(table.bases / length) / BREADTH) ** 2) * ~table.viral
         weight = np.zeros(len(near))
         for name in ("prokaryote", "eukaryote"):
@@ -168,7 +168,7 @@ def false_positives(table: Table, odds: Floats) -> FalsePositives:
                 weight[here] = near[here] / total
         scores = 1 / (1 + np.exp(-odds))
         rows.append(tuple(round(float(weight[scores >= score].sum() / weight.sum()), 5) for score in SCORES))
-    return FalsePositives(tuple(lengths()), SCORES, tuple(rows))
+    return FalsePositives(tuple(places), SCORES, tuple(rows))
 
 
 def threshold(scores: Floats, weight: Floats, share: float) -> float:
