@@ -260,8 +260,8 @@ MODELS: dict[str, ModelSpec] = {
             kind="codon",
             dim=768,
             trained=True,
-            description="convolution over the codons of all six frames, two networks of 1.2 million parameters, trained "
-            "to tell viral from other; in the package",
+            description="two convolutional networks of 1.2 million parameters over the codons of all six frames, "
+            "trained to tell viral from other; in the package",
             licence="MIT",
             citation="virnucpro",
         ),
