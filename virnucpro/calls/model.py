@@ -127,8 +127,9 @@ class CallModel:
             ),
             false_positives=_false_positives(rates),
             regions=RegionModel(
+                bias=_number(regions, "bias"),
                 min_bases=_whole(regions, "min_bases"),
-                **{name: _number(regions, name) for name in ("bias", "clip", "cost", "false_per_mbp")},
+                **{name: _number(regions, name, 0.0) for name in ("clip", "cost", "false_per_mbp")},
             ),
         )
         same = found.window_presets.keys() == found.sequence_presets.keys() and "default" in found.window_presets
@@ -165,8 +166,8 @@ def _is_number(value: object) -> bool:
     return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
-def _number(values: Mapping[str, Any], name: str) -> float:
-    _want(_is_number(values.get(name)) and values[name] >= 0, name, "a number, not below 0")
+def _number(values: Mapping[str, Any], name: str, least: float = -math.inf) -> float:
+    _want(_is_number(values.get(name)) and values[name] >= least, name, f"a number, not below {least:g}")
     return float(values[name])
 
 
