@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import HANGS
 
 ROOT = Path(__file__).parent.parent
 
@@ -23,7 +24,7 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", f"benchmarks.{name}", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=150, cwd=ROOT)
+    return subprocess.run(command, capture_output=True, text=True, timeout=HANGS, cwd=ROOT)
 
 
 def quick(name: str, tmp_path: Path, *arguments: object) -> dict[str, list[dict[str, Any]]]:

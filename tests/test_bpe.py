@@ -62,14 +62,14 @@ def words(letters: str, most: int) -> st.SearchStrategy[str]:
     return st.text(st.sampled_from(letters), max_size=most)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_any_sequences(both: Both, data: st.DataObject) -> None:
     letters = st.sampled_from(["ACGT", "ACGTN", "AC", "ACGTacgtNRYKMSWBDHV"])
     both.check(data.draw(letters.flatmap(lambda some: st.lists(words(some, 200), max_size=5))))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(unit=words("ACGT", 12), repeats=st.integers(0, 60), before=words("ACGTN", 9), behind=words("ACGTN", 9))
 def test_repetitive_sequences(both: Both, unit: str, repeats: int, before: str, behind: str) -> None:
     both.check([before + unit * repeats + behind])

@@ -32,9 +32,7 @@ from virnucpro.pipeline.embed import run_embed
 from virnucpro.pipeline.events import Phase
 from virnucpro.pipeline.parallel_dnabert import DNABERTWorker
 
-ORDINARY = settings(
-    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+ORDINARY = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 #: What may stand in the place of anything.
 NONSENSE: list[Any] = [

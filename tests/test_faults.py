@@ -144,7 +144,7 @@ def test_kill_of_the_parent(fasta: Path, tmp_path: Path, expected: bytes, cli: C
         orphans = workers_of(run.process.pid)
         assert len(orphans) == 2
         run.process.kill()
-        assert psutil.wait_procs(orphans, timeout=30)[1] == []
+        assert psutil.wait_procs(orphans, timeout=HANGS)[1] == []
         assert "Traceback" not in run.end()[1]
     assert 5 <= finished(output) < PARTS
     assert not output.exists()

@@ -174,7 +174,7 @@ INPUTS = st.lists(st.lists(SEQUENCES, min_size=1, max_size=12), min_size=1, max_
     st.sampled_from([1, 3, 1000]),
     st.integers(1, 3),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_everything_is_cut_by_the_rules_and_written_once_in_order(
     tmp_path_factory: pytest.TempPathFactory, inputs: list[list[str]], rules: Rules, most: int, devices: int
 ) -> None:

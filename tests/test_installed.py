@@ -16,6 +16,7 @@ from conftest import HANGS, Completed, command_line, random_records, run_cli, to
 from virnucpro.core.caches import settle_caches
 from virnucpro.models.tokenizer import DNATokenizer
 
+ROOT = Path(__file__).parents[1]
 UNKNOWN = 54321
 #: Any file may be read, since this test's interpreter may stand where only root looks; none may be written.
 AS_UNKNOWN = (
@@ -38,14 +39,14 @@ def nobody() -> Iterator[Path]:
         yield folder
 
 
-def run_as_unknown(folder: Path, *arguments: object, **env: str) -> Completed:
+def run_as_unknown(folder: Path, *command: str, **env: str) -> Completed:
     environment = {"PATH": os.environ["PATH"], "TMPDIR": str(folder / "tmp"), **env}
-    command = [*AS_UNKNOWN, *command_line(*arguments)]
-    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=HANGS)
+    words = [*AS_UNKNOWN, *command]
+    return subprocess.run(words, env=environment, cwd=folder, capture_output=True, text=True, timeout=HANGS)
 
 
 def test_doctor_without_a_home(nobody: Path) -> None:
-    done = run_as_unknown(nobody, "doctor")
+    done = run_as_unknown(nobody, *command_line("doctor"))
     assert done.returncode == 0, done.stderr
     assert "trial:         ok" in done.stdout
     assert "tokenizer:     Numba\n" in done.stdout
@@ -55,15 +56,45 @@ def test_doctor_without_a_home(nobody: Path) -> None:
 
 
 def test_two_workers_and_pictures_where_home_cannot_be_written(nobody: Path) -> None:
-    done = run_as_unknown(
-        nobody, "predict", "in.fa", "-o", "out", "-d", "cpu,cpu", "-t", 1, "--report", "-q", HOME="/nonexistent"
-    )
+    command = command_line("predict", "in.fa", "-o", "out", "-d", "cpu,cpu", "-t", 1, "--report", "-q")
+    done = run_as_unknown(nobody, *command, HOME="/nonexistent")
     assert (done.returncode, done.stderr) == (0, "")
     same = run_cli("predict", nobody / "in.fa", "-o", nobody / "same", "-d", "cpu", "-t", 1, "-q")
     assert same.returncode == 0, same.stderr
     for table in ("in.sequences.tsv", "in.windows.tsv.gz"):
         left, right = ((nobody / folder / table).read_bytes() for folder in ("out", "same"))
         assert left.replace(b"in.fa", b"") == right.replace(os.fsencode(nobody / "in.fa"), b"")
+
+
+# Triton needs no GPU to compile for one. Its decorator reads the source, so this is a file.
+COMPILE = """
+from virnucpro.core.caches import settle_caches
+
+settle_caches()
+import triton
+import triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+
+@triton.jit
+def copied(source, target):
+    tl.store(target, tl.load(source))
+
+
+source = ASTSource(fn=copied, signature={"source": "*fp32", "target": "*fp32"})
+print(len(triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]))
+"""
+
+
+@pytest.mark.parametrize("env", [{}, {"HOME": "/nonexistent"}])
+def test_triton_compiles(nobody: Path, env: dict[str, str]) -> None:
+    pytest.importorskip("triton")
+    (nobody / "compile.py").write_text(COMPILE)
+    done = run_as_unknown(nobody, sys.executable, "compile.py", PYTHONPATH=str(ROOT), **env)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 0
+    assert sorted(path.name for path in nobody.iterdir()) == ["compile.py", "in.fa", "tmp"]
 
 
 VARIABLES = ("NUMBA_CACHE_DIR", "TRITON_HOME", "MPLCONFIGDIR")
@@ -120,7 +151,7 @@ def test_numbas_cache_on_a_full_disk(small_disk: Path) -> None:
     """The library takes over; what comes out is the same."""
     with open(small_disk / "full", "wb") as file, pytest.raises(OSError, match="No space"):
         file.write(bytes(2_000_000))
-    tokenizer = Path(__file__).parents[1] / "virnucpro/models/embedded/dnabert-mini/tokenizer.json"
+    tokenizer = ROOT / "virnucpro/models/embedded/dnabert-mini/tokenizer.json"
     done = subprocess.run(
         [sys.executable, "-c", ENCODE, tokenizer],
         env=os.environ | {"NUMBA_CACHE_DIR": str(small_disk)}, capture_output=True, text=True, timeout=HANGS,

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import HANGS
 
 from virnucpro.models import backend
 from virnucpro.models.attention import PackedLayout, attention_tiles
@@ -23,7 +24,7 @@ def test_kernels() -> None:
     """All of `kernel_checks.py`, interpreted where there is no GPU."""
     env = os.environ | ({} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"})
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(CHECKS)]
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=170)
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=HANGS)
     assert done.returncode == 0, done.stdout
 
 

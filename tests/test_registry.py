@@ -18,6 +18,7 @@ from threading import Thread
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from conftest import HANGS
 
 from virnucpro.cli.models import models
 from virnucpro.errors import ModelError
@@ -380,7 +381,7 @@ class Hub:
             **environment,
         }
         done = subprocess.run(
-            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=HANGS
         )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()

@@ -229,7 +229,7 @@ SIZES = st.lists(st.integers(0, 9), max_size=14)
 HISTORY = st.lists(st.integers(0, 59), max_size=100)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(SLOTS, SIZES, HISTORY)
 def test_whatever_happens_every_file_ends_once(devices: list[str], sizes: list[int], history: list[int]) -> None:
     schedule = schedule_of(devices, sizes)
@@ -240,7 +240,7 @@ def test_whatever_happens_every_file_ends_once(devices: list[str], sizes: list[i
         assert schedule.open
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(SLOTS, SIZES, st.sets(st.integers(0, 13), max_size=DEATHS_OF_A_SLOT - 1), HISTORY)
 def test_poison_fails_and_nothing_else(
     devices: list[str], sizes: list[int], some: set[int], history: list[int]
@@ -258,7 +258,7 @@ def test_poison_fails_and_nothing_else(
     assert sum(world.starts) <= len(devices) + 2 * len(poison)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(SLOTS, SIZES, HISTORY)
 def test_a_broken_device_loses_nothing(devices: list[str], sizes: list[int], history: list[int]) -> None:
     schedule = schedule_of([*devices, "whole"], sizes)
@@ -270,7 +270,7 @@ def test_a_broken_device_loses_nothing(devices: list[str], sizes: list[int], his
     assert len(schedule.tried) <= len(devices) * (HANDS + DEATHS_OF_A_SLOT - 1)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(SLOTS, SIZES, HISTORY)
 def test_good_workers_start_once_and_share_all(devices: list[str], sizes: list[int], history: list[int]) -> None:
     schedule = schedule_of(devices, sizes)

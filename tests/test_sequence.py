@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from virnucpro.io.fasta import Record, read_records
@@ -144,7 +144,6 @@ def test_window_size_must_be_positive(size: int) -> None:
 # Frames.
 
 
-@settings(deadline=None)
 @given(st.lists(st.one_of(SHORT, LONG), min_size=1, max_size=6), st.integers(1, 3000), st.booleans())
 @example([""], 1, False)
 @example(["", "ACGT", "", "NNNN"], 1, True)
@@ -158,7 +157,6 @@ def test_frames_follow_the_published_rule(sequences: list[str], batch_bases: int
     assert [scan.frames for scan in scans] == [reference_frames(text, extra=not exact) for text in sequences]
 
 
-@settings(deadline=None)
 @given(LONG, st.integers(1, 600))
 def test_frames_of_windows_of_long_records(sequence: str, size: int) -> None:
     for scan in scan_windows(iter_windows("r", sequence, size)):

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Cli, command_line, to_fasta
-from hypothesis import given, settings
+from conftest import HANGS, Cli, command_line, to_fasta
+from hypothesis import given
 from hypothesis import strategies as st
 
 from virnucpro.core.config import TrainConfig
@@ -49,7 +49,6 @@ def labelled_groups(draw: st.DrawFn) -> Dataset:
 
 
 @given(labelled_groups(), st.floats(0.05, 0.4), st.floats(0.05, 0.4), st.integers(0, 99))
-@settings(deadline=None)
 def test_groups_are_never_divided_and_every_part_has_both_classes(
     data: Dataset, validation: float, test: float, seed: int
 ) -> None:
@@ -195,7 +194,9 @@ def arguments(inputs: tuple[Path, Path], folder: Path, *more: object) -> tuple[o
 @pytest.fixture(scope="module")
 def trained(inputs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained") / "model"
-    done = subprocess.run(command_line(*arguments(inputs, folder, "--dna-only-head")), capture_output=True, timeout=170)
+    done = subprocess.run(
+        command_line(*arguments(inputs, folder, "--dna-only-head")), capture_output=True, timeout=HANGS
+    )
     assert done.returncode == 0, done.stderr.decode()
     return folder
 

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import random_records, to_fasta
+from conftest import HANGS, random_records, to_fasta
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -236,7 +236,7 @@ def until_done(queue: Any, files: int) -> list[object]:
     """The events up to the end of the last file."""
     events: list[object] = []
     while sum(isinstance(event, FileDone) for event in events) < files:
-        events.append(queue.get(timeout=60))
+        events.append(queue.get(timeout=HANGS))
     return events
 
 
