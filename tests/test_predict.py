@@ -530,7 +530,7 @@ def test_a_file_that_is_cut_off_gives_what_was_read(tmp_path: Path, toy: Path, c
         (["in.fa", "-o", "out", "--prefix", "a/b"], 2, "is no beginning of a file name"),
         (["in.fa", "-o", "out", "--prefix", ""], 2, "is no beginning of a file name"),
         (["in.fa", "-o", "out", "--prefix", ".."], 2, "is no beginning of a file name"),
-        (["in.fa", "-o", "out", "--model", "minni"], 4, "did you mean mini-1?"),
+        (["in.fa", "-o", "out", "--model", "minni"], 4, "did you mean mini?"),
         (["in.fa", "-o", "out", "--model", "esm2-mini"], 4, "one encoder; a set has two"),
         (["in.fa", "-o", "out", "-d", "7"], 5, "there is no GPU 7"),
     ],
