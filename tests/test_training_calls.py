@@ -16,7 +16,7 @@ from toy_set import other, toy_calls, viral
 
 from training import fit_sequences, measure, model_card, pieces
 from training.engine import Called
-from training.fit_sequences import Table, choose_form, compare, false_positives, out_of_fold, sequence_model
+from training.fit_sequences import Table, choose_form, columns, compare, false_positives, out_of_fold, sequence_model
 from training.genomes import _CODES, Genomes, save
 from training.pieces import Piece, cut, read, splice, sweep
 from virnucpro.calls.model import probability
@@ -109,7 +109,7 @@ def table() -> Table:
 def test_the_fitted_score_is_a_probability_at_every_length(table: Table) -> None:
     form, report = choose_form(table)
     model = sequence_model(table, form)
-    assert len(report) == len(fit_sequences.FORMS)
+    assert len(report) == len(fit_sequences.FORMS) + len(fit_sequences.EXTRA)
     scores = np.array([probability(model.log_odds(int(b), m)) for b, m in zip(table.bases, table.mean, strict=True)])
     for low, high in ((100, 500), (500, 2_000), (2_000, 8_000), (8_000, 60_000)):
         here = (table.bases >= low) & (table.bases < high)
@@ -124,7 +124,7 @@ def test_length_makes_a_score_surer(table: Table) -> None:
 
 
 def test_false_positives_are_those_counted(table: Table) -> None:
-    odds = out_of_fold(table, (1, 1))
+    odds = out_of_fold(table, columns(table, (1, 1)))
     rates = false_positives(table, odds)
     for length in (500, 3_000):
         near = (np.abs(np.log2(table.bases / length)) < 0.5) & ~table.viral

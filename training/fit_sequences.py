@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -43,9 +43,17 @@ SCORES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 
 BREADTH = 0.5
 
 
+#: What more could be known of a sequence; `choose_form` tells what each would gain.
+EXTRA: Mapping[str, Callable[[Called], float]] = {
+    "spread of the windows": lambda each: float(np.std([window.log_odds for window in each.windows])),
+    "highest window": lambda each: max(window.log_odds for window in each.windows),
+    "mean score": lambda each: float(np.mean([probability(window.log_odds) for window in each.windows])),
+}
+
+
 @dataclass(frozen=True)
 class Table:
-    """Sequences in columns: log-odds of means, scored bases, classes, clusters, kingdoms, and weights.
+    """Sequences in columns: mean log-odds, scored bases, classes, clusters, kingdoms, weights, and what more was tried.
 
     Weights: in each octave of length both classes weigh the same, and in a class its kingdoms as in
     `training.kingdoms`.
@@ -57,6 +65,7 @@ class Table:
     cluster: Ints
     kingdom: NDArray[np.str_]
     weight: Floats
+    extra: Mapping[str, Floats]
 
     @classmethod
     def of(cls, sequences: Sequence[Called]) -> Table:
@@ -66,7 +75,8 @@ class Table:
         viral = np.array([each.piece.viral for each in scored])
         cluster = np.array([each.piece.cluster for each in scored])
         kingdom = np.array([kingdom_of(each.piece.group) for each in scored])
-        return cls(mean, bases, viral, cluster, kingdom, weights(bases, viral, kingdom))
+        extra = {name: np.array([of(each) for each in scored]) for name, of in EXTRA.items()}
+        return cls(mean, bases, viral, cluster, kingdom, weights(bases, viral, kingdom), extra)
 
     @property
     def octave(self) -> Floats:
@@ -112,9 +122,9 @@ def logistic(features: Floats, viral: Truth, weight: Floats) -> Floats:
     return coefficients
 
 
-def out_of_fold(table: Table, form: tuple[int, int]) -> Floats:
+def out_of_fold(table: Table, features: Floats) -> Floats:
     """(sequences,) log-odds of each by a fit without the clusters of its fold."""
-    features, found = columns(table, form), np.zeros(len(table.bases))
+    found = np.zeros(len(table.bases))
     _, cluster = np.unique(table.cluster, return_inverse=True)
     fold = np.random.default_rng(0).permutation(cluster.max() + 1)[cluster] % FOLDS
     for held in range(FOLDS):
@@ -131,17 +141,26 @@ def losses(table: Table, odds: Floats) -> Floats:
 
 def choose_form(table: Table) -> tuple[tuple[int, int], dict[str, Any]]:
     """The simplest form that is not worse than the best by more than the error of their difference."""
-    found = {form: losses(table, out_of_fold(table, form)) for form in FORMS}
+    found = {form: losses(table, out_of_fold(table, columns(table, form))) for form in FORMS}
     best = min(found.values(), key=lambda each: float(each.sum()))
     _, cluster = np.unique(table.cluster, return_inverse=True)
-    report, chosen = {}, None
+    report: dict[str, Any] = {}
+    chosen: tuple[int, int] | None = None
     for form, each in found.items():
         difference = np.bincount(cluster, each - best)
         error = float(np.sqrt((difference**2).sum()))
         report[f"level {form[0]}, slope {form[1]}"] = [round(float(each.sum()), 4), round(error, 4)]
         if chosen is None and difference.sum() <= error:
             chosen = form
-    return chosen or FORMS[-1], report
+    chosen = chosen or FORMS[-1]
+    for name, extra in table.extra.items():
+        features = np.c_[columns(table, chosen), extra, extra * table.octave]
+        difference = np.bincount(cluster, losses(table, out_of_fold(table, features)) - found[chosen])
+        report[f"gain of {name}"] = [
+            round(-float(difference.sum()), 4),
+            round(float(np.sqrt((difference**2).sum())), 4),
+        ]
+    return chosen, report
 
 
 def sequence_model(table: Table, form: tuple[int, int]) -> SequenceModel:
@@ -289,7 +308,7 @@ def fit(pieces: Sequence[Called], spliced: Sequence[Called], size: int) -> tuple
     """All that is measured for windows of one size, and a report."""
     table = Table.of(pieces)
     form, report = choose_form(table)
-    rates = false_positives(table, out_of_fold(table, form))
+    rates = false_positives(table, out_of_fold(table, columns(table, form)))
     presets = sequence_thresholds(rates, size)
     calls = CallModel(
         min_length=SHORTEST,
