@@ -10,7 +10,7 @@ demo: $(VENV)/.installed
 	@echo
 	@$(BIN)/python examples/read_result.py demo/mixed.sequences.tsv
 	@echo
-	@echo "The models of the package are small: virnucpro/models/embedded/mini-1/MODEL_CARD.md says how far to trust them."
+	@echo "The models of the package are small: virnucpro/models/embedded/mini/MODEL_CARD.md says how far to trust them."
 	@echo "All results are in demo/; docs/outputs.md explains every file and column."
 
 test: $(VENV)/.installed-test
