@@ -6,6 +6,7 @@ On a GPU if there is one, else under Triton's interpreter, which must be switche
 from __future__ import annotations
 
 import itertools
+import random
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch.nn import functional
 from virnucpro.models import kernels
 from virnucpro.models.attention import PackedLayout, alibi_slopes, packed_attention, segment_mean
 from virnucpro.models.backend import kernels_for
+from virnucpro.models.codon import CodonConfig, CodonNetwork, CodonTokenizer
 from virnucpro.models.dnabert_s import DNABERT, DNABERTConfig
 from virnucpro.models.esm2 import ESM2, ESM2Config, rotate
 
@@ -162,3 +164,28 @@ def test_networks_agree_with_plain_pytorch(kind: str, monkeypatch: pytest.Monkey
     plain = network.cpu()(tokens.cpu(), PackedLayout.build(lengths, size, "cpu"))
     means = [segment_mean(hidden.cpu(), torch.tensor(lengths), sum(lengths)) for hidden in (found, plain)]
     assert error(means[0], means[1]) < 1e-5
+
+
+def vectors(network: CodonNetwork, sequences: list[str], size: int) -> Tensor:
+    """Of windows that share a buffer, on the network's device."""
+    device = network.bias.device
+    ids = CodonTokenizer(network.config.stride).encode(sequences)
+    lengths = [len(each) for each in ids]
+    tokens = torch.full((size,), CodonTokenizer.pad_id)
+    tokens[: sum(lengths)] = torch.cat([torch.from_numpy(each) for each in ids])
+    tokens, layout = tokens.to(device), PackedLayout.build(lengths, size, device.type).to(device)
+    return network.pool(network(tokens, layout), tokens, layout.lengths, sum(lengths))
+
+
+@pytest.mark.parametrize("stride", [2, 3])
+def test_the_codon_network_agrees_with_plain_pytorch_in_any_company(
+    stride: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = random_network(CodonNetwork(CodonConfig(48, 1, stride)))
+    network.table.data.view(network.config.stem, -1, 48)[:, -1] = 0  # what is outside adds nothing
+    rng = random.Random(0)
+    sequences = ["".join(rng.choices("ACGTN", (9, 9, 9, 9, 1), k=length)) for length in (8, 40, 77, 9)]
+    found = vectors(network, sequences, 512)
+    assert torch.equal(vectors(network, [*sequences[2:], "ACGTACGT", *sequences[:2]], 512)[[3, 4, 0, 1]], found)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert error(found.cpu(), vectors(network.cpu(), sequences, 512)) < 1e-5

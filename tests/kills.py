@@ -33,7 +33,7 @@ COMMANDS = {
     "embed to NumPy": ("embed", "{in}", "-o", "o.npy", "-d", "cpu", "--dtype", "fp32", "-t", "1"),
     "predict": ("predict", "{in}", "-o", "out", "-d", "cpu", "--dtype", "fp32", "-t", "1", "--vanilla-output"),
     "train": ("train", "--virus", "{virus}", "--other", "{other}", "-o", "out", "-d", "cpu", "--dtype", "fp32",
-              "-t", "1", "--window", "90", "--epochs", "2", "--dna-only-head"),
+              "-t", "1", "--window", "90", "--epochs", "1"),
     "orfs": ("orfs", "{in}", "-o", "o", "-q"),
 }  # fmt: skip
 
@@ -193,25 +193,25 @@ def _outliving(started: list[psutil.Process]) -> list[int]:
     return [process.pid for process in psutil.wait_procs(started, timeout=HANGS)[1]]
 
 
-def random_stops(folder: Path, stops: int, seed: int) -> Iterator[str]:
-    """Stop runs of `embed` and `predict` at random moments until `stops` is reached; yields what is bad, or nothing."""
+#: What a run may end with that was stopped at any moment, also before it could say what a signal means to it.
+STOPPED = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGINT)
+
+
+def random_stops(folder: Path, stops: int, seed: int, commands: tuple[str, ...]) -> Iterator[str]:
+    """Stop runs at random moments until `stops` is reached, each until it comes to its end; yields as above."""
     rng = random.Random(seed)
     source = to_fasta(folder / "in.fa", random_records(60, seed=seed))
-    commands = [["embed", str(source), "-o", "o.h5", *TWO], ["predict", str(source), "-o", "out", *TWO]]
-    wanted = [_undisturbed(folder / f"undisturbed{number}", words) for number, words in enumerate(commands)]
-    stopped = 0
-    while stopped < stops:
-        kind = rng.randrange(len(commands))
-        place = Path(tempfile.mkdtemp(dir=folder))
-        ended = None
-        while ended != 0:
-            ended, orphans = stop_somewhere(commands[kind], place, rng, 25)
-            stopped += ended != 0
-            if orphans:
-                yield f"{commands[kind][0]}: {orphans} outlived it"
-            if ended not in (0, -signal.SIGKILL, 128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM):
-                yield f"{commands[kind][0]}: exit code {ended}"
-        yield "" if tree(place) == wanted[kind] else f"{commands[kind][0]}: {sorted(tree(place))}"
+    words = {name: [name, str(source), "-o", "o.h5" if name == "embed" else "out", *TWO] for name in commands}
+    wanted = {name: _undisturbed(folder / name, words[name]) for name in commands}
+    while stops > 0:
+        name, place = rng.choice(commands), Path(tempfile.mkdtemp(dir=folder))
+        ended = -1
+        while ended:
+            ended, orphans = stop_somewhere(words[name], place, rng, 25)
+            stops -= ended != 0
+            if orphans or ended not in (0, *STOPPED):
+                yield f"{name}: exit code {ended}, outlived by {orphans}"
+        yield "" if tree(place) == wanted[name] else f"{name}: {sorted(tree(place))}"
 
 
 def _undisturbed(folder: Path, words: list[str]) -> dict[str, bytes]:
@@ -221,11 +221,13 @@ def _undisturbed(folder: Path, words: list[str]) -> dict[str, bytes]:
 
 
 def _count(found: Iterator[str], name: str) -> None:
-    trials = list(found)
-    bad = list(filter(None, trials))
-    for each in bad:
-        print(each)
-    print(f"{name}: {len(trials)} trials, {len(bad)} bad", flush=True)
+    trials = bad = 0
+    for each in found:
+        trials += 1
+        if each:
+            bad += 1
+            print(each, flush=True)
+    print(f"{name}: {trials} trials, {bad} bad", flush=True)
 
 
 if __name__ == "__main__":
@@ -239,4 +241,4 @@ if __name__ == "__main__":
                     _count(stop_and_go_on(trials, name, Path(place, name)), name)
         else:
             stops = int(sys.argv[2]) if len(sys.argv) > 2 else 100
-            _count(random_stops(Path(place), stops, 1), f"{stops} stops at random moments")
+            _count(random_stops(Path(place), stops, 1, ("embed", "predict")), f"{stops} stops at random moments")

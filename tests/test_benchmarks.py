@@ -54,6 +54,12 @@ def test_embed_compares_the_ways(tmp_path: Path) -> None:
     assert all(row["smallest cosine"] > 0.9999 for row in rows.values())
 
 
+def test_codon_times_batches(tmp_path: Path) -> None:
+    (row,) = quick("codon", tmp_path)["batches"]
+    assert (row["tokens"], row["windows"]) == (2304, 2)
+    assert row["ms a window"] >= row["fastest tenth"] > 0
+
+
 def test_scaling_measures_workers_and_devices(tmp_path: Path) -> None:
     found = quick("scaling", tmp_path)
     assert [row["workers"] for row in found["cpu_workers"]] == [1, 2, 2]

@@ -21,7 +21,7 @@ from virnucpro.models.card import CARD, ClassifierCard, EncoderPin, check_encode
 from virnucpro.models.card import KEYS as CARD_KEYS
 from virnucpro.models.classifier import BLOCK, KEYS, WEIGHTS, Classifier, save
 from virnucpro.models.published import read_published
-from virnucpro.models.registry import resolve
+from virnucpro.models.registry import resolve, sha256_of
 
 MINI, FULL = (128, 128), (768, 2560)
 Features = NDArray[np.float32]
@@ -163,7 +163,7 @@ def edit_card(folder: Path, **changes: object) -> None:
 def test_what_is_saved_is_loaded_and_the_same_again(folder: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == [CARD, WEIGHTS]
     loaded, features = Classifier.load(folder), random_features(9, sum(MINI))
-    assert loaded.card == make_card()
+    assert loaded.card == replace(make_card(), files={WEIGHTS: sha256_of(folder / WEIGHTS)})
     state = state_of(network(sum(MINI)))
     assert np.array_equal(loaded.score(features), Classifier(make_card(), state).score(features))
     save(tmp_path / "again", state, loaded.card)
@@ -194,6 +194,7 @@ def test_card_on_disk(folder: Path) -> None:
         "citation": "nobody",
         "licence": "MIT",
         "source": "a test",
+        "files": {WEIGHTS: sha256_of(folder / WEIGHTS)},
     }
 
 
@@ -214,6 +215,11 @@ def test_card_on_disk(folder: Path) -> None:
         ("min_score", "high", "min_score must be a number from 0 to 1"),
         ("min_score", True, "min_score must be a number from 0 to 1"),
         ("metrics", None, "metrics must be an object"),
+        ("size_presets", {"300": {"default": 2}}, r"size_presets\.300 must be scores"),
+        ("size_presets", {"150": {}}, "window must be a list with 150"),
+        ("calls", {"150": {}}, "window must be a list with 150"),
+        ("calls", {"500": {}}, r"calls\.500: sequences must be an object"),
+        ("calls", {"500": None}, r"calls\.500: "),
         ("citation", 5, "citation must be a text"),
     ],
 )

@@ -17,7 +17,7 @@ from toy_codon import Reference, reverse_complement, save_toy_codon
 
 from virnucpro.errors import ModelError
 from virnucpro.models.attention import PackedLayout
-from virnucpro.models.codon import OUTSIDE, UNKNOWN, CodonTokenizer, load_codon
+from virnucpro.models.codon import OUTSIDE, UNKNOWN, CodonTokenizer, _at_once, _window_by_window, load_codon
 from virnucpro.models.linear import Convolution, prepack, prepacking_available
 from virnucpro.models.registry import CONFIG, WEIGHTS, resolve
 from virnucpro.pipeline.parallel_codon import process_codon_files_worker
@@ -61,6 +61,13 @@ def test_both_strands_have_one_vector(tmp_path: Path, stride: int) -> None:
     sequences = [dna(length, "ACGTACGTN") for length in LENGTHS]
     there = vectors(folder, [*sequences, *map(reverse_complement, sequences)], 1 << 15)
     assert there[: len(sequences)].tobytes() == there[len(sequences) :].tobytes()
+
+
+def test_slots_are_reduced_alike_on_either_kind_of_device() -> None:
+    slots, rows = torch.tensor([4, 85, 3, 12]), torch.randn(6 * 104, 32)
+    for how, tolerance in (("sum", 1e-5), ("max", 0)):
+        found = _window_by_window(rows, slots, how), _at_once(rows, slots, how)
+        torch.testing.assert_close(*found, rtol=0, atol=tolerance)
 
 
 def test_tokens() -> None:

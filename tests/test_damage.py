@@ -160,7 +160,7 @@ def model(tmp_path: Path) -> Path:
 
 CONFIG = json.loads((EMBEDDED / "dnabert-mini" / "config.json").read_text())
 TOKENIZER = json.loads((EMBEDDED / "dnabert-mini" / "tokenizer.json").read_text())
-MODEL_CARD = json.loads((EMBEDDED / "mini" / CARD).read_text())
+MODEL_CARD = json.loads((EMBEDDED / "mini-1" / CARD).read_text())
 
 
 def opened(folder: Path) -> DNABERTWorker:

@@ -32,6 +32,12 @@ def test_budget_grows_with_memory(kind: str, dtype: str, gib: float, tokens: int
     assert optimal_tokens(kind, dtype, gib) == tokens
 
 
+@pytest.mark.parametrize(("kind", "gib", "tokens"), [("cpu", 500, 8704), ("cuda", 2, 32768), ("cuda", 80, 524288)])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_codon_network_takes_more_tokens(kind: str, dtype: str, gib: float, tokens: int) -> None:
+    assert optimal_tokens(kind, dtype, gib, "codon") == tokens
+
+
 def test_one_dtype_for_all_devices() -> None:
     assert select_dtype("auto", [NEW]) == "bf16"
     assert select_dtype("auto", [NEW, OLD]) == "fp32"
@@ -45,9 +51,27 @@ def test_cpu_may_be_given_several_times() -> None:
     assert [device.name for device in select_devices("cpu, cpu,CPU")] == ["cpu"] * 3
 
 
-def test_nonsense_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="'gpu'"):
-        select_devices("gpu")
+@pytest.mark.parametrize("entry", ["gpu", "GPU-8d2b0c0a-5cf5", "MIG-4f8c", "cuda:-1", "", "0,", "1.5"])
+def test_nonsense_is_a_usage_error(entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "find_gpus", lambda: [OLD, NEW])
+    with pytest.raises(UsageError, match="is no device"):
+        select_devices(entry)
+
+
+def test_gpus_are_chosen_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "find_gpus", lambda: [OLD, NEW])
+    assert select_devices("auto") == select_devices("cuda") == select_devices("0,1") == [OLD, NEW]
+    assert select_devices("CUDA:1, 0,1") == [NEW, OLD, NEW]
+
+
+@pytest.mark.parametrize("value", ["", "-1", "GPU-8d2b0c0a", "MIG-4f8c"])
+def test_what_hides_gpus_is_named(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "find_gpus", lambda: [])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+    for spec in ("cuda", "0"):
+        with pytest.raises(DeviceError, match=f"CUDA_VISIBLE_DEVICES is '{value}'"):
+            select_devices(spec)
+    assert [device.name for device in select_devices("auto")] == ["cpu"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -26,8 +26,11 @@ def test_wheel_holds_the_embedded_models_and_no_tests(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
         assert f"virnucpro/models/embedded/dnabert-mini/{name}" in names
-    for name in ("model.json", "model.safetensors"):
-        assert f"virnucpro/models/embedded/mini/{name}" in names
+    assert "virnucpro/models/embedded/codon-mini/config.json" in names
+    for name in ("mini", "mini-1"):
+        assert {f"virnucpro/models/embedded/{name}/{file}" for file in ("model.json", "model.safetensors")} <= set(
+            names
+        )
     assert "virnucpro/py.typed" in names
     assert not [name for name in names if name.startswith(("tests", "benchmarks", "training"))]
 

@@ -20,14 +20,15 @@ import pytest
 import torch
 from conftest import Cli, Records, random_records, to_fasta
 from slow_chain import Line, Slow, SlowChain
-from toy_set import other, toy_records, viral
+from toy_set import other, toy_calls, toy_records, viral
 
 import virnucpro
 from virnucpro.calls import tables
+from virnucpro.calls.segment import ModelCaller
 from virnucpro.calls.verdicts import Thresholds
 from virnucpro.calls.write import VanillaTables
 from virnucpro.core.config import PredictConfig
-from virnucpro.errors import InputError
+from virnucpro.errors import InputError, UsageError
 from virnucpro.io.store import read_result
 from virnucpro.io.tables import FAILED
 from virnucpro.models.card import CARD, DNA_ONLY, ClassifierCard
@@ -295,12 +296,12 @@ def test_repeated_ids_are_told_apart_by_number(tmp_path: Path, toy: Path, comple
 
 def test_long_sequences_have_the_threshold_of_the_preset(fasta: Path, toy: Path, tmp_path: Path) -> None:
     """Where the card names one; --min-score holds for all."""
-    card = ClassifierCard.read(EMBEDDED / "mini")
+    card = ClassifierCard.read(EMBEDDED / "mini-1")
     relaxed = card.presets["relaxed"]
     expected: list[tuple[str, dict[str, Any], Thresholds]] = [
-        ("mini", {}, Thresholds(card.min_score, card.min_score, card.long_presets["default"])),
-        ("mini", {"preset": "relaxed"}, Thresholds(relaxed, relaxed, card.long_presets["relaxed"])),
-        ("mini", {"min_score": 0.9}, Thresholds(0.9, 0.9, 0.9)),
+        ("mini-1", {}, Thresholds(card.min_score, card.min_score, card.long_presets["default"])),
+        ("mini-1", {"preset": "relaxed"}, Thresholds(relaxed, relaxed, card.long_presets["relaxed"])),
+        ("mini-1", {"min_score": 0.9}, Thresholds(0.9, 0.9, 0.9)),
         (str(toy), {}, Thresholds(0.5, 0.5, 0.5)),
     ]
     for model, changes, scores in expected:
@@ -308,6 +309,118 @@ def test_long_sequences_have_the_threshold_of_the_preset(fasta: Path, toy: Path,
         run.choose()
         assert run.thresholds == scores
     assert card.min_score > card.long_presets["default"] >= 0.5
+
+
+def test_each_size_of_windows_has_thresholds_of_its_own(fasta: Path, toy: Path, tmp_path: Path) -> None:
+    """Those of the first size are never taken for another; what was not measured is the published rule's."""
+    folder = with_card(
+        toy, tmp_path / "set", presets={"default": 0.8}, min_score=0.8, size_presets={300: {"default": 0.7}}
+    )
+    unknown = with_card(toy, tmp_path / "unknown", presets={"default": 0.8}, min_score=0.8)
+    for model, window, score in ((folder, 150, 0.8), (folder, 300, 0.7), (unknown, 150, 0.8), (unknown, 300, 0.5)):
+        run = PredictRun(config(fasta, tmp_path, model, window=window))
+        run.choose()
+        assert run.thresholds == Thresholds(score, score, score)
+    with pytest.raises(UsageError, match="no presets for windows of 300 bases"):
+        PredictRun(config(fasta, tmp_path, unknown, window=300, preset="default")).choose()
+
+
+# Sets whose calls were measured.
+
+
+def with_card(toy: Path, folder: Path, **changes: Any) -> Path:
+    """The toy set with another card."""
+    shutil.copytree(toy, folder)
+    (folder / CARD).write_text(replace(ClassifierCard.read(toy), **changes).to_json())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def measured(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy set, as if its calls had been measured for windows of 150."""
+    return with_card(toy, tmp_path_factory.mktemp("measured") / "set", calls={WINDOW: toy_calls(WINDOW)})
+
+
+def test_a_measured_set_calls_by_its_model(fasta: Path, measured: Path, complete: Path, tmp_path: Path) -> None:
+    """The windows are those of the rule of 0.1.0; sequences and regions are called from them anew."""
+    run_predict(config(fasta, tmp_path / "out", measured))
+    calls = toy_calls(WINDOW)
+    windows = by_id(tmp_path / "out", "in.windows.tsv.gz", "call")
+    short = {row["sequence_id"] for row in rows(tmp_path / "out" / "in.sequences.tsv") if "shorter" in row["note"]}
+    before = by_id(complete, "in.windows.tsv.gz", "call")
+    assert windows == {name: found for name, found in before.items() if name not in short}
+    called = {row["sequence_id"]: row for row in rows(tmp_path / "out" / "in.sequences.tsv")}
+    for name, of_one in windows.items():
+        caller = ModelCaller(calls, Thresholds(0.6, 0.7, 0.7))
+        for row in of_one:
+            caller.add(int(row["start"]) - 1, int(row["end"]), float(row["score"]) if row["score"] else None)
+        expected, row = caller.finish(), called[name]
+        assert (row["verdict"], int(row["regions"])) == (expected.verdict.value, len(expected.regions))
+        if expected.score is not None:
+            assert float(row["score"]) == pytest.approx(expected.score, abs=1e-4)
+            assert float(row["threshold"]) == 0.7
+            assert float(row["false_positive_rate"]) == pytest.approx(expected.false_positives, abs=1e-5)
+    assert {row["verdict"] for row in called.values()} >= {"virus", "other", "not_scored"}
+
+
+def test_viral_sequences_are_one_feature_each(fasta: Path, measured: Path, tmp_path: Path) -> None:
+    run_predict(config(fasta, tmp_path / "out", measured))
+    found = rows(tmp_path / "out" / "in.regions.bed")
+    for row in rows(tmp_path / "out" / "in.sequences.tsv"):
+        if row["verdict"] == "virus":
+            (region,) = (each for each in found if each["#sequence_id"] == row["sequence_id"])
+            assert (region["start"], region["end"]) == ("0", row["length"])
+            assert region["region_score"] == row["score"]
+
+
+def test_sequences_shorter_than_what_was_measured_are_not_scored(measured: Path, tmp_path: Path) -> None:
+    """By default; --min-length says otherwise."""
+    path = to_fasta(tmp_path / "in.fa", [("short", viral(99, 1)), ("enough", viral(100, 1))])
+    found = []
+    for name, least in (("default", None), ("asked", 50)):
+        run_predict(config(path, tmp_path / name, measured, min_length=least))
+        found.append([(row["verdict"], row["note"]) for row in rows(tmp_path / name / "in.sequences.tsv")])
+    assert found[0][0] == ("not_scored", "shorter than 100 bases (--min-length)")
+    assert found[1][0][0] != "not_scored"
+    assert found[0][1] == found[1][1]
+
+
+def test_presets_and_scores_hold_for_sequences(measured: Path, fasta: Path, tmp_path: Path) -> None:
+    expected: list[tuple[dict[str, Any], Thresholds]] = [
+        ({}, Thresholds(0.6, 0.7, 0.7)),
+        ({"preset": "conservative"}, Thresholds(0.9, 0.95, 0.95)),
+        ({"min_score": 0.42}, Thresholds(0.42, 0.42, 0.42)),
+    ]
+    for changes, thresholds in expected:
+        run = PredictRun(config(fasta, tmp_path, measured, **changes))
+        run.choose()
+        assert run.thresholds == thresholds
+    with pytest.raises(UsageError, match="has conservative, default, relaxed"):
+        PredictRun(config(fasta, tmp_path, measured, preset="strict")).choose()
+
+
+def test_the_expected_number_of_false_calls_is_told_with_what_is_assumed(
+    measured: Path, fasta: Path, tmp_path: Path, cli: Cli
+) -> None:
+    words = ("predict", fasta, "-o", tmp_path / "out", "--model", measured, *CPU)
+    for options, how in (((), "estimated from the scores"), (("--viral-share", 0.25, "--force"), "given")):
+        done = cli(*words, *options)
+        assert done.returncode == 6, done.stderr
+        found = record(tmp_path / "out")["result"]["false_discovery"]
+        assert found["estimated"] is (how != "given")
+        assert found["calls"] == record(tmp_path / "out")["result"]["verdicts"]["virus"]
+        assert 0 < found["expected_false"] < found["calls"]
+        line = f"expected to be false: {found['expected_false']:.1f} of {found['calls']} called virus, if"
+        assert line in " ".join(done.stderr.split())
+        assert how in done.stderr
+    assert found["share"] == 0.25
+    again = cli(*words, "--viral-share", 0.25)
+    assert f"of {found['calls']} called virus" in " ".join(again.stderr.split())
+
+
+def test_a_set_that_was_not_measured_tells_no_false_calls(complete: Path) -> None:
+    assert record(complete)["result"]["false_discovery"] is None
+    assert {row["false_positive_rate"] for row in rows(complete / "in.sequences.tsv")} == {""}
 
 
 def test_other_settings_give_other_calls(complete: Path, fasta: Path, tmp_path: Path, toy: Path) -> None:
@@ -613,7 +726,7 @@ def test_other_settings_need_force(what: str, done_before: PredictConfig, toy: P
 
 def test_another_classifier_or_input_needs_force(done_before: PredictConfig, tmp_path: Path, cli: Cli) -> None:
     before, words = stamps(done_before.output), ("predict", *done_before.inputs, "-o", done_before.output, *CPU)
-    done = cli(*words, "--model", "mini")
+    done = cli(*words, "--model", "mini-1")
     assert (done.returncode, "other settings (classifier, " in done.stderr) == (3, True), done.stderr
     to_fasta(done_before.inputs[0], CLEAN[:2])
     done = cli(*words, "--model", done_before.model)
@@ -656,6 +769,28 @@ def test_the_work_folder_may_be_elsewhere(tmp_path: Path, toy: Path, clean: Path
 def test_the_library_returns_the_rows(tmp_path: Path, toy: Path, clean: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = {"model": str(toy), "device": "cpu", "dtype": "fp32"}
     found = virnucpro.predict(clean, tmp_path / "out", **settings)
-    assert found == rows(tmp_path / "out" / "in.sequences.tsv")
+    assert [as_text(row) for row in found] == rows(tmp_path / "out" / "in.sequences.tsv")
+    for row in found:
+        assert row.keys() == virnucpro.SequenceRow.__annotations__.keys()
+        assert all(type(row[name]) is int for name in ("number", "length", "windows", "regions", "record"))
+        assert (row["score"] is None) is (row["verdict"] == "not_scored")
     assert virnucpro.predict([str(clean)], **settings) == found
     assert "toy is UNTRAINED" in caplog.text
+
+
+def as_text(row: virnucpro.SequenceRow) -> dict[str, str]:
+    """The cells of a row."""
+    return {
+        name: tables.number(value) if name in ("score", "viral_fraction") else str(value) for name, value in row.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"dtype": "float32"}, {"batch_size": -1}, {"work_dir": 5}, {"output": ""}, {"model": "no-such-set"}]
+)
+def test_the_library_has_one_error(wrong: dict[str, Any], clean: Path) -> None:
+    for function in (virnucpro.predict, virnucpro.embed):
+        with pytest.raises(virnucpro.VirnucproError):
+            function(clean, **wrong)
+    with pytest.raises(TypeError, match="colour"):
+        virnucpro.predict(clean, colour="red")

@@ -73,7 +73,7 @@ def write_dnabert_s(folder: Path, size: int = 468320053) -> Path:
 
 
 def test_registered_models_are_described() -> None:
-    assert list(MODELS) == ["dnabert-mini", "dnabert-s", "dnabert-2", "esm2-mini", *ESM_WIDTHS]
+    assert list(MODELS) == ["dnabert-mini", "dnabert-s", "dnabert-2", "codon-mini", "esm2-mini", *ESM_WIDTHS]
     for name, spec in MODELS.items():
         assert spec.name == name
         assert spec.licence
@@ -490,16 +490,18 @@ def test_cli_list(tmp_path: Path) -> None:
     result = run("list", "--models-dir", tmp_path)
     mini = MODELS["dnabert-mini"]
     trained = "trained" if mini.trained else "UNTRAINED"
-    set_trained = "trained" if resolve_set("mini").trained else "UNTRAINED"
+    set_trained = "trained" if resolve_set("mini-1").trained else "UNTRAINED"
     esm_trained = "trained" if MODELS["esm2-mini"].trained else "UNTRAINED"
     assert rows(result) == [
         ["name", "status", "trained", "dim", "licence", "location", "kind"],
         ["dnabert-mini", "embedded", trained, str(mini.dim), "MIT", str(EMBEDDED / "dnabert-mini"), "dnabert"],
         ["dnabert-s", "damaged", "trained", "768", "Apache-2.0", "-", "dnabert"],
         ["dnabert-2", "downloaded", "trained", "768", "Apache-2.0", str(tmp_path / "dnabert-2"), "dnabert"],
+        ["codon-mini", "embedded", "trained", "768", "MIT", str(EMBEDDED / "codon-mini"), "codon"],
         ["esm2-mini", "embedded", esm_trained, "160", "MIT", str(EMBEDDED / "esm2-mini"), "esm2"],
         *([name, "not downloaded", "trained", str(dim), "MIT", "-", "esm2"] for name, dim in ESM_WIDTHS.items()),
-        ["mini", "ready", set_trained, "288", "MIT", str(EMBEDDED / "mini"), "set"],
+        ["mini", "ready", "trained", str(MODELS["codon-mini"].dim), "MIT", str(EMBEDDED / "mini"), "set"],
+        ["mini-1", "ready", set_trained, "288", "MIT", str(EMBEDDED / "mini-1"), "set"],
         ["500", "needs dnabert-s, esm2-3b, virnucpro-500", "trained", "3328", "-", "-", "set"],
         ["300", "needs dnabert-s, esm2-3b, virnucpro-300", "trained", "3328", "-", "-", "set"],
     ]

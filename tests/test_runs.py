@@ -376,6 +376,18 @@ def test_another_work_folder_takes_over_what_is_done(
     assert list((tmp_path / "one").iterdir()) == list((tmp_path / "two").iterdir()) == []
 
 
+def test_a_copy_of_a_run_leaves_the_original_alone(settings: dict[str, Any], tmp_path: Path) -> None:
+    settings |= {"output": tmp_path / "one" / "o.h5"}
+    (tmp_path / "one").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        run_embed(EmbedConfig(**settings), stop_at("writing the result"))
+    before = tree(tmp_path / "one")
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    shutil.rmtree(tmp_path / "two" / "o.h5.work")
+    run_embed(EmbedConfig(**settings | {"output": tmp_path / "two" / "o.h5"}))
+    assert tree(tmp_path / "one") == before
+
+
 def test_a_run_that_starts_anew_clears_the_old_work_folder(settings: dict[str, Any], tmp_path: Path) -> None:
     settings |= {"output": tmp_path / "o.h5"}
     with pytest.raises(KeyboardInterrupt):

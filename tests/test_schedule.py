@@ -427,7 +427,7 @@ def test_a_large_file_on_a_slow_device_gets_longer() -> None:
     assert play.after(1) == [Kill(0)]
 
 
-def test_an_idle_worker_may_be_silent_and_one_told_to_stop_not_for_long() -> None:
+def test_an_idle_worker_may_be_silent_and_one_that_ends_not_for_long() -> None:
     play = Play(["a", "b"], [1, 1])
     play(0, *UP)
     play(1, *UP)
@@ -435,7 +435,11 @@ def test_an_idle_worker_may_be_silent_and_one_told_to_stop_not_for_long() -> Non
     for _ in range(20):
         assert play.after(STALL / 2) == []
         play(1, Progress(1, 1, 1.0))
-    assert play(1, done(1)) == [Stop(0)]
+    assert play(1, Crashed("Why")) == []
+    assert play.after(GRACE_SECONDS) == []
+    assert play.after(1) == [Kill(1)]
+    assert play(1, Died("SIGKILL")) == [Give(0, file(1))]
+    assert play(0, done(1), Request()) == [Stop(0)]
     assert play.after(GRACE_SECONDS + 1) == [Kill(0)]
 
 

@@ -21,7 +21,7 @@ from virnucpro.models.published import import_published
 from virnucpro.models.registry import EMBEDDED, MODELS, FilePin, resolve
 from virnucpro.models.sets import SETS, available_sets, resolve_set
 
-MINI_DIM = SETS["mini"].dim
+MINI_DIM = SETS["mini-1"].dim
 SMALL = "net = MLPClassifier(256, 512)"
 
 
@@ -88,16 +88,25 @@ def change_card(folder: Path, **changes: EncoderPin) -> None:
 
 
 def test_names_of_sets_and_models_differ() -> None:
-    assert list(SETS) == ["mini", "500", "300"]
+    assert list(SETS) == ["mini", "mini-1", "500", "300"]
     assert DEFAULT_MODEL_SET in SETS
     classifiers = {spec.classifier for spec in SETS.values()}
     assert not MODELS.keys() & (SETS.keys() | classifiers)
     assert len(classifiers) == len(SETS)
 
 
-def test_the_embedded_set_is_complete_and_scores() -> None:
-    found = resolve_set("mini")
+def test_the_default_set_reads_whole_windows() -> None:
+    found = resolve_set(DEFAULT_MODEL_SET)
     assert (found.name, found.classifier_folder) == ("mini", EMBEDDED / "mini")
+    assert (found.card.reads, found.encoders, found.protein) == ("windows", (resolve("codon-mini"),), None)
+    assert found.trained
+    scores = Classifier.load(found.classifier_folder).score(random_features(100, SETS["mini"].dim))
+    assert np.ptp(scores[:, 1]) > 0.1
+
+
+def test_the_set_of_two_encoders_is_complete_and_scores() -> None:
+    found = resolve_set("mini-1")
+    assert (found.name, found.classifier_folder) == ("mini-1", EMBEDDED / "mini-1")
     assert (found.dna, found.protein) == (resolve("dnabert-mini"), resolve("esm2-mini"))
     assert found.card.window == (500, 300)
     assert found.trained is (found.card.trained and found.dna.trained and found.protein.trained)
@@ -157,7 +166,7 @@ def test_only_what_is_missing_is_named(encoders: Path, file: Path) -> None:
     ],
 )
 def test_unknown_name(name: str, hint: str) -> None:
-    with pytest.raises(ModelError, match=r"neither mini, 500, 300, nor a folder with model\.json") as caught:
+    with pytest.raises(ModelError, match=r"neither mini, mini-1, 500, 300, nor a folder with model\.json") as caught:
         resolve_set(name)
     assert caught.value.hint == hint
 
@@ -298,13 +307,18 @@ def test_status_of_sets(encoders: Path, file: Path) -> None:
     def statuses() -> dict[str, str]:
         return {item.spec.name: item.status for item in available_sets(encoders)}
 
-    assert statuses() == {"mini": "ready", "500": "needs virnucpro-500", "300": "needs virnucpro-300"}
+    assert statuses() == {
+        "mini": "ready",
+        "mini-1": "ready",
+        "500": "needs virnucpro-500",
+        "300": "needs virnucpro-300",
+    }
     folder = import_published(file, models_dir=encoders)
     assert statuses()["500"] == "ready"
     shutil.rmtree(encoders / "dnabert-s")
     assert statuses()["500"] == "needs dnabert-s"
     (folder / CARD).write_text("{}")
-    damaged = available_sets(encoders)[1]
+    damaged = available_sets(encoders)[2]
     assert damaged.status == "needs dnabert-s, virnucpro-500"
     assert str(folder / CARD) in (damaged.problem or "")
 

@@ -187,7 +187,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def arguments(inputs: tuple[Path, Path], folder: Path, *more: object) -> tuple[object, ...]:
     fit_options = ("--epochs", 20, "--validation-fraction", 0.2, "--test-fraction", 0.2)
-    return ("train", "--virus", inputs[0], "--other", inputs[1], "-o", folder, *CPU, *fit_options, *more)
+    data = ("--virus", inputs[0], "--other", inputs[1], "--model-set", "mini-1")
+    return ("train", *data, "-o", folder, *CPU, *fit_options, *more)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from torch import Tensor
 from toy_codon import save_toy_codon
 
 import virnucpro
+from virnucpro.calls.model import CallModel, FalsePositives, RegionModel, SequenceModel
 from virnucpro.models.card import ClassifierCard, EncoderPin
 from virnucpro.models.classifier import save
 from virnucpro.models.registry import MODELS, resolve
@@ -85,6 +86,18 @@ def _window_vectors(encoder: Path, kind: Callable[[int, int], str]) -> NDArray[n
     """Vectors of windows of one kind."""
     path = to_fasta(encoder.with_name("kind.fa"), [(str(i), kind(150, 100 + i)) for i in range(60)])
     return virnucpro.embed(path, model=str(encoder), device="cpu", dtype="fp32")[1]
+
+
+def toy_calls(size: int) -> CallModel:
+    """How sequences are called by windows of a size, as if it had been measured."""
+    return CallModel(
+        min_length=100,
+        window_presets={"conservative": 0.9, "default": 0.6, "relaxed": 0.5},
+        sequence_presets={"conservative": 0.95, "default": 0.7, "relaxed": 0.5},
+        sequences=SequenceModel((100, 50_000), level=(0.0, -0.125), slope=(1.0, 0.25)),
+        false_positives=FalsePositives((100, 50_000), (0.5, 0.9), ((0.2, 0.1), (0.05, 0.01))),
+        regions=RegionModel(bias=0.5, clip=4.0, cost=12.0, min_bases=4 * size, false_per_mbp=0.5),
+    )
 
 
 def _vectors(folder: Path, kind: Callable[[int, int], str]) -> NDArray[np.float32]:

@@ -213,7 +213,7 @@ def _train_relatives(data: Sequenced, parts: Sequence[str], work: Path) -> list[
         mine = [i for i in side if parts[i] == "train" and (viral or data.records[i].size < SLICE)]
         theirs = [i for i in side if parts[i] in ("fit", "dev")]
         aligned: dict[str, int] = {}
-        for hit in search(data.proteins(mine), data.proteins(theirs), sensitivity, work):
+        for hit in search(data.all_proteins(mine), data.all_proteins(theirs), sensitivity, work):
             aligned[hit.query] = max(hit.aligned, aligned.get(hit.query, 0))
         shared: Counter[int] = Counter()
         for frame, residues in aligned.items():

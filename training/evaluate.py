@@ -32,6 +32,7 @@ from training.train_mini import fivemer_scores
 from training.windows import SIZES
 from virnucpro import metrics
 from virnucpro.calls.verdicts import LONG
+from virnucpro.core.config import DEFAULT_MODEL_SET
 from virnucpro.models.classifier import Classifier
 from virnucpro.models.sets import ModelSet, resolve_set
 from virnucpro.pipeline.features import extract_dnabert_features, extract_esm_features, merge_features
@@ -170,7 +171,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure a model set on held-out genomes.")
     parser.add_argument("--dev", type=Path, required=True, help="packed genomes that nothing was trained on")
     parser.add_argument("--baseline", type=Path, required=True, help="fivemer.safetensors of the training")
-    parser.add_argument("--model", default="mini", help="the set to measure (%(default)s)")
+    parser.add_argument("--model", default=DEFAULT_MODEL_SET, help="the set to measure (%(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     args = parser.parse_args()
     figures = evaluate(load(args.dev), args.baseline, args.model)

@@ -1,4 +1,4 @@
-"""Fit the classifiers of the set `mini` to frozen encoders: one for open frames, one for windows without.
+"""Fit the classifiers of the set `mini-1` to frozen encoders: one for open frames, one for windows without.
 
     python -m training.fit_mini --train train.npz --dev dev.npz --out FOLDER
 
@@ -80,7 +80,7 @@ def fit_mini(data: Data, args: argparse.Namespace) -> None:
 
 def parse_args(words: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    found = parser("Fit the classifiers of the set mini.")
+    found = parser("Fit the classifiers of the set mini-1.")
     found.add_argument("--batches", type=int, default=50, help="batches of windows to fit to (%(default)s)")
     found.add_argument("--epochs", type=int, default=3, help="epochs of a classifier (%(default)s)")
     return found.parse_args(words)

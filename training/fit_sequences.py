@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from training.engine import Called, called
 from training.kingdoms import KINGDOMS, kingdom_of
 from training.pieces import LONGEST, SHORTEST
-from virnucpro.calls.model import ORIGIN, CallModel, FalsePositives, SegmentModel, SequenceModel, probability
+from virnucpro.calls.model import ORIGIN, CallModel, FalsePositives, RegionModel, SequenceModel, probability
 from virnucpro.calls.segment import divide
 from virnucpro.models.card import CARD, ClassifierCard
 from virnucpro.pipeline.trial import PRESETS
@@ -43,9 +43,17 @@ SCORES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 
 BREADTH = 0.5
 
 
+#: What more could be known of a sequence; `choose_form` tells what each would gain.
+EXTRA: Mapping[str, Callable[[Called], float]] = {
+    "spread of the windows": lambda each: float(np.std([window.log_odds for window in each.windows])),
+    "highest window": lambda each: max(window.log_odds for window in each.windows),
+    "mean score": lambda each: float(np.mean([probability(window.log_odds) for window in each.windows])),
+}
+
+
 @dataclass(frozen=True)
 class Table:
-    """Sequences in columns: log-odds of means, scored bases, classes, clusters, kingdoms, and weights.
+    """Sequences in columns: mean log-odds, scored bases, classes, clusters, kingdoms, weights, and what more was tried.
 
     Weights: in each octave of length both classes weigh the same, and in a class its kingdoms as in
     `training.kingdoms`.
@@ -57,6 +65,7 @@ class Table:
     cluster: Ints
     kingdom: NDArray[np.str_]
     weight: Floats
+    extra: Mapping[str, Floats]
 
     @classmethod
     def of(cls, sequences: Sequence[Called]) -> Table:
@@ -66,7 +75,8 @@ class Table:
         viral = np.array([each.piece.viral for each in scored])
         cluster = np.array([each.piece.cluster for each in scored])
         kingdom = np.array([kingdom_of(each.piece.group) for each in scored])
-        return cls(mean, bases, viral, cluster, kingdom, weights(bases, viral, kingdom))
+        extra = {name: np.array([of(each) for each in scored]) for name, of in EXTRA.items()}
+        return cls(mean, bases, viral, cluster, kingdom, weights(bases, viral, kingdom), extra)
 
     @property
     def octave(self) -> Floats:
@@ -112,9 +122,9 @@ def logistic(features: Floats, viral: Truth, weight: Floats) -> Floats:
     return coefficients
 
 
-def out_of_fold(table: Table, form: tuple[int, int]) -> Floats:
+def out_of_fold(table: Table, features: Floats) -> Floats:
     """(sequences,) log-odds of each by a fit without the clusters of its fold."""
-    features, found = columns(table, form), np.zeros(len(table.bases))
+    found = np.zeros(len(table.bases))
     _, cluster = np.unique(table.cluster, return_inverse=True)
     fold = np.random.default_rng(0).permutation(cluster.max() + 1)[cluster] % FOLDS
     for held in range(FOLDS):
@@ -131,17 +141,26 @@ def losses(table: Table, odds: Floats) -> Floats:
 
 def choose_form(table: Table) -> tuple[tuple[int, int], dict[str, Any]]:
     """The simplest form that is not worse than the best by more than the error of their difference."""
-    found = {form: losses(table, out_of_fold(table, form)) for form in FORMS}
+    found = {form: losses(table, out_of_fold(table, columns(table, form))) for form in FORMS}
     best = min(found.values(), key=lambda each: float(each.sum()))
     _, cluster = np.unique(table.cluster, return_inverse=True)
-    report, chosen = {}, None
+    report: dict[str, Any] = {}
+    chosen: tuple[int, int] | None = None
     for form, each in found.items():
         difference = np.bincount(cluster, each - best)
         error = float(np.sqrt((difference**2).sum()))
         report[f"level {form[0]}, slope {form[1]}"] = [round(float(each.sum()), 4), round(error, 4)]
         if chosen is None and difference.sum() <= error:
             chosen = form
-    return chosen or FORMS[-1], report
+    chosen = chosen or FORMS[-1]
+    for name, extra in table.extra.items():
+        features = np.c_[columns(table, chosen), extra, extra * table.octave]
+        difference = np.bincount(cluster, losses(table, out_of_fold(table, features)) - found[chosen])
+        report[f"gain of {name}"] = [
+            round(-float(difference.sum()), 4),
+            round(float(np.sqrt((difference**2).sum())), 4),
+        ]
+    return chosen, report
 
 
 def sequence_model(table: Table, form: tuple[int, int]) -> SequenceModel:
@@ -151,15 +170,15 @@ def sequence_model(table: Table, form: tuple[int, int]) -> SequenceModel:
     return SequenceModel(bases, tuple(found[: form[0] + 1]), tuple(found[form[0] + 1 :]))
 
 
-def lengths() -> list[int]:
+def lengths(longest: int) -> list[int]:
     """Where false positives are told: every half octave."""
-    return [round(SHORTEST * 2 ** (step / 2)) for step in range(int(2 * np.log2(LONGEST / SHORTEST)) + 1)]
+    return [round(SHORTEST * 2 ** (step / 2)) for step in range(int(2 * np.log2(longest / SHORTEST)) + 1)]
 
 
 def false_positives(table: Table, odds: Floats) -> FalsePositives:
     """Share of the others that reach each score, by length, kingdoms weighing the same; odds: out of fold."""
-    rows = []
-    for length in lengths():
+    rows, places = [], lengths(int(table.bases[~table.viral].max()))
+    for length in places:
         near = np.exp(-0.5 * (np.log2(table.bases / length) / BREADTH) ** 2) * ~table.viral
         weight = np.zeros(len(near))
         for name in ("prokaryote", "eukaryote"):
@@ -168,7 +187,7 @@ def false_positives(table: Table, odds: Floats) -> FalsePositives:
                 weight[here] = near[here] / total
         scores = 1 / (1 + np.exp(-odds))
         rows.append(tuple(round(float(weight[scores >= score].sum() / weight.sum()), 5) for score in SCORES))
-    return FalsePositives(tuple(lengths()), SCORES, tuple(rows))
+    return FalsePositives(tuple(places), SCORES, tuple(rows))
 
 
 def threshold(scores: Floats, weight: Floats, share: float) -> float:
@@ -248,59 +267,59 @@ def compare(sequences: Sequence[Called], regions: Sequence[Sequence[tuple[int, i
 def divided(each: Called, calls: CallModel, least: float) -> list[tuple[int, int]]:
     """The regions of a sequence as `predict` would have them."""
     windows, found = each.windows, []
-    for first, last in divide(windows, each.length, calls.segments) if windows else ():
+    for first, last in divide(windows, each.length, calls.regions) if windows else ():
         part = windows[first:last]
         bases = sum(window.end - window.start for window in part)
         mean = sum(window.log_odds * (window.end - window.start) for window in part) / bases
-        if probability(calls.model.log_odds(bases, mean)) >= least:
+        if probability(calls.sequences.log_odds(bases, mean)) >= least:
             found.append((part[0].start if first else 0, part[-1].end if last < len(windows) else each.length))
     return found
 
 
-def trials() -> Iterator[SegmentModel]:
+def trials() -> Iterator[RegionModel]:
     """The settings that are tried."""
     tried = product(
         (-0.5, 0.0, 0.5, 1.0), (2.0, 3.0, 4.0, 6.0), (3, 5, 8, 12, 16, 20, 25, 30), (2000, 3000, 4000, 5000)
     )
-    return (SegmentModel(bias, clip, float(cost), bases, 0.0) for bias, clip, cost, bases in tried)
+    return (RegionModel(bias, clip, float(cost), bases, 0.0) for bias, clip, cost, bases in tried)
 
 
-def choose_segments(
+def choose_regions(
     spliced: Sequence[Called], pieces: Sequence[Called], calls: CallModel, least: float
-) -> tuple[SegmentModel, Found]:
+) -> tuple[RegionModel, Found]:
     """The setting with the most bases found, less what false regions and divided viral sequences cost."""
     whole = [each for each in pieces if each.piece.viral and each.length >= 5_000]
-    best: tuple[float, SegmentModel, Found] | None = None
-    for segments in trials():
-        tried = replace(calls, segments=segments)
+    best: tuple[float, RegionModel, Found] | None = None
+    for regions in trials():
+        tried = replace(calls, regions=regions)
         broken = float(np.mean([bool(divided(each, tried, least)) for each in whole])) if whole else 0.0
         found = compare(spliced, [divided(each, tried, least) for each in spliced], broken)
         figures = found.to_json()
         edge = figures["median edge"] if found.edges else 10_000.0
         worth = figures["bases found"] - 0.1 * figures["false regions a Mbp"] - broken - edge / 5_000
         if best is None or worth > best[0]:
-            best = worth, segments, found
+            best = worth, regions, found
     assert best is not None
-    _, segments, found = best
-    return replace(segments, false_per_mbp=found.to_json()["false regions a Mbp"]), found
+    _, regions, found = best
+    return replace(regions, false_per_mbp=found.to_json()["false regions a Mbp"]), found
 
 
 def fit(pieces: Sequence[Called], spliced: Sequence[Called], size: int) -> tuple[CallModel, dict[str, Any]]:
     """All that is measured for windows of one size, and a report."""
     table = Table.of(pieces)
     form, report = choose_form(table)
-    rates = false_positives(table, out_of_fold(table, form))
+    rates = false_positives(table, out_of_fold(table, columns(table, form)))
     presets = sequence_thresholds(rates, size)
     calls = CallModel(
         min_length=SHORTEST,
-        windows=window_thresholds(pieces, size),
-        sequences=presets,
-        model=sequence_model(table, form),
+        window_presets=window_thresholds(pieces, size),
+        sequence_presets=presets,
+        sequences=sequence_model(table, form),
         false_positives=rates,
-        segments=SegmentModel(0.0, 0.0, 0.0, 0, 0.0),
+        regions=RegionModel(0.0, 0.0, 0.0, 0, 0.0),
     )
-    segments, found = choose_segments(spliced, pieces, calls, presets["default"])
-    return replace(calls, segments=segments), {"forms": report, "chosen": form, "regions": found.to_json()}
+    regions, found = choose_regions(spliced, pieces, calls, presets["default"])
+    return replace(calls, regions=regions), {"forms": report, "chosen": form, "regions": found.to_json()}
 
 
 def main() -> None:
@@ -321,7 +340,11 @@ def main() -> None:
             for name in ("pieces", "spliced")
         )
         found, report = fit(pieces, spliced, size)
-        print(json.dumps({size: report | {"thresholds": found.sequences, "windows": found.windows}}, indent=1))
+        print(
+            json.dumps(
+                {size: report | {"thresholds": found.sequence_presets, "of windows": found.window_presets}}, indent=1
+            )
+        )
         calls = {**calls, size: found}
     (args.model / CARD).write_text(replace(card, calls=calls).to_json(), encoding="utf-8")
 

@@ -20,6 +20,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from virnucpro.errors import InputError
+
 #: A base's code is its place here; N stands for every other letter.
 LETTERS = "ACGTN"
 OTHER = LETTERS.index("N")
@@ -116,7 +118,7 @@ def read_folder(folder: Path, shares: Mapping[str, float]) -> Genomes:
 def read_part(data: Path, more: Path, table: Path, part: str, shares: Mapping[str, float]) -> Genomes:
     """Read the records of a part by the table of `training.clusters`, of a group in `shares` that share of them.
 
-    All parts have the same groups, so that their numbers agree.
+    All parts have the same groups, so that their numbers agree. InputError: the part has no records.
     """
     clusters = {row.key: row.cluster for row in read_table(table) if row.part == part}
     files = nucleotide_files(data, more)
@@ -127,6 +129,8 @@ def read_part(data: Path, more: Path, table: Path, part: str, shares: Mapping[st
         for header, codes in read_fasta(path)
         if (file, header.split()[0]) in clusters and kept(header, shares.get(group_name(file), 1))
     ]
+    if not records:
+        raise InputError(f"{table}: no record of {data} and {more} is of the part {part}", hint="make it of these data")
     group, cluster, codes = zip(*records, strict=True)
     bounds = np.cumsum([0, *map(len, codes)])
     return Genomes(np.concatenate(codes), bounds, np.array(group), np.array(cluster), names)
@@ -231,7 +235,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--clusters", type=Path, help="the table of training.clusters")
     parser.add_argument("--more", type=Path, help="with --clusters: the folder of more sequences")
     parser.add_argument("--part", choices=PARTS, help="with --clusters: the part to pack")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if len({args.clusters is None, args.more is None, args.part is None}) > 1:
+        parser.error("--clusters, --more and --part go together")
+    return args
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from multiprocessing import Pool
 from pathlib import Path
 
 from training.genomes import LETTERS, nucleotide_files, protein_files, read_fasta
-from training.orfs import open_frames
+from training.orfs import first_frame, open_frames
 from training.proteins import read_proteins
 from training.records import Record
 from virnucpro.errors import ModelError
@@ -31,15 +31,26 @@ Family = tuple[bool, str]
 
 @dataclass(frozen=True)
 class Sequenced:
-    """Records, their frames as proteins, and the letters of those compared as nucleotides (else empty)."""
+    """Records, their frames as proteins, and the letters of those compared as nucleotides (else empty).
+
+    hidden: of a viral gene the frame that codes, where a longer one lies over it (else empty).
+    """
 
     records: list[Record]
     frames: list[list[str]]
+    hidden: list[str]
     letters: list[str]
 
     def proteins(self, chosen: Iterable[int]) -> Iterator[tuple[str, str]]:
         """Frames of the chosen records by name, which is the record's place, `_` and the frame's."""
         return ((f"{i}_{k}", frame) for i in chosen for k, frame in enumerate(self.frames[i]))
+
+    def all_proteins(self, chosen: Iterable[int]) -> Iterator[tuple[str, str]]:
+        """These and the hidden ones."""
+        for i in chosen:
+            yield from self.proteins([i])
+            if self.hidden[i]:
+                yield f"{i}_h", self.hidden[i]
 
     @property
     def residues(self) -> list[int]:
@@ -81,19 +92,20 @@ def read(data: Path, more: Path) -> Sequenced:
     return Sequenced(*(list(each) for each in zip(*found, strict=True)))
 
 
-def _proteins(file: str, path: Path) -> Iterator[tuple[Record, list[str], str]]:
+def _proteins(file: str, path: Path) -> Iterator[tuple[Record, list[str], str, str]]:
     for header, residues in read_proteins(path):
-        yield Record(file, header, len(residues)), [residues.tobytes().decode()], ""
+        yield Record(file, header, len(residues)), [residues.tobytes().decode()], "", ""
 
 
-def _genomes(place: tuple[str, Path]) -> list[tuple[Record, list[str], str]]:
+def _genomes(place: tuple[str, Path]) -> list[tuple[Record, list[str], str, str]]:
     found = []
     for header, codes in read_fasta(place[1]):
         record = Record(place[0], header, len(codes))
-        letters = ""
-        if not record.prokaryote and not record.run and len(codes) <= LONGEST_COPY:
-            letters = "".join(LETTERS[code] for code in codes)
-        found.append((record, [] if record.prokaryote else open_frames(codes), letters))
+        frames = [] if record.prokaryote else open_frames(codes)
+        coding = first_frame(codes) if record.run else ""
+        hidden = "" if any(coding in frame for frame in frames) else coding
+        compared = not record.prokaryote and not record.run and len(codes) <= LONGEST_COPY
+        found.append((record, frames, hidden, "".join(LETTERS[code] for code in codes) if compared else ""))
     return found
 
 

@@ -142,6 +142,8 @@ def calibration(others: Sequence[str]) -> Figure:
 
     def figure(sample: Sample) -> float:
         both = sample.viral | np.isin(sample.kingdom, others)
+        if not 0 < sample.viral[both].sum() < both.sum():
+            return float("nan")
         return float(metrics.calibration_error(sample.score[both], sample.viral[both]))
 
     return figure

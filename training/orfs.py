@@ -27,6 +27,11 @@ def open_frames(codes: NDArray[np.uint8]) -> list[str]:
     return kept
 
 
+def first_frame(codes: NDArray[np.uint8]) -> str:
+    """The longest protein without a stop of the first frame, which codes in a gene by itself."""
+    return max(_translate(codes).tobytes().decode().split("*"), key=len)
+
+
 def _stretches(codes: NDArray[np.uint8]) -> list[tuple[int, int, NDArray[np.uint8]]]:
     """Start, end on the forward strand, and residues of each."""
     found = []

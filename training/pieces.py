@@ -10,7 +10,7 @@ lengths  of eight lengths
 windows  of 500 bases by the published rule, as many of each kingdom
 records  whole ones of 2 to 8 kb
 spliced  phages in slices of bacteria and archaea, and such slices alone
-sweep    the beginnings of four records, of every length from 7.5 to 8.5 kb in steps of 20 bases
+sweep    the beginnings of four records, of every length from 7.5 to 8.5 kb in steps of 50 bases
 
 Of pieces and lengths as many of each class are drawn; of a class, kingdoms weigh as in `training.kingdoms`, groups and
 clusters by their damped size. Nothing is drawn that was drawn before at that length.
@@ -35,15 +35,16 @@ KINDS = ("pieces", "spliced", "windows", "lengths", "records", "sweep")
 SHORTEST, LONGEST = 100, 50_000
 LENGTHS = (150, 300, 500, 1_000, 2_000, 4_000, 8_000, 20_000)
 #: Bases of an octave or a length, and of a class, and between which numbers of pieces that is kept.
-BASES, FEWEST, MOST = 1_000_000, 100, 1_000
+BASES, FEWEST, MOST = 500_000, 40, 800
 #: Windows of a kingdom; records of a class, and their lengths.
-WINDOWS, RECORDS, SHORT, LONG = 5_000, 500, 2_000, 8_000
+WINDOWS, RECORDS, SHORT, LONG = 2_500, 300, 2_000, 8_000
 #: Lengths of the sweep.
-SWEEP = range(7_500, 8_501, 20)
+SWEEP = range(7_500, 8_501, 50)
 #: Bases of groups and clusters are damped by these powers, so that small ones are seen too.
 DAMPING, CLUSTER_DAMPING = 0.6, 0.5
-#: Phages that are put into hosts, and their hosts, are at least so long; a longer phage is cut; so much host is beside.
-PHAGE, HOST, LONGEST_PHAGE, MARGIN = 15_000, 25_000, 40_000, 8_000
+#: Phages that are put into hosts, and their hosts, are at least so long; a longer phage is cut; so much host is beside
+#: one; so many hosts are taken.
+PHAGE, HOST, LONGEST_PHAGE, MARGIN, MOST_HOSTS = 15_000, 25_000, 40_000, 8_000, 180
 HOSTS = ("other/bacteria_genomic", "other/archaea_genomic", "other/more_bacteria_genomic", "other/more_archaea_genomic")
 
 
@@ -179,7 +180,7 @@ def splice(genomes: Genomes, random: np.random.Generator) -> Iterator[tuple[Piec
     phages = np.flatnonzero((np.char.find(names, "phage") > 0) & (genomes.lengths >= PHAGE))
     hosts = np.flatnonzero(np.isin(names, HOSTS) & (genomes.lengths >= HOST))
     random.shuffle(phages), random.shuffle(hosts)
-    for number, host in enumerate(hosts.tolist()):
+    for number, host in enumerate(hosts[:MOST_HOSTS].tolist()):
         bases = genomes.sequence(host)
         piece = _piece(genomes, number, host, 0, len(bases))
         if number >= len(phages):

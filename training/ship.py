@@ -28,7 +28,7 @@ from virnucpro.models.card import DEFAULT_PRESET, DNA_ONLY, ClassifierCard, Enco
 from virnucpro.models.registry import EMBEDDED, resolve
 from virnucpro.pipeline.trial import PRESETS
 
-MINI = EMBEDDED / "mini"
+MINI = EMBEDDED / "mini-1"
 MODEL_CARD = "MODEL_CARD.md"
 #: What `model.json` keeps of the figures.
 KEPT = ("windows", "windows with a frame", "windows without a frame", "sequences", "recall", "calibration error")
@@ -40,7 +40,7 @@ def install(trained: Path) -> ClassifierCard:
         for file in ("config.json", "model.safetensors"):
             shutil.copyfile(trained / name / file, EMBEDDED / name / file)
     card = ClassifierCard(
-        name="mini",
+        name="mini-1",
         trained=True,
         window=(500, 300),
         dna=EncoderPin(DNA, load_dna(EMBEDDED).dim, (resolve(DNA).sha256,)),
@@ -70,7 +70,7 @@ def complete(card: ClassifierCard, figures: dict[str, Any]) -> ClassifierCard:
 def model_card(card: ClassifierCard, figures: dict[str, Any]) -> Iterator[str]:
     """The lines of MODEL_CARD.md."""
     yield from [
-        "# mini",
+        "# mini-1",
         "",
         f"Two small encoders ({DNA}, {PROTEIN}) and a classifier over their vectors, for windows of 500 and of 300 "
         "bases. Windows without an open frame are scored from their DNA alone by a second network.",
@@ -139,7 +139,7 @@ def _figure(values: list[float]) -> str:
 
 def main() -> None:
     """Install, measure, write."""
-    parser = argparse.ArgumentParser(description="Put the set mini into the package.")
+    parser = argparse.ArgumentParser(description="Put the set mini-1 into the package.")
     parser.add_argument("--trained", type=Path, required=True, help="folder of training.train_mini and fit_mini")
     parser.add_argument("--dev", type=Path, required=True, help="packed genomes that nothing was trained on")
     parser.add_argument("--measured", action="store_true", help="take the figures.json that is in the folder")
@@ -147,7 +147,7 @@ def main() -> None:
     card = install(args.trained)
     path = args.trained / "figures.json"
     if not args.measured:
-        figures = evaluate(load(args.dev), args.trained / "fivemer.safetensors", "mini")
+        figures = evaluate(load(args.dev), args.trained / "fivemer.safetensors", "mini-1")
         path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     figures = json.loads(path.read_text(encoding="utf-8"))
     card = complete(card, figures)

@@ -29,6 +29,8 @@ class SequenceRow(TypedDict):
     length: int
     verdict: str
     score: float | None
+    threshold: float | None
+    false_positive_rate: float | None
     windows: int
     windows_scored: int
     windows_viral: int
@@ -42,7 +44,9 @@ class SequenceRow(TypedDict):
 #: How a cell of each column that holds no text is read.
 _NUMBERS: Mapping[str, Callable[[str], object]] = {
     **dict.fromkeys(("number", "length", "windows", "windows_scored", "windows_viral", "regions", "record"), int),
-    **dict.fromkeys(("score", "viral_fraction"), lambda cell: float(cell) if cell else None),
+    **dict.fromkeys(
+        ("score", "threshold", "false_positive_rate", "viral_fraction"), lambda cell: float(cell) if cell else None
+    ),
 }
 
 
@@ -60,6 +64,7 @@ def embed(
     threads: int | None = ...,
     sequences_per_file: int = ...,
     work_dir: PathLike | None = ...,
+    stall_minutes: float = ...,
     resume: bool = ...,
     force: bool = ...,
 ) -> tuple[list[str], NDArray[np.float32]]: ...
@@ -77,6 +82,7 @@ def embed(
     threads: int | None = ...,
     sequences_per_file: int = ...,
     work_dir: PathLike | None = ...,
+    stall_minutes: float = ...,
     resume: bool = ...,
     force: bool = ...,
 ) -> Path: ...
@@ -95,6 +101,7 @@ def embed(
     threads: int | None = None,
     sequences_per_file: int = config.DEFAULT_SEQUENCES_PER_FILE,
     work_dir: PathLike | None = None,
+    stall_minutes: float = config.DEFAULT_STALL_MINUTES,
     resume: bool = True,
     force: bool = False,
 ) -> tuple[list[str], NDArray[np.float32]] | Path:
@@ -104,7 +111,7 @@ def embed(
 
     Returns the ids and a (n, dim) float32 array in input order, or, with `output` (.h5, .npy, .pt), writes there
     and returns its path. Sequences that could not be embedded are left out and logged as warnings. Raises
-    VirnucproError. With more than one device, processes are spawned: call it under `if __name__ == "__main__":`.
+    VirnucproError. On anything but one CPU, processes are spawned: call it under `if __name__ == "__main__":`.
     """
     settings = _keywords(locals())
     from virnucpro.pipeline.embed import run_embed
@@ -130,7 +137,8 @@ def predict(
     exact: bool = False,
     min_score: float | None = None,
     preset: str | None = None,
-    min_length: int = 0,
+    min_length: int | None = None,
+    viral_share: float | None = None,
     vanilla_output: bool = False,
     keep_embeddings: bool = False,
     report: bool = False,
@@ -140,6 +148,7 @@ def predict(
     threads: int | None = None,
     sequences_per_file: int = config.DEFAULT_FRAMES_PER_FILE,
     work_dir: PathLike | None = None,
+    stall_minutes: float = config.DEFAULT_STALL_MINUTES,
     resume: bool = True,
     force: bool = False,
 ) -> list[SequenceRow]:
@@ -149,7 +158,7 @@ def predict(
     the command (docs/options.md); exact: `--frames exact`.
 
     Returns the rows of the sequences table, in input order. What failed is logged as warnings. Raises VirnucproError.
-    With more than one device, processes are spawned: call it under `if __name__ == "__main__":`.
+    On anything but one CPU, processes are spawned: call it under `if __name__ == "__main__":`.
     """
     settings = _keywords(locals())
     with _kept_or_temporary(output, "out") as folder:

@@ -88,7 +88,7 @@ def _between(places: Sequence[float], values: Sequence[float], at: float) -> flo
 
 
 @dataclass(frozen=True)
-class SegmentModel:
+class RegionModel:
     """What a viral region must show.
 
     bias: log-odds from which on a window speaks for a virus; clip: the most that one window counts, either way; cost:
@@ -105,33 +105,35 @@ class SegmentModel:
 
 @dataclass(frozen=True)
 class CallModel:
-    """All of it. min_length: bases from which on sequences were measured; windows, sequences: thresholds by preset."""
+    """All of it. min_length: bases from which on sequences were measured; presets: thresholds by name."""
 
     min_length: int
-    windows: Mapping[str, float]
-    sequences: Mapping[str, float]
-    model: SequenceModel
+    window_presets: Mapping[str, float]
+    sequence_presets: Mapping[str, float]
+    sequences: SequenceModel
     false_positives: FalsePositives
-    segments: SegmentModel
+    regions: RegionModel
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> CallModel:
         """From the plain values of a card; a ValueError says what is wrong."""
-        model, rates, segments = (_object(values, name) for name in ("model", "false_positives", "segments"))
+        sequences, rates, regions = (_object(values, name) for name in ("sequences", "false_positives", "regions"))
         found = cls(
             min_length=_whole(values, "min_length"),
-            windows=_scores(values, "windows"),
-            sequences=_scores(values, "sequences"),
-            model=SequenceModel(
-                bases=_pair(model, "bases"), level=_numbers(model, "level"), slope=_numbers(model, "slope")
+            window_presets=_scores(values, "window_presets"),
+            sequence_presets=_scores(values, "sequence_presets"),
+            sequences=SequenceModel(
+                _pair(sequences, "bases"), _numbers(sequences, "level"), _numbers(sequences, "slope")
             ),
             false_positives=_false_positives(rates),
-            segments=SegmentModel(
-                min_bases=_whole(segments, "min_bases"),
-                **{name: _number(segments, name) for name in ("bias", "clip", "cost", "false_per_mbp")},
+            regions=RegionModel(
+                bias=_number(regions, "bias"),
+                min_bases=_whole(regions, "min_bases"),
+                **{name: _number(regions, name, 0.0) for name in ("clip", "cost", "false_per_mbp")},
             ),
         )
-        _want(found.windows.keys() == found.sequences.keys(), "sequences", "of the same presets as windows")
+        same = found.window_presets.keys() == found.sequence_presets.keys() and "default" in found.window_presets
+        _want(same, "sequence_presets", "of the same names as window_presets, default among them")
         return found
 
     def to_json(self) -> dict[str, Any]:
@@ -164,8 +166,8 @@ def _is_number(value: object) -> bool:
     return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
-def _number(values: Mapping[str, Any], name: str) -> float:
-    _want(_is_number(values.get(name)) and values[name] >= 0, name, "a number, not below 0")
+def _number(values: Mapping[str, Any], name: str, least: float = -math.inf) -> float:
+    _want(_is_number(values.get(name)) and values[name] >= least, name, f"a number, not below {least:g}")
     return float(values[name])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from virnucpro.calls.model import CallModel, SegmentModel, log_odds, probability
+from virnucpro.calls.model import CallModel, RegionModel, log_odds, probability
 from virnucpro.calls.verdicts import Region, SequenceCall, Thresholds, Verdict
 
 
@@ -62,7 +62,7 @@ class ModelCaller:
         """Viral regions beside which host remains."""
         windows, last = self._scored, len(self._scored)
         found = []
-        for first, end in divide(windows, self._length, self.model.segments):
+        for first, end in divide(windows, self._length, self.model.regions):
             start = windows[first].start if first else 0
             region = self._region(start, windows[end - 1].end if end < last else self._length, windows[first:end])
             if region.score >= self.thresholds.sequence:
@@ -72,11 +72,11 @@ class ModelCaller:
     def _region(self, start: int, end: int, windows: Sequence[WindowOdds]) -> Region:
         bases = sum(window.end - window.start for window in windows)
         mean = sum(window.log_odds * (window.end - window.start) for window in windows) / bases
-        score = probability(self.model.model.log_odds(bases, mean))
+        score = probability(self.model.sequences.log_odds(bases, mean))
         return Region(start, end, score, len(windows), sum(window.viral for window in windows))
 
 
-def divide(windows: Sequence[WindowOdds], length: int, model: SegmentModel) -> list[tuple[int, int]]:
+def divide(windows: Sequence[WindowOdds], length: int, model: RegionModel) -> list[tuple[int, int]]:
     """The viral regions of a sequence of `length` bases: the place of the first window of each, and behind its last.
 
     None where no host remains: a region must have host beside it.

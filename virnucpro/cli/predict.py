@@ -94,8 +94,9 @@ def _lines(columns: Mapping[str, str]) -> Iterator[str]:
     "--model",
     default=DEFAULT_MODEL_SET,
     show_default=True,
-    help="Set of two encoders and a classifier: mini (small, in the package), 500 or 300 (published: "
-    "DNABERT-S, ESM-2 3B and the classifier of that window), or a folder. See `virnucpro models list`.",
+    help="Set of encoders and a classifier: mini (reads whole windows) or mini-1 (two encoders), small and in the "
+    "package, 500 or 300 (published: DNABERT-S, ESM-2 3B and the classifier of that window), or a folder. See "
+    "`virnucpro models list`.",
 )
 @models_dir_option
 @click.option(

@@ -56,7 +56,8 @@ click.rich_click.OPTION_GROUPS["virnucpro train"] = [
     "model",
     default=DEFAULT_MODEL_SET,
     show_default=True,
-    help="Whose encoders to use: mini, 500 or 300 (both DNABERT-S and ESM-2 3B), or the folder of a classifier.",
+    help="Whose encoders to use: mini (one of whole windows), mini-1, 500 or 300 (both DNABERT-S and ESM-2 3B), or the "
+    "folder of a classifier.",
 )
 @models_dir_option
 @click.option(

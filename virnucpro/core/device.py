@@ -29,8 +29,9 @@ BASE_TOKENS, BASE_TOKENS_BF16 = 2048, 3072
 #: On a GPU: tokens a batch for each GiB of its memory, and the most that still gains.
 TOKENS_PER_GIB, MOST_TOKENS = 512, 32768
 
-#: How many more tokens a batch of a codon network has, by kind of device (docs/performance.md).
-CODON_FACTOR = {"cpu": 2, "cuda": 16}
+#: Of a codon network, whose tokens are the codons of six frames, two a base, and cost little: tokens a batch on a CPU,
+#: eight windows of 500 bases, and how many more than others' on a GPU (docs/performance.md).
+CODON_TOKENS, CODON_FACTOR = 8704, 16
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,10 @@ class Device:
 def optimal_tokens(device_type: str, dtype: str, memory_gib: float, kind: str = "dnabert") -> int:
     """Token budget by kind of device, dtype and memory: 2048, 3072 with 16-bit numbers, more on large GPUs.
 
-    The tokens of a codon network are codons of all six frames, two a base, and cost little: CODON_FACTOR as many.
+    For a codon network, `kind` "codon", other numbers hold, whatever the dtype.
     """
     if kind == "codon":
-        return CODON_FACTOR[device_type] * optimal_tokens(device_type, "fp32", memory_gib)
+        return CODON_TOKENS if device_type == "cpu" else CODON_FACTOR * optimal_tokens(device_type, "fp32", memory_gib)
     base = BASE_TOKENS if dtype == "fp32" else BASE_TOKENS_BF16
     if device_type == "cpu":
         return base
@@ -174,7 +175,7 @@ def select_devices(spec: str) -> list[Device]:
     if entries in (["auto"], ["cuda"]):
         gpus = find_gpus()
         if not gpus and entries == ["cuda"]:
-            raise DeviceError("no GPU is visible", hint="use --device cpu, or see `virnucpro doctor`")
+            raise DeviceError(f"no GPU is visible{_limited()}", hint="use --device cpu, or see `virnucpro doctor`")
         return gpus or [find_cpu()]
     gpus = find_gpus()
     return [_select(entry, gpus) if entry != "cpu" else find_cpu() for entry in entries]
@@ -186,8 +187,15 @@ def _select(entry: str, gpus: Sequence[Device]) -> Device:
         raise UsageError(f"--device: {entry!r} is no device", hint="say auto, cpu, cuda, or GPU numbers such as 0,2")
     if int(index) >= len(gpus):
         seen = f"GPUs 0 to {len(gpus) - 1} are" if len(gpus) > 1 else "GPU 0 is" if gpus else "no GPU is"
-        raise DeviceError(f"--device: there is no GPU {index}; {seen} visible", hint="see `virnucpro devices`")
+        raise DeviceError(
+            f"--device: there is no GPU {index}; {seen} visible{_limited()}", hint="see `virnucpro devices`"
+        )
     return gpus[int(index)]
+
+
+def _limited() -> str:
+    value = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return "" if value is None else f", and CUDA_VISIBLE_DEVICES is {value!r}"
 
 
 def select_dtype(dtype: str, devices: Sequence[Device]) -> str:

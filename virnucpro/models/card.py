@@ -219,8 +219,9 @@ class _Fields:
         """How sequences are called, by length of window."""
         found = {}
         for key, values in dict(self.values.get("calls", {})).items():
+            size = self._size(key)
             try:
-                found[self._size(key)] = CallModel.from_json(values)
+                found[size] = CallModel.from_json(values)
             except (ValueError, TypeError, AttributeError) as error:
                 raise ModelError(f"{self.path}: calls.{key}: {error}", hint=_DAMAGED) from error
         return found

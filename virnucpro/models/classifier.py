@@ -69,14 +69,14 @@ class Classifier:
     @classmethod
     def _read(cls, card: ClassifierCard, path: Path, dim: int) -> Classifier:
         state = read_weights(path)
-        if card.files.get(path.name, checksum := sha256_of(path)) != checksum:
-            raise ModelError(
-                f"{path} is not the file that {CARD} beside it names", hint="import or train the classifier again"
-            )
         check_state(path, state)
         found = state["hidden.weight"].shape[1]
         if found != dim:
             raise ModelError(f"{path} takes {found} features, but by {path.with_name(CARD)} the encoders give {dim}")
+        if card.files.get(path.name, checksum := sha256_of(path)) != checksum:
+            raise ModelError(
+                f"{path} is not the file that {CARD} beside it names", hint="import or train the classifier again"
+            )
         return cls(card, state)
 
     @torch.inference_mode()

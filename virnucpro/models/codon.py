@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -205,15 +205,20 @@ class Member(nn.Module):
 
 
 def _over_slots(rows: Tensor, slots: Tensor, how: Literal["sum", "max"]) -> Tensor:
-    """(positions, channels), (n,) positions of each slot of a window → (n * FRAMES, channels) sums or maxima of slots.
+    """(positions, channels), (n,) positions of a slot of each window → (n * FRAMES, channels) sums, maxima of slots."""
+    return _window_by_window(rows, slots, how) if rows.device.type == "cpu" else _at_once(rows, slots, how)
 
-    On a CPU window by window, which is several times faster there.
-    """
-    if rows.device.type != "cpu":
-        return torch.segment_reduce(rows, how, lengths=slots.repeat_interleave(FRAMES), axis=0, unsafe=True)
-    windows = torch.split(rows, (FRAMES * slots).tolist())
+
+def _window_by_window(rows: Tensor, slots: Tensor, how: Literal["sum", "max"]) -> Tensor:
+    """`_over_slots` as a CPU does it, several times faster than at once; waits for `slots`."""
     reduce = torch.sum if how == "sum" else torch.amax
+    windows = torch.split(rows, (FRAMES * slots).tolist())
     return torch.cat([reduce(window.view(FRAMES, -1, rows.shape[1]), 1) for window in windows])
+
+
+def _at_once(rows: Tensor, slots: Tensor, how: Literal["sum", "max"]) -> Tensor:
+    """`_over_slots` as a GPU does it: each slot's rows in their order."""
+    return torch.segment_reduce(rows, how, lengths=slots.repeat_interleave(FRAMES), axis=0, unsafe=True)
 
 
 def _over_frames(frames: Tensor) -> Tensor:
@@ -243,7 +248,8 @@ class CodonNetwork(nn.Module):
 
     def pool(self, hidden: Tensor, tokens: Tensor, lengths: Tensor, used: int) -> Tensor:
         """(positions, members * channels), (tokens,), (n,) tokens of each window → (n, dim) fp32; `used`: their sum."""
-        each = zip(self.members, hidden.chunk(len(self.members), dim=1), strict=True)
+        members = cast("Iterable[Member]", self.members)
+        each = zip(members, hidden.chunk(self.config.members, dim=1), strict=True)
         return torch.cat([member.pool(states, tokens, lengths, used) for member, states in each], dim=1)
 
 

@@ -170,7 +170,7 @@ def load_dnabert(weights: Path, config: Path | None) -> DNABERT:
     found = {key.removeprefix("bert."): value for key, value in read_weights(weights).items()}
     found = {key: value for key, value in found.items() if not key.startswith(UNUSED_PREFIXES)}
     layers = {match[1] for key in found if (match := _LAYER.match(key))}
-    if len(layers) != numbers.num_hidden_layers:  # asked first, since layers take their time to make
+    if numbers.num_hidden_layers > len(layers):  # asked first, since many take their time to make
         raise ModelError(f"{weights} holds {len(layers)} layers, by {config} it has {numbers.num_hidden_layers}")
     with torch.device("meta"):
         model = DNABERT(numbers)

@@ -256,6 +256,16 @@ MODELS: dict[str, ModelSpec] = {
             },
         ),
         ModelSpec(
+            name="codon-mini",
+            kind="codon",
+            dim=768,
+            trained=True,
+            description="two convolutional networks of 1.2 million parameters over the codons of all six frames, "
+            "trained to tell viral from other; in the package",
+            licence="MIT",
+            citation="virnucpro",
+        ),
+        ModelSpec(
             name="esm2-mini",
             kind="esm2",
             dim=160,

@@ -69,7 +69,8 @@ class SetSpec:
 SETS: dict[str, SetSpec] = {
     spec.name: spec
     for spec in (
-        SetSpec("mini", "dnabert-mini", "esm2-mini", "mini"),
+        SetSpec("mini", "codon-mini", None, "mini"),
+        SetSpec("mini-1", "dnabert-mini", "esm2-mini", "mini-1"),
         SetSpec("500", "dnabert-s", "esm2-3b", "virnucpro-500", "500_model.pth"),
         SetSpec("300", "dnabert-s", "esm2-3b", "virnucpro-300", "300_model.pth"),
     )

@@ -34,6 +34,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:
+    if path.exists() and not path.is_file():  # a pipe may never answer
+        raise ValueError("it is no regular file")
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 

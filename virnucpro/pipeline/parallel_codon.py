@@ -40,7 +40,10 @@ class CodonWorker(BaseEmbeddingWorker):
         return self.run_subset(file_subset, device_id, batch_size, output_dir, WorkerOptions.from_kwargs(kwargs))
 
     def get_optimal_batch_size(self, device: torch.device) -> int:
-        """Tokens, of which a base has about two."""
+        """8704 tokens on a CPU, and on a GPU 8192 a GiB of its memory, up to 524,288; a base has about two.
+
+        On a CPU fewer are slower, and more hold results back (docs/performance.md).
+        """
         return self.tokens_for(device)
 
     def read_model(self, dtype: torch.dtype) -> tuple[Tokenizer, torch.nn.Module, int]:

@@ -143,8 +143,11 @@ def embed_dnabert_files(
     """
     check_can_spawn(devices)
     refuse_equal_names(files)
+    model = WorkerOptions.from_kwargs(kwargs).local_model
     Path(output_dir).mkdir(parents=True, exist_ok=True)
     counts = {Path(path): count_sequences(path) for path in files}
-    end = WorkQueue(process_dnabert_files_worker, devices, batch_size, Path(output_dir), counts, kwargs).run()
+    end = WorkQueue(
+        process_dnabert_files_worker, devices, batch_size, Path(output_dir), counts, kwargs | {"model": model}
+    ).run()
     processed = [end.done[path] for path in counts if path in end.done]
     return processed, [(path, end.failed[path]) for path in counts if path in end.failed]

@@ -135,12 +135,14 @@ class PredictRun(FrameRun[PredictResult]):
         """Those of a preset; where none was measured, the default ones of the card."""
         card, window = self.set.card, self.rules.window
         first = window == card.window[0]
-        presets = self.calls.windows if self.calls else card.presets if first else card.size_presets.get(window, {})
+        presets = (
+            self.calls.window_presets if self.calls else card.presets if first else card.size_presets.get(window, {})
+        )
         if preset not in presets and (self.calls or self.config.preset is not None):
             known = ", ".join(presets) or f"no presets for windows of {window} bases: its scores were not measured"
             raise UsageError(f"the classifier of {self.set.name} has {known}", hint="give --min-score")
         if self.calls:
-            return Thresholds(presets[preset], self.calls.sequences[preset], self.calls.sequences[preset])
+            return Thresholds(presets[preset], self.calls.sequence_presets[preset], self.calls.sequence_presets[preset])
         default = card.min_score if first else presets.get(preset, PUBLISHED)
         score = default if self.config.preset is None else presets[preset]
         return Thresholds(score, score, card.long_presets.get(preset, score))
@@ -208,7 +210,7 @@ class PredictRun(FrameRun[PredictResult]):
     def _discovery(self, summary: Summary) -> FalseDiscovery | None:
         if not self.calls:
             return None
-        regions = summary.regions, self.calls.segments.false_per_mbp * summary.host / 1e6
+        regions = summary.regions, self.calls.regions.false_per_mbp * summary.host / 1e6
         return summary.discovery.expected(*regions, share=self.config.viral_share)
 
     def _write_tables(self, temporary: dict[Path, Path], scorer: Scorer) -> Summary:

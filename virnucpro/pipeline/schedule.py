@@ -43,7 +43,7 @@ DEATHS_OF_A_FILE, DEATHS_OF_A_SLOT = 2, 3
 #: its hands take at its pace until then, each letter counted as a token.
 STALL_SECONDS, STALL_FACTOR = 1800.0, 10.0
 
-#: Seconds that a worker gets to end by itself.
+#: Seconds that a worker gets to end by itself, once it was told to or has said that it does.
 GRACE_SECONDS = 30.0
 
 #: Seconds between two ticks that mean: this host was asleep, or this job suspended.
@@ -192,9 +192,10 @@ class Schedule:
         self.tried: dict[Path, list[str]] = {}
         #: Slots that are not retired, by device.
         self.usable = Counter(devices)
-        #: Slots whose worker waits for an answer, and slots without a worker.
+        #: Slots whose worker waits for an answer, slots that could have a worker and have none, and workers in all.
         self.hungry: dict[int, _Slot] = {}
         self.down = {slot.index: slot for slot in self.slots}
+        self.alive = 0
         self.result = QueueResult(stats=[slot.stats for slot in self.slots])
         self.last_tick = 0.0
         self._orders: list[Order] = []
@@ -202,7 +203,7 @@ class Schedule:
     @property
     def ended(self) -> bool:
         """Whether every file has come to its end and every worker is gone."""
-        return not self.open and len(self.down) == len(self.slots)
+        return not self.open and not self.alive
 
     def begin(self, now: float) -> list[Order]:
         """The first orders, at the time `now` in seconds."""
@@ -236,7 +237,9 @@ class Schedule:
         return self._settle(now)
 
     def tick(self, now: float) -> list[Order]:
-        """What follows from the time alone; call it every second or so."""
+        """What follows from the time alone; call it at least every second."""
+        if now - self.last_tick < 1:
+            return []
         slept = now - self.last_tick > SLEPT_SECONDS
         self.last_tick = now
         for slot in self.slots:
@@ -289,8 +292,10 @@ class Schedule:
 
     def _died(self, slot: _Slot, cause: str) -> None:
         held, slot.held, slot.alive = slot.held, {}, False
+        self.alive -= 1
         self.hungry.pop(slot.index, None)
-        self.down[slot.index] = slot
+        if not slot.retired:
+            self.down[slot.index] = slot
         if slot.stopped or not self.open or (slot.retired and not held):
             return
         self._note(logging.WARNING, f"the worker on {slot.device} died ({cause})")
@@ -322,6 +327,7 @@ class Schedule:
 
     def _retire(self, slot: _Slot, error: DeviceError) -> None:
         slot.retired = True
+        self.down.pop(slot.index, None)
         self.usable -= Counter([slot.device])
         if self.open and not self.usable:
             self._give_up(error)
@@ -335,7 +341,7 @@ class Schedule:
 
     def _patience(self, slot: _Slot) -> float:
         """Seconds that this worker may say nothing."""
-        if slot.stopped:
+        if slot.stopped or slot.cause:
             return GRACE_SECONDS
         if slot.index in self.hungry and not slot.held:
             return math.inf
@@ -397,15 +403,19 @@ class Schedule:
 
     def _start_needed(self, now: float) -> None:
         """No more workers than files that wait."""
-        if not self.down:
+        if not self.down or not (self.fresh or self.suspects):
             return
         free = sum(slot.alive and not slot.retired and not slot.held for slot in self.slots)
-        for slot in [slot for slot in self.down.values() if not slot.retired]:
+        for slot in list(self.down.values()):
             if self.fresh > free or any(self._may_try(slot, path) for path in self.suspects):
-                del self.down[slot.index]
-                slot.begin(now)
+                self._start(slot, now)
                 free += 1
-                self._orders.append(Start(slot.index))
+
+    def _start(self, slot: _Slot, now: float) -> None:
+        del self.down[slot.index]
+        self.alive += 1
+        slot.begin(now)
+        self._orders.append(Start(slot.index))
 
     def _dismiss(self, now: float) -> None:
         """Everything has come to its end."""

@@ -43,6 +43,8 @@ def session(command: str, paths: RunPaths, *, force: bool, listen: Listener) -> 
     with _failing_as_output_error(paths.output), _folder(paths.output.parent), _locked(paths.lock, paths.output):
         record = Record.load(paths.manifest)
         refuse_taken(paths, record, command, first_line, force)
+        if record is not None and record.command != command:
+            record = None  # --force has removed it
         with log.to_file(paths.log, first_line):
             run = Session(command, paths, record, force, listen)
             try:
@@ -150,8 +152,9 @@ class Session:
             _clear(paths, paths.folders)
 
     def _elsewhere(self) -> list[RunPaths]:
-        """The same run with the work folders that it had before."""
-        works = self.record.details.get("work", ()) if self.record else ()
+        """The same run with the work folders that it had before: not those of a run whose record was copied here."""
+        details = self.record.details if self.record else {}
+        works = details["work"] if details.get("output") == str(self.paths.output.absolute()) else ()
         return [replace(self.paths, work_dir=Path(work)) for work in works if Path(work) != self.paths.work.absolute()]
 
     def take_over(self) -> None:
@@ -190,7 +193,7 @@ class Session:
     def _is_whole(self, record: Record, results: Iterable[Path]) -> bool:
         lost = [path for path in results if not path.exists()]
         if record.state != "complete":
-            logger.info("killed while the results got their names: they are written again")
+            logger.info("the run before ended while its results got their names; they are written again")
         elif record.failed_work_files:
             logger.info("some work files failed last time and are tried again")
         elif lost:
@@ -212,8 +215,7 @@ class Session:
         # With --force, what has the names of the results is not this run's; without, `already_done` has seen to it.
         ours = not self.force and any(map(os.path.lexists, results))
         names = _names(results)
-        # Results of the run before that this one does not have go when the new ones come.
-        obsolete = sorted({*_published(self.record)} - {*names["results"]})
+        obsolete = self._obsolete(names["results"])
         self.record = Record(
             self.paths.manifest,
             self.command,
@@ -221,10 +223,25 @@ class Session:
             choices | names,
             plan,
             "publishing" if ours else "working",
-            {"started": self.started.isoformat(timespec="seconds"), **details, "obsolete": obsolete},
+            {
+                "started": self.started.isoformat(timespec="seconds"),
+                "output": str(self.paths.output.absolute()),
+                **details,
+                "obsolete": obsolete,
+            },
         )
         self._note_works([])
         self.record.save()
+
+    def _obsolete(self, names: Iterable[str]) -> list[str]:
+        """Results of the run before that this one does not have: they go when the new ones come.
+
+        Some names are the same in all runs into a folder; where there are others, these may be theirs.
+        """
+        mine, folder = self.paths.output.name, self.paths.output.parent
+        alone = all(path == self.paths.manifest for path in folder.glob("*.run.json"))
+        before = {*_published(self.record)} - {*names}
+        return sorted(name for name in before if alone or name.startswith(mine))
 
     @contextlib.contextmanager
     def publishing(self, results: Iterable[Path], replaced: Iterable[Path] = ()) -> Iterator[dict[Path, Path]]:
@@ -244,6 +261,7 @@ class Session:
         """Write into the record that the run is complete, and what came out."""
         record = self.own
         record.state = "complete"
+        del record.details["obsolete"]  # they are gone
         record.details |= {
             "seconds": round(time.monotonic() - self._began, 1),
             "stages": {name: round(seconds, 2) for name, seconds in self._seconds.items()},
@@ -256,7 +274,8 @@ class Session:
         """At the end, whatever it is: keep the work files only if the run can be continued."""
         for path in (self.paths.manifest, self.paths.failed, *self._results()):
             for each in unfinished(path):  # of a run that was killed
-                each.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    each.unlink()
         record = self.record
         goes_on = record is not None and (record.state != "complete" or record.failed_work_files)
         if not goes_on or not any(self.paths.parts.glob("*")):
