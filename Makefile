@@ -1,9 +1,10 @@
-# make demo: set up, and call the example.   make test: set up, and run the tests.   make lint: ruff and mypy.
+# make demo: set up, and call the example.   make lint: ruff and mypy.
+# make test: set up, and run the tests.      make test-heavy: those of training, benchmarks and the wheel.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-heavy lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/virnucpro predict examples/mixed.fa -o demo --device cpu --force
@@ -15,6 +16,9 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+test-heavy: $(VENV)/.installed-test
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m heavy
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

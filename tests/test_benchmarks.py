@@ -13,6 +13,8 @@ import pytest
 import torch
 from conftest import HANGS
 
+pytestmark = pytest.mark.heavy
+
 ROOT = Path(__file__).parent.parent
 
 

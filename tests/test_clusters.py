@@ -20,6 +20,8 @@ from training.orfs import LEAST, first_frame, open_frames
 from training.records import Record
 from virnucpro.errors import InputError, ModelError
 
+pytestmark = pytest.mark.heavy
+
 needs_mmseqs = pytest.mark.skipif(shutil.which("mmseqs") is None, reason="mmseqs is not on PATH")
 _TABLE = "KNKNTTTTRSRSIIMIQHQHPPPPRRRRLLLLEDEDAAAAGGGGVVVV*Y*YSSSS*CWCLFLF"
 CODONS: dict[str, list[str]] = {}

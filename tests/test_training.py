@@ -43,6 +43,8 @@ from virnucpro.models.weights import read_weights
 from virnucpro.sequence.frames import open_frames
 from virnucpro.sequence.windows import Window
 
+pytestmark = pytest.mark.heavy
+
 CPU = torch.device("cpu")
 LETTERS = np.frombuffer(genomes.LETTERS.encode(), np.uint8)
 

@@ -23,6 +23,8 @@ from virnucpro.calls.model import probability
 from virnucpro.calls.segment import WindowOdds
 from virnucpro.models.card import ClassifierCard
 
+pytestmark = pytest.mark.heavy
+
 NAMES = ("other/bacteria_genomic", "other/human", "viral/phage_dsDNA", "viral/refseq_cds")
 
 

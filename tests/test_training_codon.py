@@ -22,6 +22,8 @@ from virnucpro.models.card import ClassifierCard, EncoderPin
 from virnucpro.models.classifier import Classifier
 from virnucpro.models.codon import OUTSIDE, CodonTokenizer, load_codon
 
+pytestmark = pytest.mark.heavy
+
 SIZE = Size(channels=16, blocks=2, stride=3, hidden=8)
 LENGTHS = (100, 101, 257, 498, 499, 500)
 
