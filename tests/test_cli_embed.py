@@ -129,7 +129,7 @@ def test_cut_gzip(fasta: Fasta, cli: Cli, tmp_path: Path, monkeypatch: pytest.Mo
     ((source, number, sequence_id, reason),) = failed_rows(output)
     assert (source, number, sequence_id) == (name, "0", "")
     found = vectors_by_id(output)
-    assert reason.startswith(f"{name}: reading ended after {len(found)} records: ")
+    assert reason.startswith(f"{'standard input' if stdin else name}: reading ended after {len(found)} records: ")
     assert "again" in reason
     assert len(found) > 50
     whole = to_fasta(tmp_path / "whole.fa", records[: len(found)])
@@ -237,7 +237,7 @@ def unusable(case: str, folder: Path) -> tuple[list[object], str]:
         "folder that takes no files": ([good, "-o", "/proc/o.h5"], "/proc"),
         "log that cannot be written": ([good, "-o", "/proc/o.h5", "--work-dir", folder / "w"], "/proc"),
         "output is a folder": ([good, "-o", folder / "folder.h5", "--force"], "is a folder"),
-        "work folder below a file": ([good, "-o", output, "--work-dir", good / "w"], "cannot write in"),
+        "work folder below a file": ([good, "-o", output, "--work-dir", good / "w"], "cannot write work files in"),
     }[case]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -151,7 +152,8 @@ def check_parts(cut: Cut, most: int, devices: int) -> None:
         load = [len(window.frames) + alone for window, alone in zip(windows, whole, strict=True)]
         assert (part.name, part.windows, part.whole) == (f"{place + 1:06d}", len(windows), sum(whole))
         assert (part.frames, part.frames + part.whole) == (len(cut.faa[place]), len(cut.fna[place]))
-        assert part.sizes == [cut.paths.part_file(part.name, suffix).stat().st_size for suffix in SUFFIXES["frames"]]
+        files = [cut.paths.part_file(part.name, suffix) for suffix in SUFFIXES["frames"]]
+        assert part.sums == [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
         limit = part_limit(before, most, devices)
         full = [sum(load[:n]) >= limit or n >= WINDOWS_A_FRAME * limit for n in range(1, len(windows) + 1)]
         assert not any(full[:-1])

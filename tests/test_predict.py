@@ -30,7 +30,7 @@ from virnucpro.calls.write import VanillaTables
 from virnucpro.core.config import PredictConfig
 from virnucpro.errors import InputError, UsageError
 from virnucpro.io.store import read_result
-from virnucpro.io.tables import FAILED
+from virnucpro.io.tables import FAILED, number
 from virnucpro.models.card import CARD, DNA_ONLY, ClassifierCard
 from virnucpro.models.registry import EMBEDDED
 from virnucpro.pipeline.events import Phase
@@ -130,6 +130,9 @@ def test_the_tables_are_those_of_the_published_chain_done_slowly(complete: Path,
 def test_a_classifier_as_published_is_silent_on_windows_without_a_frame(tmp_path: Path, toy: Path) -> None:
     silent = shutil.copytree(toy, tmp_path / "silent")
     (silent / DNA_ONLY).unlink()
+    card = json.loads((silent / CARD).read_text())
+    del card["files"][DNA_ONLY]
+    (silent / CARD).write_text(json.dumps(card))
     few = [record for record in RECORDS if record[0].startswith(("o", "stops", "n"))]
     path = to_fasta(tmp_path / "in.fa", few)
     run_predict(config(path, tmp_path / "out", silent))
@@ -527,11 +530,11 @@ def test_a_file_that_is_cut_off_gives_what_was_read(tmp_path: Path, toy: Path, c
         (["in.fa", "-o", "out", "--window", 200], 2, "trained on windows of 150 and 300 bases"),
         (["in.fa", "-o", "out", "--window", 0], 2, "--window"),
         (["in.fa", "-o", "out", "--min-score", 1.5], 2, "--min-score"),
-        (["in.fa", "-o", "out", "--prefix", "a/b"], 2, "is no beginning of a file name"),
-        (["in.fa", "-o", "out", "--prefix", ""], 2, "is no beginning of a file name"),
-        (["in.fa", "-o", "out", "--prefix", ".."], 2, "is no beginning of a file name"),
+        (["in.fa", "-o", "out", "--prefix", "a/b"], 2, "must be the beginning of a file name"),
+        (["in.fa", "-o", "out", "--prefix", ""], 2, "must be the beginning of a file name"),
+        (["in.fa", "-o", "out", "--prefix", ".."], 2, "must be the beginning of a file name"),
         (["in.fa", "-o", "out", "--model", "minni"], 4, "did you mean mini?"),
-        (["in.fa", "-o", "out", "--model", "esm2-mini"], 4, "one encoder; a set has two"),
+        (["in.fa", "-o", "out", "--model", "esm2-mini"], 4, "is an encoder alone; a set has a classifier"),
         (["in.fa", "-o", "out", "-d", "7"], 5, "there is no GPU 7"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else None,
@@ -561,7 +564,7 @@ def test_a_result_that_is_an_input(tmp_path: Path, toy: Path, cli: Cli) -> None:
     before = path.read_bytes()
     done = cli("predict", path, "-o", tmp_path, "--prefix", "in", "--force", "--model", toy, *CPU)
     assert done.returncode == 2
-    assert f"the result {path} is also an input" in done.stderr
+    assert f"{path}, which is written" in done.stderr
     assert path.read_bytes() == before
 
 
@@ -705,7 +708,7 @@ CHANGES: dict[str, tuple[str, tuple[object, ...]]] = {
     "score": ("min score", ("--min-score", 0.25)),
     "length": ("min length", ("--min-length", 5)),
     "frames": ("frames", ("--frames", "exact")),
-    "outputs": ("kept outputs", ("--vanilla-output",)),
+    "outputs": ("results", ("--vanilla-output",)),
     "budget": ("token budget", ("--batch-size", 256)),
 }
 
@@ -778,11 +781,13 @@ def test_the_library_returns_the_rows(tmp_path: Path, toy: Path, clean: Path, ca
     assert "toy is UNTRAINED" in caplog.text
 
 
+#: Columns that hold no whole numbers.
+FRACTIONS = ("score", "threshold", "false_positive_rate", "viral_fraction")
+
+
 def as_text(row: virnucpro.SequenceRow) -> dict[str, str]:
     """The cells of a row."""
-    return {
-        name: tables.number(value) if name in ("score", "viral_fraction") else str(value) for name, value in row.items()
-    }
+    return {name: number(value) if name in FRACTIONS else str(value) for name, value in row.items()}
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ MOMENTS = {
     "splitting": ("open", "000003.faa", 1),
     "DNA": ("os.rename", "*.fna.h5", 6),
     "proteins": ("os.rename", "*.faa.h5", 4),
-    "calling": ("os.rename", ".in.dna.h5.*.tmp", 1),
+    "calling": ("open", ".in.windows.tsv.gz.*.tmp", 1),
     "publishing": ("os.rename", "in.regions.bed", 1),
     "tidying": ("shutil.rmtree", "shards", 1),
 }

@@ -565,6 +565,8 @@ def test_cli_verify(tmp_path: Path, tiny: ModelSpec) -> None:
         ["dnabert-mini", "model.safetensors", "unpinned"],
         ["dnabert-mini", "config.json", "unpinned"],
         ["dnabert-mini", "tokenizer.json", "unpinned"],
+        ["codon-mini", "model.safetensors", "unpinned"],
+        ["codon-mini", "config.json", "unpinned"],
         ["esm2-mini", "model.safetensors", "unpinned"],
         ["esm2-mini", "config.json", "unpinned"],
         ["tiny", "pytorch_model.bin", "ok"],

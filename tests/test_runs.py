@@ -327,6 +327,7 @@ def settings(fasta: Path, tmp_path: Path) -> dict[str, Any]:
 def test_another_threshold_goes_on_from_the_same_vectors(
     settings: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    settings |= {"model": "mini-1"}
     with pytest.raises(KeyboardInterrupt):
         run_predict(PredictConfig(**settings), stop_at("calling"))
     with caplog.at_level("INFO", "virnucpro"):
@@ -341,6 +342,7 @@ def test_another_threshold_goes_on_from_the_same_vectors(
 def test_results_that_a_forced_run_does_not_make_are_removed(
     settings: dict[str, Any], tmp_path: Path, small_picture: Callable[[Path], Path]
 ) -> None:
+    settings |= {"model": "mini-1"}
     run_predict(PredictConfig(**settings, vanilla_output=True, keep_embeddings=True))
     folder = tmp_path / "out"
     others = {"in.dna.h5", "in.protein.h5", "in_merged.pt", "prediction_results.txt"}
