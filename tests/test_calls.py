@@ -80,6 +80,13 @@ def test_windows_count_by_their_bases() -> None:
     assert caller.finish().score == pytest.approx(probability(CALLS.sequences.log_odds(400, 1.0)))
 
 
+def test_windows_count_by_the_bases_that_are_known() -> None:
+    caller = ModelCaller(CALLS, HALF)
+    caller.add(0, 500, probability(2.0), unknown=200)
+    caller.add(500, 1000, probability(-2.0), unknown=400)
+    assert caller.finish().score == pytest.approx(probability(CALLS.sequences.log_odds(400, 1.0)))
+
+
 def test_a_sequence_without_a_score_is_not_called() -> None:
     assert called([None, None]) == SequenceCall(windows=2)
     assert called([]) == SequenceCall()

@@ -111,6 +111,13 @@ def as_expected(call: SequenceCall) -> Expected:
     return Expected(call.verdict, call.score, (call.windows, call.scored, call.viral), regions)
 
 
+def test_windows_count_by_the_bases_that_are_known() -> None:
+    caller = ConsensusCaller(Thresholds(0.5, 0.5, 0.5))
+    caller.add(0, 500, 1.0, unknown=200)
+    caller.add(500, 1000, 0.0, unknown=400)
+    assert caller.finish().score == 0.75
+
+
 SIXTY_FOURTHS = st.integers(0, 64).map(lambda number: number / 64)
 #: Few kinds of scores, so that runs and gaps of all lengths are common.
 SCORES = st.lists(st.one_of(st.sampled_from([None, 0.125, 0.125, 0.75]), SIXTY_FOURTHS), max_size=40)

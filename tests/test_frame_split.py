@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from slow_chain import reason_of
 from test_sequence import random_sequence, reference_frames, reference_windows
 
 from virnucpro.core.paths import PredictPaths
+from virnucpro.io.files import sha256_of
 from virnucpro.pipeline import frame_split
 from virnucpro.pipeline.frame_split import (
     SUFFIXES,
@@ -101,8 +101,9 @@ class Reference:
         if sequence in BAD:
             self.rows.append(IndexedSequence(number, input_index, place, name, 0, "", True))
             return
-        short = len(sequence) < rules.min_length
-        reason = f"shorter than {rules.min_length} bases (--min-length)" if short else ""
+        short = sum(letter in "ACGT" for letter in sequence) < rules.min_length
+        what = "shorter than {} bases" if len(sequence) < rules.min_length else "fewer than {} known bases"
+        reason = f"{what.format(rules.min_length)} (--min-length)" if short else ""
         self.rows.append(IndexedSequence(number, input_index, place, name, len(sequence), reason, False))
         if not short:
             self.windows(number, sequence, rules)
@@ -112,7 +113,8 @@ class Reference:
             key, frames = f"{number}_{place}", reference_frames(window.sequence, extra=0 if rules.exact else 1)
             names = tuple(frame.name for frame in frames)
             reason = "" if names else reason_of(window.sequence)
-            self.rows.append(IndexedWindow(key, window.start, window.end, names, reason))
+            unknown = sum(letter not in "ACGT" for letter in window.sequence)
+            self.rows.append(IndexedWindow(key, window.start, window.end, names, reason, unknown))
             self.fna += [(key + frame.name, frame.nucleotide) for frame in frames]
             self.faa += [(key + frame.name, frame.protein) for frame in frames]
             if rules.dna_only and reason == ALL_STOPPED:
@@ -152,8 +154,7 @@ def check_parts(cut: Cut, most: int, devices: int) -> None:
         load = [len(window.frames) + alone for window, alone in zip(windows, whole, strict=True)]
         assert (part.name, part.windows, part.whole) == (f"{place + 1:06d}", len(windows), sum(whole))
         assert (part.frames, part.frames + part.whole) == (len(cut.faa[place]), len(cut.fna[place]))
-        files = [cut.paths.part_file(part.name, suffix) for suffix in SUFFIXES["frames"]]
-        assert part.sums == [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+        assert part.sums == [sha256_of(cut.paths.part_file(part.name, suffix)) for suffix in SUFFIXES["frames"]]
         limit = part_limit(before, most, devices)
         full = [sum(load[:n]) >= limit or n >= WINDOWS_A_FRAME * limit for n in range(1, len(windows) + 1)]
         assert not any(full[:-1])

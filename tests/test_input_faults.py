@@ -19,6 +19,7 @@ from conftest import HANGS, command_line, random_records
 from virnucpro.errors import InputError
 from virnucpro.io.compressed import zstd
 from virnucpro.io.fasta import BadRecord, Record, read_records
+from virnucpro.pipeline import split
 
 TWO = b">a\nACGT\n>b\nTTGC\n"
 BOTH = [Record("a", "ACGT", 1), Record("b", "TTGC", 2)]
@@ -291,6 +292,25 @@ def test_memory_for_a_bam_record_of_gigabytes(read: Read) -> None:
     outcome, peak = peak_of(read, data)
     check_end(outcome, [], "cut off")
     assert peak < 4_000_000
+
+
+def test_memory_for_ids_is_bounded(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """An id that comes again is told if it was among the first; the ids after those are not kept."""
+    monkeypatch.setattr(split, "MOST_WATCHED", 1000)
+    watch = split.NameWatch()
+    tracemalloc.start()
+    try:
+        for number in range(50_000):
+            watch.see(Record(f"r{number}", "A", 1))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 300_000  # all of them take 3 MB and more
+    watch.see(Record("r40000", "A", 1))
+    assert caplog.text == ""
+    watch.see(Record("r7 again", "A", 1))
+    watch.see(Record("r8 again", "A", 1))
+    assert caplog.text.count("the id 'r7' occurs more than once") == caplog.text.count("more than once") == 1
 
 
 @pytest.mark.parametrize("command", ["orfs", "embed"])

@@ -18,7 +18,7 @@ FEWEST_VIRAL = 3
 
 @dataclass
 class _Run:
-    """Windows in a row: bases `start` to `end`, how many windows and viral ones, their bases, and these times score."""
+    """Windows in a row: bases `start` to `end`; how many windows and viral ones, known bases, and these times score."""
 
     start: int
     end: int
@@ -27,12 +27,12 @@ class _Run:
     bases: int = 0
     weighted: float = 0.0
 
-    def add(self, start: int, end: int, score: float) -> None:
+    def add(self, end: int, score: float, bases: int) -> None:
         """Count one scored window in."""
         self.end = max(self.end, end)
         self.windows += 1
-        self.bases += end - start
-        self.weighted += score * (end - start)
+        self.bases += bases
+        self.weighted += score * bases
 
     def absorb(self, gap: _Run) -> None:
         """Count in a run that follows."""
@@ -58,20 +58,21 @@ class ConsensusCaller:
         #: Scored windows since the last viral one.
         self._gap: _Run | None = None
 
-    def add(self, start: int, end: int, score: float | None) -> bool:
-        """Take a window, `score` None if it has none; returns whether it is viral."""
+    def add(self, start: int, end: int, score: float | None, unknown: int = 0) -> bool:
+        """Take a window, as a `Caller` does."""
         self._windows += 1
         if score is None:
             return False  # what is not known neither ends a region nor counts in it
-        self._whole.add(start, end, score)
+        bases = end - start - unknown
+        self._whole.add(end, score, bases)
         viral = score >= self.thresholds.window
-        self._extend(start, end, score, viral)
+        self._extend(start, end, score, bases, viral)
         return viral
 
-    def _extend(self, start: int, end: int, score: float, viral: bool) -> None:
+    def _extend(self, start: int, end: int, score: float, bases: int, viral: bool) -> None:
         if not viral:
             self._gap = self._gap or _Run(start, end)
-            self._gap.add(start, end, score)
+            self._gap.add(end, score, bases)
             return
         self._whole.viral += 1
         if self._runs and (self._gap is None or self._gap.windows <= MOST_GAP):
@@ -80,7 +81,7 @@ class ConsensusCaller:
         else:
             self._runs.append(_Run(start, end))
         self._gap = None
-        self._runs[-1].add(start, end, score)
+        self._runs[-1].add(end, score, bases)
         self._runs[-1].viral += 1
 
     def finish(self) -> SequenceCall:

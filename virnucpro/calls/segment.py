@@ -10,12 +10,21 @@ from virnucpro.calls.verdicts import Region, SequenceCall, Thresholds, Verdict
 
 
 class WindowOdds(NamedTuple):
-    """A window with a score: bases `start` to `end`, from 0, `end` excluded; its log-odds; whether it is viral."""
+    """A window with a score: bases `start` to `end`, from 0, `end` excluded; its log-odds; whether it is viral.
+
+    unknown: its bases that are none of A, C, G and T.
+    """
 
     start: int
     end: int
     log_odds: float
     viral: bool
+    unknown: int = 0
+
+    @property
+    def bases(self) -> int:
+        """Those that count."""
+        return self.end - self.start - self.unknown
 
 
 class ModelCaller:
@@ -26,14 +35,14 @@ class ModelCaller:
         self._windows = self._length = 0
         self._scored: list[WindowOdds] = []
 
-    def add(self, start: int, end: int, score: float | None) -> bool:
-        """Take a window, `score` None if it has none; returns whether it is viral."""
+    def add(self, start: int, end: int, score: float | None, unknown: int = 0) -> bool:
+        """Take a window, as a `Caller` does."""
         self._windows += 1
         self._length = end
         if score is None:
             return False
         viral = score >= self.thresholds.window
-        self._scored.append(WindowOdds(start, end, log_odds(score), viral))
+        self._scored.append(WindowOdds(start, end, log_odds(score), viral, unknown))
         return viral
 
     def finish(self) -> SequenceCall:
@@ -41,7 +50,7 @@ class ModelCaller:
         if not self._scored:
             return SequenceCall(self._windows)
         whole = self._region(0, self._length, self._scored)
-        threshold, bases = self.thresholds.sequence, sum(window.end - window.start for window in self._scored)
+        threshold, bases = self.thresholds.sequence, sum(window.bases for window in self._scored)
         regions = self._regions()
         if not regions and whole.score >= threshold:
             verdict, regions = Verdict.VIRUS, (whole,)
@@ -70,8 +79,8 @@ class ModelCaller:
         return tuple(found)
 
     def _region(self, start: int, end: int, windows: Sequence[WindowOdds]) -> Region:
-        bases = sum(window.end - window.start for window in windows)
-        mean = sum(window.log_odds * (window.end - window.start) for window in windows) / bases
+        bases = sum(window.bases for window in windows)
+        mean = sum(window.log_odds * window.bases for window in windows) / bases
         score = probability(self.model.sequences.log_odds(bases, mean))
         return Region(start, end, score, len(windows), sum(window.viral for window in windows))
 
@@ -81,7 +90,7 @@ def divide(windows: Sequence[WindowOdds], length: int, model: RegionModel) -> li
 
     None where no host remains: a region must have host beside it.
     """
-    evidence = [min(max(window.log_odds, -model.clip), model.clip) - model.bias for window in windows]
+    evidence = [_evidence(window, model) for window in windows]
     found = _best(evidence, model.cost)
 
     def is_host(first: int, last: int) -> bool:
@@ -101,6 +110,12 @@ def divide(windows: Sequence[WindowOdds], length: int, model: RegionModel) -> li
     if joined == [(0, len(windows))]:
         return []
     return [(first, last) for first, last in joined if windows[last - 1].end - windows[first].start >= model.min_bases]
+
+
+def _evidence(window: WindowOdds, model: RegionModel) -> float:
+    """What a window says for a virus, the less the more of it is unknown."""
+    share = window.bases / (window.end - window.start)
+    return (min(max(window.log_odds, -model.clip), model.clip) - model.bias) * share
 
 
 def _best(evidence: Sequence[float], cost: float) -> list[tuple[int, int]]:

@@ -80,8 +80,11 @@ class SequenceCall:
 class Caller(Protocol):
     """Takes the windows of one sequence in their order, then calls it."""
 
-    def add(self, start: int, end: int, score: float | None) -> bool:
-        """Take a window, `score` None if it has none; returns whether it is viral."""
+    def add(self, start: int, end: int, score: float | None, unknown: int = 0) -> bool:
+        """Take a window, `score` None if it has none; returns whether it is viral.
+
+        unknown: its bases that are none of A, C, G and T. It counts by the others.
+        """
 
     def finish(self) -> SequenceCall:
         """The call, when all windows are in."""

@@ -86,7 +86,7 @@ class ResultWriter:
     def _window(self, row: ScoredWindow) -> None:
         assert self._sequence is not None
         window, score = row.window, row.score
-        viral = self._caller.add(window.start, window.end, score.score if score else None)
+        viral = self._caller.add(window.start, window.end, score.score if score else None, window.unknown)
         self._count(row)
         shown = (
             (row.evidence, score.best_frame, number(score.virus), number(score.other), number(score.score))

@@ -444,7 +444,7 @@ def folders(name: str, models_dir: Path | None) -> Iterator[Path]:
     """Folders in which the model or classifier of that name may lie, besides the Hub cache of a model."""
     for parent in (models_dir, os.environ.get(VARIABLE)):
         if parent:
-            yield Path(parent).expanduser() / name
+            yield Path(os.path.expanduser(parent)) / name
 
 
 def _in_folder(spec: ModelSpec, folder: Path, cure: str) -> LocalModel:
@@ -482,7 +482,7 @@ def _model(name: str, kind: str, weights: Path, revision: str | None, trained: b
 
 def _local(name: str) -> LocalModel:
     """A model given by its folder or its weights file."""
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     is_file = os.path.isfile(path) and path.suffix in WEIGHTS_SUFFIXES
     if not is_file and not os.path.isdir(path):
         raise _unknown(name)

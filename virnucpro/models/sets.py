@@ -228,7 +228,7 @@ def _local(name: str, models_dir: Path | None) -> ModelSet:
 
 def _folder(name: str) -> Path:
     """The folder of a classifier, which must have a card."""
-    folder = Path(name).expanduser().absolute()
+    folder = Path(os.path.expanduser(name)).absolute()
     if not os.path.isfile(folder / CARD):
         raise _unknown(name)
     return folder

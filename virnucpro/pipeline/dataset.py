@@ -56,7 +56,7 @@ class Table:
 
 @dataclass
 class Windows:
-    """Windows (n,): label (1 is virus), group, sequence, bases."""
+    """Windows (n,): label (1 is virus), group, sequence, bases that are known."""
 
     label: Ints
     group: Ints
@@ -104,7 +104,7 @@ def read_windows(
                 if name is None:
                     lacking[sequence.number] = sequence.id
                 group = numbers.setdefault(str(name), len(numbers))
-            rows.append((int(sequence.input_index < virus), group, sequence.number, row.end - row.start))
+            rows.append((int(sequence.input_index < virus), group, sequence.number, row.end - row.start - row.unknown))
     if lacking:
         first = next(iter(lacking.values()))
         raise InputError(

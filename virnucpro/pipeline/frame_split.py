@@ -27,7 +27,7 @@ from virnucpro.io.files import SummedFile
 from virnucpro.models.card import Reads
 from virnucpro.pipeline.split import NameWatch, part_limit
 from virnucpro.sequence.frames import ALL_STOPPED, NO_CODON, Scan, scan_windows
-from virnucpro.sequence.windows import SHORTEST, Window, window_bounds
+from virnucpro.sequence.windows import SHORTEST, Window, unknown_bases, window_bounds
 
 #: Of the files of a work file, by what the set reads.
 SUFFIXES: Mapping[Reads, tuple[str, ...]] = {"frames": (".fna", ".faa", ".index"), "windows": (".fna", ".index")}
@@ -76,6 +76,8 @@ class IndexedWindow(NamedTuple):
     frames: tuple[str, ...]
     #: Why there is none; empty if there is one, or if the window is read as a whole.
     reason: str
+    #: Bases that are none of A, C, G and T: they do not count where windows are weighed.
+    unknown: int = 0
 
     @property
     def number(self) -> int:
@@ -212,17 +214,25 @@ class FrameSplitter:
         if isinstance(record, BadRecord):
             return IndexedSequence(number, index, record.number, record.id, 0, record.reason, True)
         self._names.see(record)
-        length = len(record.sequence)
-        short = length < self.rules.min_length
-        reason = f"shorter than {self.rules.min_length} bases (--min-length)" if short else ""
+        length, reason = len(record.sequence), self._too_short(record.sequence)
         return IndexedSequence(number, index, record.number, record.id, length, reason, False, record.note)
+
+    def _too_short(self, sequence: str) -> str:
+        """Why a sequence is not cut into windows; empty if it is. Bases that are not known do not make it longer."""
+        least = self.rules.min_length
+        if len(sequence) < least:
+            return f"shorter than {least} bases (--min-length)"
+        if len(sequence) - unknown_bases(sequence) < least:
+            return f"fewer than {least} known bases (--min-length)"
+        return ""
 
     def _take(self, scan: Scan) -> None:
         """Write one window and its frames."""
         key = scan.window.id
         self._index_sequences(int(key.partition("_")[0]))
         names = tuple(frame.name for frame in scan.frames)
-        self._index("window", IndexedWindow(key, scan.window.start, scan.window.end, names, scan.reason))
+        unknown = unknown_bases(scan.window.sequence)
+        self._index("window", IndexedWindow(key, scan.window.start, scan.window.end, names, scan.reason, unknown))
         for frame in scan.frames:
             write_fasta(self._files[".fna"], key + frame.name, frame.nucleotide)
             write_fasta(self._files[".faa"], key + frame.name, frame.protein)
@@ -285,5 +295,5 @@ def read_index(path: Path) -> Iterator[IndexedSequence | IndexedWindow]:
             if kind == "sequence":
                 yield IndexedSequence(*row)
             else:
-                key, start, end, frames, reason = row
-                yield IndexedWindow(key, start, end, tuple(frames), reason)
+                key, start, end, frames, reason, unknown = row
+                yield IndexedWindow(key, start, end, tuple(frames), reason, unknown)

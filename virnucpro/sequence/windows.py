@@ -46,6 +46,11 @@ def window_bounds(length: int, size: int = DEFAULT_SIZE) -> Iterator[tuple[int, 
         yield start, min(start + size, length)
 
 
+def unknown_bases(sequence: str) -> int:
+    """How many letters of an upper-case sequence are none of A, C, G and T."""
+    return len(sequence) - sum(map(sequence.count, "ACGT"))
+
+
 def iter_windows(record_id: str, sequence: str, size: int = DEFAULT_SIZE) -> Iterator[Window]:
     """The windows of a record in their order; none for an empty record, which the caller has to report.
 
