@@ -62,7 +62,7 @@ def stage_rows(folder: Path, wall: float) -> Iterator[Row]:
     stages: dict[str, float] = record["stages"]
     for name, seconds in (*stages.items(), ("starting and ending", wall - sum(stages.values()))):
         yield {"stage": name, "seconds": seconds, "share": seconds / wall}
-    rest = 1 - sum(stages[name] for name in ENCODING) / wall
+    rest = 1 - sum(stages.get(name, 0.0) for name in ENCODING) / wall
     yield {"stage": "all but the encoders", "seconds": rest * wall, "share": rest}
 
 

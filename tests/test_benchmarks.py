@@ -110,7 +110,7 @@ def test_padded_batches_keep_order_and_budget() -> None:
 
 
 def test_predict_tells_the_stages_apart(tmp_path: Path) -> None:
-    found = quick("predict", tmp_path, "--options", "--device cpu")
+    found = quick("predict", tmp_path, "--options", "--device cpu --model mini-1")
     (cutting,) = found["cutting"]
     (whole,) = found["runs"]
     assert cutting["frames"] == whole["frames"] > 0
