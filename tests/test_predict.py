@@ -349,7 +349,9 @@ def test_a_measured_set_calls_by_its_model(fasta: Path, measured: Path, complete
     run_predict(config(fasta, tmp_path / "out", measured))
     calls = toy_calls(WINDOW)
     windows = by_id(tmp_path / "out", "in.windows.tsv.gz", "call")
-    short = {row["sequence_id"] for row in rows(tmp_path / "out" / "in.sequences.tsv") if "shorter" in row["note"]}
+    short = {
+        row["sequence_id"] for row in rows(tmp_path / "out" / "in.sequences.tsv") if "(--min-length)" in row["note"]
+    }
     before = by_id(complete, "in.windows.tsv.gz", "call")
     assert windows == {name: found for name, found in before.items() if name not in short}
     called = {row["sequence_id"]: row for row in rows(tmp_path / "out" / "in.sequences.tsv")}
