@@ -355,10 +355,13 @@ def test_a_measured_set_calls_by_its_model(fasta: Path, measured: Path, complete
     before = by_id(complete, "in.windows.tsv.gz", "call")
     assert windows == {name: found for name, found in before.items() if name not in short}
     called = {row["sequence_id"]: row for row in rows(tmp_path / "out" / "in.sequences.tsv")}
+    letters = {name.split()[0]: sequence for name, sequence in RECORDS if name}
     for name, of_one in windows.items():
         caller = ModelCaller(calls, Thresholds(0.6, 0.7, 0.7))
         for row in of_one:
-            caller.add(int(row["start"]) - 1, int(row["end"]), float(row["score"]) if row["score"] else None)
+            start, end = int(row["start"]) - 1, int(row["end"])
+            unknown = sum(letter not in "ACGTUacgtu" for letter in letters[name.split()[0]][start:end])
+            caller.add(start, end, float(row["score"]) if row["score"] else None, unknown)
         expected, row = caller.finish(), called[name]
         assert (row["verdict"], int(row["regions"])) == (expected.verdict.value, len(expected.regions))
         if expected.score is not None:
