@@ -168,7 +168,7 @@ def test_networks_agree_with_plain_pytorch(kind: str, monkeypatch: pytest.Monkey
 
 def vectors(network: CodonNetwork, sequences: list[str], size: int) -> Tensor:
     """Of windows that share a buffer, on the network's device."""
-    device = network.bias.device
+    device = network.members[0].bias.device
     ids = CodonTokenizer(network.config.stride).encode(sequences)
     lengths = [len(each) for each in ids]
     tokens = torch.full((size,), CodonTokenizer.pad_id)
