@@ -1,8 +1,7 @@
 """What only a machine with two GPUs can show of faults: `python -m benchmarks.two_gpus`, a line PASS or FAIL a check.
 
 The checks run side by side, each in a process of its own; names of checks as arguments run these alone. Needs, besides
-this repository, PyTorch with CUDA, h5py, dnaio, xopen, tokenizers, safetensors and pytest; the model is that of the
-package.
+this repository, PyTorch with CUDA, h5py, tokenizers, safetensors and pytest; the model is that of the package.
 """
 
 from __future__ import annotations

@@ -191,13 +191,18 @@ def _files(folder: Path, kinds: Iterable[str]) -> list[tuple[str, Path]]:
 
 
 def read_fasta(path: Path) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """Header and codes of each record."""
-    from virnucpro.io.fasta import Record, read_records  # here, so that packed genomes can be used without it
+    """Header and codes of each record of DNA."""
+    return ((header, _CODES[letters]) for header, letters in read_letters(path))
 
-    for record in read_records(path):
+
+def read_letters(path: Path, protein: bool = False) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """Header and letters, in upper case as ASCII, of each record."""
+    from virnucpro.io.fasta import DNA, PROTEIN, Record, read_records  # here, so that packed genomes need it not
+
+    for record in read_records(path, PROTEIN if protein else DNA):
         if not isinstance(record, Record):
             raise SystemExit(f"{path}: {record.reason}")
-        yield record.header, _CODES[np.frombuffer(record.sequence.encode(), np.uint8)]
+        yield record.header, np.frombuffer(record.sequence.encode(), np.uint8)
 
 
 def save(path: Path, genomes: Genomes) -> None:

@@ -13,9 +13,8 @@ from functools import cached_property
 from multiprocessing import Pool
 from pathlib import Path
 
-from training.genomes import LETTERS, nucleotide_files, protein_files, read_fasta
+from training.genomes import LETTERS, nucleotide_files, protein_files, read_fasta, read_letters
 from training.orfs import first_frame, open_frames
-from training.proteins import read_proteins
 from training.records import Record
 from virnucpro.errors import ModelError
 
@@ -93,7 +92,7 @@ def read(data: Path, more: Path) -> Sequenced:
 
 
 def _proteins(file: str, path: Path) -> Iterator[tuple[Record, list[str], str, str]]:
-    for header, residues in read_proteins(path):
+    for header, residues in read_letters(path, protein=True):
         yield Record(file, header, len(residues)), [residues.tobytes().decode()], "", ""
 
 

@@ -8,23 +8,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from training.genomes import PARTS, group_name, numbered, protein_files, read_table
-
-
-def read_proteins(path: Path) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """Header and residues of each record, without stops."""
-    import dnaio  # here, as in training.genomes
-
-    with dnaio.open(path) as reader:
-        for record in reader:
-            letters = record.sequence.upper().replace("*", "")
-            yield record.name, np.frombuffer(letters.encode(), np.uint8)
+from training.genomes import PARTS, group_name, numbered, protein_files, read_letters, read_table
 
 
 def pack(more: Path, table: Path, part: str, out: Path) -> None:
@@ -35,7 +23,7 @@ def pack(more: Path, table: Path, part: str, out: Path) -> None:
     records = [
         (names.index(group_name(file)), numbered(clusters[file, header.split()[0]], part), residues)
         for file, path in files.items()
-        for header, residues in read_proteins(path)
+        for header, residues in read_letters(path, protein=True)
         if (file, header.split()[0]) in clusters
     ]
     group, cluster, residues = zip(*records, strict=True)
