@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from virnucpro._version import __version__
 from virnucpro.core.device import available_threads, find_cpu, supports_bf16
 from virnucpro.errors import VirnucproError
-from virnucpro.io.fasta import write_fasta
+from virnucpro.input.fasta import write_fasta
 from virnucpro.io.store import read_result
 from virnucpro.models.dnabert_s import DNABERTConfig
 from virnucpro.models.registry import CONFIG, EMBEDDED, TOKENIZER, WEIGHTS

@@ -29,7 +29,7 @@ from benchmarks.common import EngineRun, Report, Row, flops_per_token, parser, r
 from benchmarks.esm import RESIDUES, esm_flops_per_token, random_proteins
 from benchmarks.reference import Reference, padded_batches
 from virnucpro.errors import DeviceError
-from virnucpro.io.fasta import Record, read_records
+from virnucpro.input.fasta import Record, read_records
 from virnucpro.io.store import Shard, write_shard
 from virnucpro.models.attention import PackedLayout, packed_attention, segment_mean, to_device
 from virnucpro.pipeline.base_worker import TORCH_DTYPES, BaseEmbeddingWorker

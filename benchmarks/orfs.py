@@ -28,9 +28,9 @@ from click.testing import CliRunner
 
 from benchmarks.common import Report, Row, median, parser, random_dna, run_main
 from virnucpro.cli.orfs import orfs
-from virnucpro.io.fasta import write_fasta
-from virnucpro.sequence.frames import FRAME_NAMES, scan_windows
-from virnucpro.sequence.windows import DEFAULT_SIZE, iter_windows, window_bounds
+from virnucpro.input.fasta import write_fasta
+from virnucpro.input.frames import FRAME_NAMES, scan_windows
+from virnucpro.input.windows import DEFAULT_SIZE, iter_windows, window_bounds
 
 Records = dict[str, str]
 #: Id, nucleotides and protein of each frame.

@@ -23,9 +23,9 @@ import numpy as np
 
 from benchmarks.common import Report, Row, median, parser, run_main
 from benchmarks.orfs import random_genes
-from virnucpro.core.paths import PredictPaths
-from virnucpro.io.fasta import write_fasta
+from virnucpro.input.fasta import write_fasta
 from virnucpro.pipeline.frame_split import FrameSplitter, Rules
+from virnucpro.runs.paths import PredictPaths
 
 #: Lengths of the contigs, in bases.
 CONTIGS = (2_000, 20_000, 200_000)

@@ -45,8 +45,6 @@ from benchmarks.common import (
     write_files,
     write_model,
 )
-from virnucpro.core.config import DEFAULT_SEQUENCES_PER_FILE
-from virnucpro.core.paths import RunPaths
 from virnucpro.models.attention import PackedLayout
 from virnucpro.models.dnabert_s import DNABERTConfig
 from virnucpro.models.registry import LocalModel, resolve
@@ -54,6 +52,8 @@ from virnucpro.models.tokenizer import DNATokenizer
 from virnucpro.pipeline.base_worker import set_up_worker_logging
 from virnucpro.pipeline.parallel_dnabert import DNABERTWorker, process_dnabert_files_worker
 from virnucpro.pipeline.split import Splitter
+from virnucpro.runs.config import DEFAULT_SEQUENCES_PER_FILE
+from virnucpro.runs.paths import RunPaths
 
 SPAWN = multiprocessing.get_context("spawn")
 

@@ -108,8 +108,8 @@ def complete(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an undisturbed run of `predict` that wrote all it can; `in.fa` stands beside it."""
     from toy_set import toy_records
 
-    from virnucpro.core.config import PredictConfig
-    from virnucpro.pipeline.predict import run_predict
+    from virnucpro.runs.config import PredictConfig
+    from virnucpro.runs.predict import run_predict
 
     folder = tmp_path_factory.mktemp("undisturbed")
     path = to_fasta(folder / "in.fa", toy_records())

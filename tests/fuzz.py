@@ -24,8 +24,8 @@ from unittest.mock import patch
 
 from virnucpro.cli import main
 from virnucpro.errors import InputError
-from virnucpro.io.compressed import zstd
-from virnucpro.io.fasta import DNA, PROTEIN, Alphabet, BadRecord, Record, count_records, read_records, write_fasta
+from virnucpro.input.compressed import zstd
+from virnucpro.input.fasta import DNA, PROTEIN, Alphabet, BadRecord, Record, count_records, read_records, write_fasta
 
 #: Exit codes of a command over any input: done, nothing usable, some failed.
 FINE = {0, 3, 6}

@@ -70,7 +70,8 @@ class Trials:
 def serve() -> None:
     """Run what is asked for, a line each."""
     from virnucpro.cli import main  # noqa: F401
-    from virnucpro.pipeline import embed, orfs, parallel_dnabert, parallel_esm, predict, train  # noqa: F401
+    from virnucpro.pipeline import parallel_dnabert, parallel_esm  # noqa: F401
+    from virnucpro.runs import embed, orfs, predict, train  # noqa: F401
 
     for line in sys.stdin:
         folder, words, kill_at = json.loads(line)

@@ -13,11 +13,11 @@ from test_consensus import Expected
 from test_consensus import reference as reference_call
 from test_sequence import reference_frames, reference_windows
 
-from virnucpro.io.fasta import BadRecord, read_records
+from virnucpro.input.fasta import BadRecord, read_records
+from virnucpro.input.frames import ALL_STOPPED, NO_CODON, TOO_SHORT
+from virnucpro.input.windows import Window
 from virnucpro.models.classifier import Classifier
 from virnucpro.pipeline.features import extract_dnabert_features, extract_esm_features
-from virnucpro.sequence.frames import ALL_STOPPED, NO_CODON, TOO_SHORT
-from virnucpro.sequence.windows import Window
 
 Line = Sequence[object]
 Vector = NDArray[np.float32]

@@ -27,7 +27,7 @@ from virnucpro.calls.model import (
 )
 from virnucpro.calls.segment import ModelCaller, WindowOdds, divide
 from virnucpro.calls.verdicts import Region, SequenceCall, Thresholds
-from virnucpro.sequence.windows import window_bounds
+from virnucpro.input.windows import window_bounds
 
 CALLS = toy_calls(500)
 HALF = Thresholds(0.5, 0.5, 0.5)

@@ -16,12 +16,12 @@ from safetensors.torch import load_file, save_file
 from toy_codon import Reference, reverse_complement, save_toy_codon
 
 from virnucpro.errors import ModelError
+from virnucpro.input.windows import SHORTEST
 from virnucpro.models.attention import PackedLayout
 from virnucpro.models.codon import OUTSIDE, UNKNOWN, CodonTokenizer, _at_once, _window_by_window, load_codon
 from virnucpro.models.linear import Convolution, prepack, prepacking_available
 from virnucpro.models.registry import CONFIG, WEIGHTS, resolve
 from virnucpro.pipeline.parallel_codon import process_codon_files_worker
-from virnucpro.sequence.windows import SHORTEST
 
 #: Of windows, those included for which a frame ends within a position or a slot is larger than another frame's.
 LENGTHS = [*range(SHORTEST, 30), 100, 149, 150, 151, 299, 300, 497, 498, 499, 500]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from virnucpro.calls.consensus import FEWEST_VIRAL, MOST_GAP, ConsensusCaller
 from virnucpro.calls.scoring import WindowScore, window_score
 from virnucpro.calls.verdicts import Region, SequenceCall, Thresholds, Verdict
-from virnucpro.sequence.windows import window_bounds
+from virnucpro.input.windows import window_bounds
 
 #: Start, end and score of a window; None if it has none.
 Scored = tuple[int, int, float | None]

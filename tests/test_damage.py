@@ -17,8 +17,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from virnucpro.core.config import EmbedConfig
-from virnucpro.core.paths import RunPaths
 from virnucpro.errors import InputError, ModelError, VirnucproError
 from virnucpro.io.store import Shard, read_shard, write_shard
 from virnucpro.models.card import CARD, DNA_ONLY, ClassifierCard
@@ -28,9 +26,11 @@ from virnucpro.models.esm2 import load_esm2
 from virnucpro.models.registry import EMBEDDED, resolve
 from virnucpro.models.sets import resolve_set
 from virnucpro.models.tokenizer import DNATokenizer
-from virnucpro.pipeline.embed import run_embed
 from virnucpro.pipeline.events import Phase
 from virnucpro.pipeline.parallel_dnabert import DNABERTWorker
+from virnucpro.runs.config import EmbedConfig
+from virnucpro.runs.embed import run_embed
+from virnucpro.runs.paths import RunPaths
 
 ORDINARY = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 

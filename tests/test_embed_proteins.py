@@ -12,12 +12,12 @@ import torch
 from conftest import Cli, Records, random_records, to_fasta
 
 import virnucpro
-from virnucpro.core.config import EmbedConfig
-from virnucpro.core.paths import RunPaths
 from virnucpro.io.store import read_result
 from virnucpro.models.registry import resolve
-from virnucpro.pipeline.embed import run_embed
 from virnucpro.pipeline.events import FileDone
+from virnucpro.runs.config import EmbedConfig
+from virnucpro.runs.embed import run_embed
+from virnucpro.runs.paths import RunPaths
 
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWYXBZUO"
 MODEL = ("--model", "esm2-mini")

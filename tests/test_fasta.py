@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from virnucpro.errors import InputError
-from virnucpro.io.compressed import zstd
-from virnucpro.io.fasta import BadRecord, Record, count_records, read_records, write_fasta
+from virnucpro.input.compressed import zstd
+from virnucpro.input.fasta import BadRecord, Record, count_records, read_records, write_fasta
 
 ALLOWED = "ACGTURYSWKMBDHVNX"
 Pair = tuple[str, str]
@@ -504,7 +504,7 @@ def test_file_without_permission(save: Save, monkeypatch: pytest.MonkeyPatch) ->
         def refuse(*_: object, **__: object) -> None:
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr("virnucpro.io.compressed.open", refuse, raising=False)
+        monkeypatch.setattr("virnucpro.input.compressed.open", refuse, raising=False)
     check_refused(path, "Permission denied", "permission")
 
 

@@ -28,15 +28,15 @@ from conftest import HANGS, Cli, command_line, random_records, set_size, to_fast
 from numpy.typing import NDArray
 
 from virnucpro.cli import main
-from virnucpro.core.config import EmbedConfig
-from virnucpro.core.paths import RunPaths
-from virnucpro.io.fasta import read_records
+from virnucpro.input.fasta import read_records
 from virnucpro.io.files import atomic_path
 from virnucpro.io.store import Shard, layout_of, read_result, read_shard, write_merged
 from virnucpro.models.attention import PackedLayout, segment_mean
 from virnucpro.models.registry import resolve
 from virnucpro.pipeline.base_worker import BaseEmbeddingWorker
-from virnucpro.pipeline.embed import run_embed
+from virnucpro.runs.config import EmbedConfig
+from virnucpro.runs.embed import run_embed
+from virnucpro.runs.paths import RunPaths
 
 SEQUENCES, A_FILE = 960, 12
 PARTS = SEQUENCES // A_FILE

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from slow_chain import reason_of
 from test_sequence import random_sequence, reference_frames, reference_windows
 
-from virnucpro.core.paths import PredictPaths
+from virnucpro.input.frames import ALL_STOPPED
 from virnucpro.io.files import sha256_of
 from virnucpro.pipeline import frame_split
 from virnucpro.pipeline.frame_split import (
@@ -32,7 +32,7 @@ from virnucpro.pipeline.frame_split import (
     read_index,
 )
 from virnucpro.pipeline.split import part_limit
-from virnucpro.sequence.frames import ALL_STOPPED
+from virnucpro.runs.paths import PredictPaths
 
 Row = IndexedSequence | IndexedWindow
 RULES = Rules(window=60, exact=False, min_length=0)

@@ -14,8 +14,8 @@ from toy_codon import save_toy_codon
 
 import virnucpro
 from virnucpro.core.device import find_cpu
+from virnucpro.input.windows import SHORTEST
 from virnucpro.models.linear import Linear, prepack
-from virnucpro.sequence.windows import SHORTEST
 
 Embeddings = dict[str, bytes]
 

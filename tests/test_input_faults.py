@@ -17,8 +17,8 @@ import pytest
 from conftest import HANGS, command_line, random_records
 
 from virnucpro.errors import InputError
-from virnucpro.io.compressed import zstd
-from virnucpro.io.fasta import BadRecord, Record, read_records
+from virnucpro.input.compressed import zstd
+from virnucpro.input.fasta import BadRecord, Record, read_records
 from virnucpro.pipeline import split
 
 TWO = b">a\nACGT\n>b\nTTGC\n"

@@ -25,9 +25,9 @@ from virnucpro.calls.read import Sequence as Row
 from virnucpro.calls.tables import REGIONS, SEQUENCES, WINDOWS
 from virnucpro.cli.plot import plot as plot_command
 from virnucpro.errors import InputError, UsageError
+from virnucpro.input.windows import window_bounds
 from virnucpro.io.tables import Table, gzip_text, number
 from virnucpro.picture import DPI, OTHER, SIZE, draw, save
-from virnucpro.sequence.windows import window_bounds
 
 SVG = "{http://www.w3.org/2000/svg}"
 

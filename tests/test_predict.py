@@ -27,15 +27,15 @@ from virnucpro.calls import tables
 from virnucpro.calls.segment import ModelCaller
 from virnucpro.calls.verdicts import Thresholds
 from virnucpro.calls.write import VanillaTables
-from virnucpro.core.config import PredictConfig
 from virnucpro.errors import InputError, UsageError
+from virnucpro.input.frames import ALL_STOPPED, NO_CODON
 from virnucpro.io.store import read_result
 from virnucpro.io.tables import FAILED, number
 from virnucpro.models.card import CARD, DNA_ONLY, ClassifierCard
 from virnucpro.models.registry import EMBEDDED
 from virnucpro.pipeline.events import Phase
-from virnucpro.pipeline.predict import PredictRun, default_prefix, run_predict
-from virnucpro.sequence.frames import ALL_STOPPED, NO_CODON
+from virnucpro.runs.config import PredictConfig
+from virnucpro.runs.predict import PredictRun, default_prefix, run_predict
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "vanilla_embeddings"
 RECORDS = toy_records()

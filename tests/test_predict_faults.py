@@ -23,13 +23,13 @@ from poison import POISON, poisoned
 from test_faults import wait_for, workers_of
 from test_predict import CLEAN, RECORD, RECORDS, config, everything, record, results, rows
 
-from virnucpro.core.config import PredictConfig
-from virnucpro.core.paths import PredictPaths
+from virnucpro.input.frames import ALL_STOPPED, NO_CODON, TOO_SHORT
 from virnucpro.pipeline import encode
 from virnucpro.pipeline.events import Phase
 from virnucpro.pipeline.frame_split import IndexedWindow, read_index
-from virnucpro.pipeline.predict import run_predict
-from virnucpro.sequence.frames import ALL_STOPPED, NO_CODON, TOO_SHORT
+from virnucpro.runs.config import PredictConfig
+from virnucpro.runs.paths import PredictPaths
+from virnucpro.runs.predict import run_predict
 
 #: Sequences a work file, so that there are a good many.
 A_FILE = 12

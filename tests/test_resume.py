@@ -16,12 +16,12 @@ import pytest
 from conftest import Cli, random_records, to_fasta
 from safetensors.torch import load_file, save_file
 
-from virnucpro.core.config import EmbedConfig
-from virnucpro.core.paths import RunPaths
 from virnucpro.io.store import read_result
 from virnucpro.models.registry import EMBEDDED
-from virnucpro.pipeline.embed import EmbedResult, run_embed
 from virnucpro.pipeline.events import FileDone, Phase
+from virnucpro.runs.config import EmbedConfig
+from virnucpro.runs.embed import EmbedResult, run_embed
+from virnucpro.runs.paths import RunPaths
 
 RECORDS = random_records(120)
 #: Work files of the runs below, of 8 sequences each.

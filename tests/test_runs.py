@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 from conftest import HANGS, Cli, command_line, random_records, set_size, to_fasta
 
-from virnucpro.core.config import EmbedConfig, OrfsConfig, PredictConfig, TrainConfig
-from virnucpro.core.paths import OrfsPaths, PredictPaths, RunPaths
 from virnucpro.errors import InputError, OutputError, UsageError
-from virnucpro.pipeline.embed import run_embed
 from virnucpro.pipeline.events import Phase
-from virnucpro.pipeline.orfs import run_orfs
-from virnucpro.pipeline.predict import run_predict
+from virnucpro.runs.config import EmbedConfig, OrfsConfig, PredictConfig, TrainConfig
+from virnucpro.runs.embed import run_embed
+from virnucpro.runs.orfs import run_orfs
+from virnucpro.runs.paths import OrfsPaths, PredictPaths, RunPaths
+from virnucpro.runs.predict import run_predict
 from virnucpro.runs.record import Record
 
 CPU = ("-d", "cpu", "--dtype", "fp32", "-t", 1)

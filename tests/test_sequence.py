@@ -16,10 +16,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from virnucpro.io.fasta import Record, read_records
-from virnucpro.sequence import frames as frames_module
-from virnucpro.sequence.frames import ALL_STOPPED, NO_CODON, TOO_SHORT, Frame, open_frames, scan_windows
-from virnucpro.sequence.windows import Window, iter_windows, window_bounds
+from virnucpro.input import frames as frames_module
+from virnucpro.input.fasta import Record, read_records
+from virnucpro.input.frames import ALL_STOPPED, NO_CODON, TOO_SHORT, Frame, open_frames, scan_windows
+from virnucpro.input.windows import Window, iter_windows, window_bounds
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "vanilla_windows"
 SIZES = (300, 500)

@@ -13,13 +13,13 @@ import pytest
 from conftest import Cli
 from test_classifier import SCORES, make_card, network, publish, random_features, state_of
 
-from virnucpro.core.config import DEFAULT_MODEL_SET
 from virnucpro.errors import ModelError, OutputError, UsageError
 from virnucpro.models.card import CARD, ClassifierCard, EncoderPin
 from virnucpro.models.classifier import WEIGHTS, Classifier, save
 from virnucpro.models.published import import_published
 from virnucpro.models.registry import EMBEDDED, MODELS, FilePin, resolve
 from virnucpro.models.sets import SETS, available_sets, resolve_set
+from virnucpro.runs.config import DEFAULT_MODEL_SET
 
 MINI_DIM = SETS["mini-1"].dim
 SMALL = "net = MLPClassifier(256, 512)"

@@ -18,15 +18,15 @@ from conftest import Cli, command_line, run_cli, to_fasta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virnucpro.core.config import TrainConfig
 from virnucpro.errors import InputError, UsageError
-from virnucpro.metrics import auprc, auroc, confusion, evaluate, recall_at, threshold_at
 from virnucpro.models.card import ClassifierCard, EncoderPin
 from virnucpro.models.classifier import Classifier
-from virnucpro.models.fit import Examples, FitSettings, fit
-from virnucpro.pipeline.dataset import Dataset, Part, Table, divide, read_groups
 from virnucpro.pipeline.events import FileDone, Phase
-from virnucpro.pipeline.train import run_train
+from virnucpro.runs.config import TrainConfig
+from virnucpro.runs.train import run_train
+from virnucpro.train.dataset import Dataset, Part, Table, divide, read_groups
+from virnucpro.train.fit import Examples, FitSettings, fit
+from virnucpro.train.metrics import auprc, auroc, confusion, evaluate, recall_at, threshold_at
 
 CPU = ("--device", "cpu", "--dtype", "fp32", "--batch-size", 512)
 

@@ -33,15 +33,15 @@ from training.networks import (
 from training.recipes import RECIPES, TEACHER_SIZES, TEACHERS
 from training.teachers import Pool, Teachers, fit_logistic, log_odds
 from training.windows import Sampler, Strands, record_weights, without_gaps
-from virnucpro import metrics
+from virnucpro.input.frames import open_frames
+from virnucpro.input.windows import Window
 from virnucpro.models.attention import PackedLayout, segment_mean
 from virnucpro.models.classifier import check_state
 from virnucpro.models.esm2 import protein_mean
 from virnucpro.models.protein_tokenizer import ALPHABET
 from virnucpro.models.tokenizer import DNATokenizer
 from virnucpro.models.weights import read_weights
-from virnucpro.sequence.frames import open_frames
-from virnucpro.sequence.windows import Window
+from virnucpro.train import metrics
 
 pytestmark = pytest.mark.heavy
 

@@ -18,18 +18,18 @@ from safetensors.numpy import load_file
 from toy_codon import Reference, save_toy_codon
 from toy_set import WINDOWS, other, save_toy_codon_set, toy_records, viral
 
-from virnucpro.core.config import PredictConfig
-from virnucpro.core.paths import PredictPaths
 from virnucpro.errors import EXIT_SOME_FAILED, ModelError, UsageError
+from virnucpro.input.frames import NO_CODON
+from virnucpro.input.windows import iter_windows
 from virnucpro.io.store import read_result
 from virnucpro.io.tables import read_rows
 from virnucpro.models.card import CARD, ClassifierCard
 from virnucpro.models.classifier import WEIGHTS
 from virnucpro.models.sets import resolve_set
 from virnucpro.pipeline.frame_split import TOO_SHORT, FrameSplitter, Rules
-from virnucpro.pipeline.predict import run_predict
-from virnucpro.sequence.frames import NO_CODON
-from virnucpro.sequence.windows import iter_windows
+from virnucpro.runs.config import PredictConfig
+from virnucpro.runs.paths import PredictPaths
+from virnucpro.runs.predict import run_predict
 
 CPU = ("-d", "cpu", "--dtype", "fp32")
 RECORDS: Records = [*toy_records(), ("short", "ACGTACG"), ("shortest", "ACGTACGT")]

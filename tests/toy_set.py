@@ -15,12 +15,12 @@ from toy_codon import save_toy_codon
 
 import virnucpro
 from virnucpro.calls.model import CallModel, FalsePositives, RegionModel, SequenceModel
+from virnucpro.input.frames import open_frames
+from virnucpro.input.windows import iter_windows
 from virnucpro.models.card import ClassifierCard, EncoderPin
 from virnucpro.models.classifier import save
 from virnucpro.models.registry import MODELS, resolve
 from virnucpro.pipeline.features import extract_dnabert_features, extract_esm_features, merge_features
-from virnucpro.sequence.frames import open_frames
-from virnucpro.sequence.windows import iter_windows
 
 WINDOWS = (150, 300)
 #: Hidden units: two that tell the kinds apart, and others that scatter the scores.

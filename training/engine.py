@@ -12,8 +12,8 @@ from training.pieces import Piece, read
 from virnucpro.calls.model import log_odds
 from virnucpro.calls.read import Region, Results
 from virnucpro.calls.segment import WindowOdds
-from virnucpro.core.config import PredictConfig
-from virnucpro.pipeline.predict import run_predict
+from virnucpro.runs.config import PredictConfig
+from virnucpro.runs.predict import run_predict
 
 
 @dataclass(frozen=True)

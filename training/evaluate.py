@@ -30,13 +30,13 @@ from training.metrics import Comparison, calibration_error, reliability
 from training.networks import FiveMerNetwork
 from training.train_mini import fivemer_scores
 from training.windows import SIZES
-from virnucpro import metrics
 from virnucpro.calls.verdicts import LONG
-from virnucpro.core.config import DEFAULT_MODEL_SET
 from virnucpro.models.classifier import Classifier
 from virnucpro.models.sets import ModelSet, resolve_set
 from virnucpro.pipeline.features import extract_dnabert_features, extract_esm_features, merge_features
-from virnucpro.pipeline.trial import PRESETS
+from virnucpro.runs.config import DEFAULT_MODEL_SET
+from virnucpro.train import metrics
+from virnucpro.train.evaluation import PRESETS
 
 
 @dataclass(frozen=True)

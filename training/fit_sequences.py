@@ -27,7 +27,7 @@ from training.pieces import LONGEST, SHORTEST
 from virnucpro.calls.model import ORIGIN, CallModel, FalsePositives, RegionModel, SequenceModel, probability
 from virnucpro.calls.segment import divide
 from virnucpro.models.card import CARD, ClassifierCard
-from virnucpro.pipeline.trial import PRESETS
+from virnucpro.train.evaluation import PRESETS
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -197,7 +197,7 @@ def read_fasta(path: Path) -> Iterator[tuple[str, NDArray[np.uint8]]]:
 
 def read_letters(path: Path, protein: bool = False) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     """Header and letters, in upper case as ASCII, of each record."""
-    from virnucpro.io.fasta import DNA, PROTEIN, Record, read_records  # here, so that packed genomes need it not
+    from virnucpro.input.fasta import DNA, PROTEIN, Record, read_records  # here, so that packed genomes need it not
 
     for record in read_records(path, PROTEIN if protein else DNA):
         if not isinstance(record, Record):

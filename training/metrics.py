@@ -1,4 +1,4 @@
-"""Figures beside those of `virnucpro.metrics`: a fast AUROC, gains over another way, calibration."""
+"""Figures beside those of `virnucpro.train.metrics`: a fast AUROC, gains over another way, calibration."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from training.genomes import Genomes, load
 from training.kingdoms import KINGDOMS, kingdom_of
-from virnucpro.sequence.windows import window_bounds
+from virnucpro.input.windows import window_bounds
 
 KINDS = ("pieces", "spliced", "windows", "lengths", "records", "sweep")
 SHORTEST, LONGEST = 100, 50_000

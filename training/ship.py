@@ -26,7 +26,7 @@ from virnucpro.calls.verdicts import LONG
 from virnucpro.models import classifier
 from virnucpro.models.card import DEFAULT_PRESET, DNA_ONLY, ClassifierCard, EncoderPin
 from virnucpro.models.registry import EMBEDDED, resolve
-from virnucpro.pipeline.trial import PRESETS
+from virnucpro.train.evaluation import PRESETS
 
 MINI = EMBEDDED / "mini-1"
 MODEL_CARD = "MODEL_CARD.md"

@@ -26,7 +26,7 @@ from training.back_translation import BackTranslation, Proteins
 from training.codon import CodonNetwork, Size, export, frames
 from training.genomes import OTHER, Genomes, load
 from training.kingdoms import KINGDOMS, kingdom_of, separation
-from virnucpro.sequence.windows import window_bounds
+from virnucpro.input.windows import window_bounds
 
 WINDOW = 500
 #: Share of windows shorter than the full size, and the shortest of them.

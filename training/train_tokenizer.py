@@ -24,7 +24,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 
-from virnucpro.io.fasta import Record, read_records
+from virnucpro.input.fasta import Record, read_records
 
 SPECIALS = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
 CLASSES = ("viral", "other")

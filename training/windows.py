@@ -22,10 +22,10 @@ from torch import Tensor
 
 from training.genomes import LETTERS, OTHER, Genomes
 from training.networks import DNA_CLS, DNA_PAD, DNA_SEP
+from virnucpro.input.frames import scan_windows
+from virnucpro.input.windows import Window, window_bounds
 from virnucpro.models.protein_tokenizer import ALPHABET, CLS, EOS, PAD
 from virnucpro.models.tokenizer import DNATokenizer
-from virnucpro.sequence.frames import scan_windows
-from virnucpro.sequence.windows import Window, window_bounds
 
 #: Shares of the bases of a group are damped by this power, so that small groups are seen too.
 DAMPING = 0.7

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast, overload
 
-from virnucpro.core import config
+from virnucpro.runs import config
 
 if TYPE_CHECKING:
     import numpy as np
@@ -114,7 +114,7 @@ def embed(
     VirnucproError. On anything but one CPU, processes are spawned: call it under `if __name__ == "__main__":`.
     """
     settings = _keywords(locals())
-    from virnucpro.pipeline.embed import run_embed
+    from virnucpro.runs.embed import run_embed
 
     with _kept_or_temporary(output, "embeddings.h5") as path:
         result = run_embed(config.EmbedConfig(_inputs(paths), path, **settings))
@@ -167,7 +167,7 @@ def predict(
 
 def _predict(settings: config.PredictConfig) -> list[SequenceRow]:
     from virnucpro.io.tables import read_rows
-    from virnucpro.pipeline.predict import run_predict
+    from virnucpro.runs.predict import run_predict
 
     result = run_predict(settings)
     if not result.trained:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from virnucpro.calls.tables import REGIONS, SEQUENCES, WINDOWS
-from virnucpro.core.paths import PredictPaths
 from virnucpro.errors import InputError, UsageError
+from virnucpro.runs.paths import PredictPaths
 
 CURE = "make it again with `virnucpro predict`"
 

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from virnucpro.core.threads import in_order
+from virnucpro.input.frames import ALL_STOPPED
 from virnucpro.models.classifier import Classifier
 from virnucpro.pipeline.features import EmbeddedParts, Features
 from virnucpro.pipeline.frame_split import WHOLE, FramePart, IndexedSequence, IndexedWindow, read_index
-from virnucpro.sequence.frames import ALL_STOPPED
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from virnucpro.calls import tables
 from virnucpro.calls.discovery import Discovery
 from virnucpro.calls.scoring import Row, ScoredWindow
 from virnucpro.calls.verdicts import Callers, Region, SequenceCall, Verdict
-from virnucpro.io.fasta import BadRecord, Record, read_records, write_fasta
+from virnucpro.input.fasta import BadRecord, Record, read_records, write_fasta
 from virnucpro.io.tables import Table, number
 from virnucpro.pipeline.frame_split import IndexedSequence
 

@@ -15,9 +15,9 @@ from virnucpro.cli.options import (
     models_dir_option,
     run_options,
 )
-from virnucpro.core.config import DEFAULT_MAX_TOKENS, DEFAULT_MODEL, DEFAULT_SEQUENCES_PER_FILE, EmbedConfig
 from virnucpro.errors import EXIT_SOME_FAILED
 from virnucpro.models.registry import MODELS
+from virnucpro.runs.config import DEFAULT_MAX_TOKENS, DEFAULT_MODEL, DEFAULT_SEQUENCES_PER_FILE, EmbedConfig
 
 
 def _model_help() -> str:
@@ -70,7 +70,7 @@ def embed(quiet: bool, verbose: bool, log_format: str, **settings: Any) -> int:
 
     config = EmbedConfig(**settings)
     with Reporter(message_level(quiet, verbose), log_format) as reporter:
-        from virnucpro.pipeline.embed import run_embed
+        from virnucpro.runs.embed import run_embed
 
         result = run_embed(config, reporter)
         reporter.summary(result)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import rich_click as click
 from rich_click.utils import OptionGroupDict
 
-from virnucpro.core.config import DEFAULT_STALL_MINUTES
+from virnucpro.runs.config import DEFAULT_STALL_MINUTES
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Option = Callable[[Any], Any]

@@ -9,9 +9,9 @@ import rich_click as click
 from rich.console import Console
 
 from virnucpro.cli.options import OutputPath
-from virnucpro.core.config import OrfsConfig
 from virnucpro.errors import EXIT_SOME_FAILED
-from virnucpro.sequence.windows import DEFAULT_SIZE
+from virnucpro.input.windows import DEFAULT_SIZE
+from virnucpro.runs.config import OrfsConfig
 
 logger = logging.getLogger("virnucpro.cli")
 
@@ -76,7 +76,7 @@ def orfs(inputs: tuple[Path, ...], prefix: Path, force: bool, size: int, frames:
     becomes T (the published tool leaves out codons with U).
     """
     from virnucpro.core import log
-    from virnucpro.pipeline.orfs import run_orfs
+    from virnucpro.runs.orfs import run_orfs
 
     log.set_up(Console(stderr=True), "quiet" if quiet else "normal")
     result = run_orfs(OrfsConfig(inputs, prefix, size, frames == "exact", force))

@@ -76,8 +76,8 @@ def plot(
 
     from virnucpro.calls.read import find_prefix
     from virnucpro.core import log
-    from virnucpro.core.paths import PredictPaths
     from virnucpro.report import plot_results
+    from virnucpro.runs.paths import PredictPaths
 
     if ids and top:
         raise click.UsageError("--id and --top contradict each other")

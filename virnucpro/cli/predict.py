@@ -19,9 +19,9 @@ from virnucpro.cli.options import (
     models_dir_option,
     run_options,
 )
-from virnucpro.core.config import DEFAULT_FRAMES_PER_FILE, DEFAULT_MODEL_SET, PredictConfig
 from virnucpro.errors import EXIT_SOME_FAILED
 from virnucpro.io.tables import FAILED
+from virnucpro.runs.config import DEFAULT_FRAMES_PER_FILE, DEFAULT_MODEL_SET, PredictConfig
 
 click.rich_click.OPTION_GROUPS["virnucpro predict"] = [
     {
@@ -163,7 +163,7 @@ def predict(quiet: bool, verbose: bool, log_format: str, frames: str, **settings
 
     config = PredictConfig(exact=frames == "exact", **settings)
     with Reporter(message_level(quiet, verbose), log_format) as reporter:
-        from virnucpro.pipeline.predict import run_predict
+        from virnucpro.runs.predict import run_predict
 
         result = run_predict(config, reporter)
         reporter.predict_summary(result)

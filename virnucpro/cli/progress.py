@@ -15,9 +15,9 @@ from virnucpro.core import log
 from virnucpro.pipeline import events
 
 if TYPE_CHECKING:
-    from virnucpro.pipeline.embed import EmbedResult
-    from virnucpro.pipeline.predict import PredictResult
-    from virnucpro.pipeline.train import TrainResult
+    from virnucpro.runs.embed import EmbedResult
+    from virnucpro.runs.predict import PredictResult
+    from virnucpro.runs.train import TrainResult
 
 logger = logging.getLogger("virnucpro.cli")
 

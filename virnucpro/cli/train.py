@@ -8,8 +8,8 @@ from typing import Any
 import rich_click as click
 
 from virnucpro.cli.options import GROUPS, OutputPath, force_option, message_level, models_dir_option, run_options
-from virnucpro.core.config import DEFAULT_FRAMES_PER_FILE, DEFAULT_MODEL_SET, TrainConfig
 from virnucpro.errors import EXIT_SOME_FAILED
+from virnucpro.runs.config import DEFAULT_FRAMES_PER_FILE, DEFAULT_MODEL_SET, TrainConfig
 
 _file = click.Path(path_type=Path, allow_dash=True)
 _fraction = click.FloatRange(0, 0.5, min_open=True)
@@ -116,7 +116,7 @@ def train(
     groups = None if group_by == "record" else Path(group_by)
     config = TrainConfig(inputs=(*virus, *other), virus=len(virus), group_by=groups, **settings)
     with Reporter(message_level(quiet, verbose), log_format) as reporter:
-        from virnucpro.pipeline.train import run_train
+        from virnucpro.runs.train import run_train
 
         result = run_train(config, reporter)
         reporter.train_summary(result)

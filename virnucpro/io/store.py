@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from virnucpro.core.threads import in_order
 from virnucpro.errors import InputError
-from virnucpro.io.fasta import first_word
+from virnucpro.input.fasta import first_word
 from virnucpro.io.files import atomic_path, open_regular
 from virnucpro.io.target import Target
 

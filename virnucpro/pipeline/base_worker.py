@@ -18,10 +18,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from virnucpro.core.config import DEFAULT_MAX_TOKENS, DEFAULT_MODEL
 from virnucpro.core.device import available_threads, memory_gib, optimal_tokens, supports_bf16
 from virnucpro.errors import DeviceError, InputError, UsageError
-from virnucpro.io.fasta import DNA, Alphabet, count_records
+from virnucpro.input.fasta import DNA, Alphabet, count_records
 from virnucpro.models.attention import PackedLayout
 from virnucpro.models.backend import kernels_for, why_no_kernels
 from virnucpro.models.graph import Recorded
@@ -30,6 +29,7 @@ from virnucpro.models.registry import LocalModel, resolve
 from virnucpro.pipeline.events import EventSink
 from virnucpro.pipeline.packing import BUDGET_STEP, round_budget
 from virnucpro.pipeline.stream import Stream
+from virnucpro.runs.config import DEFAULT_MAX_TOKENS, DEFAULT_MODEL
 
 logger = logging.getLogger("virnucpro.worker")
 

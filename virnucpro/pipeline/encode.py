@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from virnucpro.core.config import DEFAULT_MAX_TOKENS, RunConfig
 from virnucpro.core.device import Device, available_threads, select_devices, select_dtype, triton_version
 from virnucpro.errors import InputError
-from virnucpro.io.fasta import DNA, PROTEIN, Alphabet
+from virnucpro.input.fasta import DNA, PROTEIN, Alphabet
 from virnucpro.io.store import read_shard
 from virnucpro.models.registry import LocalModel
 from virnucpro.pipeline.events import Listener, Phase
 from virnucpro.pipeline.launch_local import check_can_spawn
 from virnucpro.pipeline.packing import round_budget
+from virnucpro.runs.config import DEFAULT_MAX_TOKENS, RunConfig
 
 if TYPE_CHECKING:
     from virnucpro.pipeline.work_queue import QueueResult, Worker

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.core.paths import RunPaths
 from virnucpro.errors import InputError
 from virnucpro.io.store import Shard, read_shard
 from virnucpro.pipeline.encode import Encoding
 from virnucpro.pipeline.frame_split import WHOLE, FramePart
 from virnucpro.pipeline.parallel_dnabert import process_dnabert_files_worker
 from virnucpro.pipeline.parallel_esm import process_esm_files_worker
+from virnucpro.runs.paths import RunPaths
 
 #: Ids, and a (n, dim) float32 array with a row for each.
 Features = tuple[list[str], NDArray[np.float32]]

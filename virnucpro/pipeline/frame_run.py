@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from virnucpro.core.config import RunConfig
-from virnucpro.core.paths import RunPaths
 from virnucpro.models.registry import LocalModel
 from virnucpro.pipeline.encode import Encoding, WorkFile
 from virnucpro.pipeline.events import Listener
@@ -15,6 +13,8 @@ from virnucpro.pipeline.features import EmbeddedParts
 from virnucpro.pipeline.frame_split import FramePart, FramePlan, FrameSplitter, Rules
 from virnucpro.pipeline.run import Run, balance
 from virnucpro.pipeline.work_queue import QueueResult
+from virnucpro.runs.config import RunConfig
+from virnucpro.runs.paths import RunPaths
 
 Result = TypeVar("Result")
 

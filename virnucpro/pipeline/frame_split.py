@@ -20,14 +20,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from virnucpro.core.paths import RunPaths
 from virnucpro.errors import InputError
-from virnucpro.io.fasta import BadRecord, Record, read_records, write_fasta
+from virnucpro.input.fasta import BadRecord, Record, read_records, write_fasta
+from virnucpro.input.frames import ALL_STOPPED, NO_CODON, Scan, scan_windows
+from virnucpro.input.windows import SHORTEST, Window, unknown_bases, window_bounds
 from virnucpro.io.files import SummedFile
 from virnucpro.models.card import Reads
 from virnucpro.pipeline.split import NameWatch, part_limit
-from virnucpro.sequence.frames import ALL_STOPPED, NO_CODON, Scan, scan_windows
-from virnucpro.sequence.windows import SHORTEST, Window, unknown_bases, window_bounds
+from virnucpro.runs.paths import RunPaths
 
 #: Of the files of a work file, by what the set reads.
 SUFFIXES: Mapping[Reads, tuple[str, ...]] = {"frames": (".fna", ".faa", ".index"), "windows": (".fna", ".index")}

@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 
 from virnucpro.calls.write import published_id
-from virnucpro.core.paths import PredictPaths
 from virnucpro.io.store import Layout, Shard, write_merged
 from virnucpro.models.card import Reads
 from virnucpro.pipeline.features import EmbeddedParts
 from virnucpro.pipeline.frame_split import WHOLE, FramePart, IndexedSequence, read_index
+from virnucpro.runs.paths import PredictPaths
 
 Shards = Callable[[], Iterator[Shard]]
 

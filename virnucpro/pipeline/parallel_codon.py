@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 
 import torch
 
+from virnucpro.input.windows import SHORTEST
 from virnucpro.models.codon import CodonNetwork, CodonTokenizer, load_codon
 from virnucpro.pipeline.base_worker import BaseEmbeddingWorker, Tokenizer, WorkerOptions, run_worker
-from virnucpro.sequence.windows import SHORTEST
 
 __all__ = ["CodonWorker", "process_codon_files_worker"]
 

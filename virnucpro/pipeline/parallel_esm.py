@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 
 import torch
 
-from virnucpro.core.config import DEFAULT_PROTEIN_MODEL
-from virnucpro.io.fasta import PROTEIN, Alphabet
+from virnucpro.input.fasta import PROTEIN, Alphabet
 from virnucpro.models.esm2 import ESM2, load_esm2, protein_mean
 from virnucpro.models.protein_tokenizer import ProteinTokenizer
 from virnucpro.pipeline.base_worker import BaseEmbeddingWorker, Tokenizer, WorkerOptions, run_worker
+from virnucpro.runs.config import DEFAULT_PROTEIN_MODEL
 
 __all__ = ["ESMWorker", "process_esm_files_worker"]
 

@@ -1,6 +1,6 @@
 """What every run that embeds is made of: checks, what it is identical to, splitting or resuming.
 
-A command adds its own steps: see `pipeline/embed.py` and `pipeline/predict.py`. What it holds meanwhile, and how it
+A command adds its own steps: see `runs/embed.py` and `runs/predict.py`. What it holds meanwhile, and how it
 ends, is `runs/session.py`.
 """
 
@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from virnucpro._version import __version__
-from virnucpro.core.config import RunConfig
-from virnucpro.core.paths import RunPaths, check_input
 from virnucpro.core.threads import in_order
 from virnucpro.errors import OutputError
 from virnucpro.io.files import sha256_of, sync
@@ -27,8 +25,10 @@ from virnucpro.models.registry import sha256_of as model_sha256
 from virnucpro.pipeline.encode import Placement
 from virnucpro.pipeline.events import Listener
 from virnucpro.pipeline.work_queue import DeviceStats
+from virnucpro.runs.config import RunConfig
 from virnucpro.runs.inputs import Inputs
 from virnucpro.runs.names import check_names, refuse_existing
+from virnucpro.runs.paths import RunPaths, check_input
 from virnucpro.runs.record import differences, fingerprint
 from virnucpro.runs.session import Session, session
 

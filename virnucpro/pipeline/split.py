@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from virnucpro.core.paths import RunPaths
 from virnucpro.errors import InputError
-from virnucpro.io.fasta import DNA, PROTEIN, Alphabet, BadRecord, Record, looks_like_dna, read_records, write_fasta
+from virnucpro.input.fasta import DNA, PROTEIN, Alphabet, BadRecord, Record, looks_like_dna, read_records, write_fasta
 from virnucpro.io.files import SummedFile
+from virnucpro.runs.paths import RunPaths
 
 logger = logging.getLogger("virnucpro.split")
 

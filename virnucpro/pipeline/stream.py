@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from virnucpro.errors import DeviceError, InputError, VirnucproError
-from virnucpro.io.fasta import Alphabet, BadRecord, Record, read_records
+from virnucpro.input.fasta import Alphabet, BadRecord, Record, read_records
 from virnucpro.io.store import Shard, write_shard
 from virnucpro.models.attention import PackedLayout, to_device
 from virnucpro.pipeline.channel import Aborted, Channel

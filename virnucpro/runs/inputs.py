@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from virnucpro.core.config import STDIN
-from virnucpro.core.paths import RunPaths
 from virnucpro.errors import InputError, OutputError
 from virnucpro.io.files import sha256_of
+from virnucpro.runs.config import STDIN
+from virnucpro.runs.paths import RunPaths
 
 
 class Inputs:

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from virnucpro.core import log
-from virnucpro.core.config import STDIN
-from virnucpro.core.paths import RunPaths
 from virnucpro.errors import OutputError, UsageError
 from virnucpro.io.files import TEMPORARY_BYTES, unfinished
+from virnucpro.runs.config import STDIN
+from virnucpro.runs.paths import RunPaths
 from virnucpro.runs.record import Record
 
 #: Bytes of a name, and of a path, where the file system does not say.

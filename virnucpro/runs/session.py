@@ -26,11 +26,11 @@ from typing import Any
 
 from virnucpro._version import __version__
 from virnucpro.core import log
-from virnucpro.core.paths import RunPaths
 from virnucpro.errors import OutputError
 from virnucpro.io.files import atomic_paths, unfinished
 from virnucpro.pipeline.events import Listener, Phase
 from virnucpro.runs.names import refuse_taken, remove, taken
+from virnucpro.runs.paths import RunPaths
 from virnucpro.runs.record import Record, differences
 
 logger = logging.getLogger("virnucpro.run")

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from virnucpro.io.compressed import FETCH_AGAIN, Damaged
+from virnucpro.input.compressed import FETCH_AGAIN, Damaged
 
 MAGIC = b"BAM\1"
 

@@ -8,17 +8,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from virnucpro._version import __version__
-from virnucpro.core.config import OrfsConfig
-from virnucpro.core.paths import OrfsPaths, check_input
 from virnucpro.errors import InputError, OutputError, UsageError
-from virnucpro.io.fasta import BadRecord, Record, read_records, write_fasta
+from virnucpro.input.fasta import BadRecord, Record, read_records, write_fasta
+from virnucpro.input.frames import scan_windows
+from virnucpro.input.windows import Window, iter_windows
 from virnucpro.io.tables import FAILED, Table, text_file
 from virnucpro.pipeline.events import Listener
+from virnucpro.runs.config import OrfsConfig
 from virnucpro.runs.inputs import Inputs
 from virnucpro.runs.names import check_names, refuse_existing
+from virnucpro.runs.paths import OrfsPaths, check_input
 from virnucpro.runs.session import Session, session
-from virnucpro.sequence.frames import scan_windows
-from virnucpro.sequence.windows import Window, iter_windows
 
 
 @dataclass

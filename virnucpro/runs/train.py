@@ -9,24 +9,24 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from virnucpro.core.config import TrainConfig
-from virnucpro.core.paths import TrainPaths
 from virnucpro.errors import InputError, UsageError
 from virnucpro.io.store import read_shard
-from virnucpro.metrics import check_sklearn
 from virnucpro.models.card import CARD, DNA_ONLY, ClassifierCard, EncoderPin
 from virnucpro.models.classifier import Classifier, classifier_files, write
-from virnucpro.models.fit import FitSettings, Fitted, fit
 from virnucpro.models.registry import MODELS, LocalModel
 from virnucpro.models.sets import resolve_encoders
-from virnucpro.pipeline.dataset import Dataset, Ints, Part, Table, divide, gather, read_groups, read_windows
 from virnucpro.pipeline.encode import Placement
 from virnucpro.pipeline.events import Listener
 from virnucpro.pipeline.frame_run import FrameRun
 from virnucpro.pipeline.frame_split import Rules
 from virnucpro.pipeline.run import Failure, work_folder, write_failed
-from virnucpro.pipeline.trial import Trial, draw_curves, write_text
+from virnucpro.runs.config import TrainConfig
+from virnucpro.runs.paths import TrainPaths
 from virnucpro.runs.record import fingerprint
+from virnucpro.train.dataset import Dataset, Ints, Part, Table, divide, gather, read_groups, read_windows
+from virnucpro.train.evaluation import Trial, draw_curves, write_text
+from virnucpro.train.fit import FitSettings, Fitted, fit
+from virnucpro.train.metrics import check_sklearn
 
 
 @dataclass

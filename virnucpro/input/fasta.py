@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from virnucpro.errors import InputError
-from virnucpro.io import bam
-from virnucpro.io.compressed import FETCH_AGAIN, OUTPUT_BYTES, Content, Damaged, opened
+from virnucpro.input import bam
+from virnucpro.input.compressed import FETCH_AGAIN, OUTPUT_BYTES, Content, Damaged, opened
 
 _FOREIGN = "?"
 _FOREIGN_BYTE = _FOREIGN.encode("ascii")

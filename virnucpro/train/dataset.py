@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.core.paths import TrainPaths
 from virnucpro.errors import InputError, UsageError
-from virnucpro.io.fasta import decoded
+from virnucpro.input.fasta import decoded
 from virnucpro.models.classifier import Classifier
-from virnucpro.models.fit import Examples
 from virnucpro.pipeline.features import EmbeddedParts, Features
 from virnucpro.pipeline.frame_split import FramePart, IndexedSequence, read_index, window_key
+from virnucpro.runs.paths import TrainPaths
+from virnucpro.train.fit import Examples
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.sequence.windows import Window
+from virnucpro.input.windows import Window
 
 #: F: as it stands; R: reverse complement; the digit is the offset from the strand's first base, plus 1.
 FRAME_NAMES = ("F1", "F2", "F3", "R1", "R2", "R3")

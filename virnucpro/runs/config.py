@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
 from virnucpro.errors import UsageError
-from virnucpro.sequence.windows import DEFAULT_SIZE
+from virnucpro.input.windows import DEFAULT_SIZE
 
 #: Standard input, as an input's name.
 STDIN = Path("-")

@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from virnucpro.core.config import STDIN
 from virnucpro.errors import InputError
+from virnucpro.runs.config import STDIN
 
 
 @dataclass(frozen=True)

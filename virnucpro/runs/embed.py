@@ -7,10 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from virnucpro.core.config import EmbedConfig
-from virnucpro.core.paths import RunPaths
 from virnucpro.errors import InputError, OutputError, UsageError
-from virnucpro.io.fasta import PROTEIN, read_records
+from virnucpro.input.fasta import PROTEIN, read_records
 from virnucpro.io.store import OUTPUT_SUFFIXES, Shard, ids_path, layout_of, read_shards, write_merged
 from virnucpro.models.registry import LocalModel, resolve
 from virnucpro.pipeline.encode import ALPHABETS, Encoding, Placement, WorkFile
@@ -18,6 +16,8 @@ from virnucpro.pipeline.events import Listener
 from virnucpro.pipeline.run import Failure, Run, balance, work_folder, write_failed
 from virnucpro.pipeline.split import Part, Plan, Splitter
 from virnucpro.pipeline.work_queue import DeviceStats, QueueResult
+from virnucpro.runs.config import EmbedConfig
+from virnucpro.runs.paths import RunPaths
 
 #: Of one work file: (record number in it, id, reason) of what has no embedding.
 _LeftOut = list[tuple[int, str, str]]

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from virnucpro.metrics import Estimate, confusion, evaluate, threshold_at
 from virnucpro.models.card import DEFAULT_PRESET, ClassifierCard
-from virnucpro.models.fit import Fitted
-from virnucpro.pipeline.dataset import Dataset, Floats, Ints, Part
+from virnucpro.train.dataset import Dataset, Floats, Ints, Part
+from virnucpro.train.fit import Fitted
+from virnucpro.train.metrics import Estimate, confusion, evaluate, threshold_at
 
 #: Name of a preset → share of the other windows that it may call viral.
 PRESETS: Mapping[str, float] = {"conservative": 0.01, "default": 0.05, "relaxed": 0.10}

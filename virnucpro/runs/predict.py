@@ -16,9 +16,7 @@ from virnucpro.calls.scoring import Scorer
 from virnucpro.calls.segment import ModelCaller
 from virnucpro.calls.verdicts import Callers, Thresholds, Verdict
 from virnucpro.calls.write import ResultWriter, Summary, VanillaTables, write_viruses
-from virnucpro.core.config import STDIN, PredictConfig
 from virnucpro.core.device import available_threads
-from virnucpro.core.paths import PredictPaths
 from virnucpro.errors import InputError, UsageError
 from virnucpro.io.tables import gzip_text, text_file
 from virnucpro.models.card import CARD, DEFAULT_PRESET, DNA_ONLY, Reads
@@ -32,6 +30,8 @@ from virnucpro.pipeline.frame_split import Rules
 from virnucpro.pipeline.kept import keep_embeddings, kept_paths
 from virnucpro.pipeline.run import Failure, work_folder, write_failed
 from virnucpro.report import FORMATS
+from virnucpro.runs.config import STDIN, PredictConfig
+from virnucpro.runs.paths import PredictPaths
 
 #: The published rule calls a window viral from this score on.
 PUBLISHED = 0.5

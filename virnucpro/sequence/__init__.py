@@ -1,1 +1,0 @@
-"""From records to what the encoders read: windows, and the open frames of each, by the published rules."""
