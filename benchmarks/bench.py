@@ -22,13 +22,15 @@ from benchmarks.common import (
     write_model,
 )
 from benchmarks.esm import ESM2_3B, ESM2_SMALL, RandomESMWorker, random_esm_worker
-from virnucpro.core.device import memory_gib, optimal_tokens
-from virnucpro.models.dnabert_s import DNABERTConfig
+from virnucpro.core.device import describe
+from virnucpro.models.dnabert_s import DNABERT, DNABERTConfig, load_dnabert
 from virnucpro.models.esm2 import ESM2Config
+from virnucpro.models.linear import prepack
 from virnucpro.models.registry import resolve
 from virnucpro.models.tokenizer import DNATokenizer
 from virnucpro.pipeline.base_worker import TORCH_DTYPES
 from virnucpro.pipeline.parallel_dnabert import DNABERTWorker, process_dnabert_files_worker
+from virnucpro.pipeline.stream import Encoder
 from virnucpro.pipeline.work_queue import Worker
 
 #: Forward passes between two looks at the clock, so that a GPU never runs dry in between.
@@ -111,21 +113,25 @@ class Bench:
         #: Tokens a second of the forward pass: (network, dtype, tokens a batch) → rate.
         self.rates: dict[tuple[str, str, int], float] = {}
 
-    def worker(self, dtype: str, budget: int) -> DNABERTWorker:
-        """A worker of this process with its model loaded."""
-        worker = DNABERTWorker(self.model, dtype)
-        worker.load(self.device, TORCH_DTYPES[dtype], budget)
-        return worker
+    def encoder(self, dtype: str, budget: int) -> Encoder:
+        """DNABERT-S, loaded in this process."""
+        return DNABERTWorker(self.model, dtype).load(self.device, dtype, budget)
 
-    def esm_worker(self, dtype: str, budget: int) -> RandomESMWorker:
+    def esm_encoder(self, dtype: str, budget: int) -> Encoder:
         """The same for ESM-2."""
         worker = RandomESMWorker(self.scale.esm_config, dtype, self.device, self.seed)
-        worker.load(self.device, TORCH_DTYPES[dtype], budget)
-        return worker
+        return worker.load(self.device, dtype, budget)
+
+    def network(self, dtype: str, budget: int) -> DNABERT:
+        """The network of `encoder` alone."""
+        network = load_dnabert(self.model.weights, self.model.config).to(self.device, TORCH_DTYPES[dtype])
+        if self.device.type == "cpu":
+            prepack(network, budget)
+        return network
 
     def default_budget(self, dtype: str) -> int:
         """The engine's own choice for this device."""
-        return optimal_tokens(self.device.type, dtype, memory_gib(self.device))
+        return DNABERTWorker(self.model, dtype).get_optimal_batch_size(describe(self.device))
 
     def embed(self, sequences: dict[str, str], files: int, dtype: str, budget: int, workers: int = 1) -> EngineRun:
         """DNA in its order through the engine, in a folder of its own."""

@@ -20,11 +20,9 @@ from benchmarks.common import (
 from benchmarks.esm import RESIDUES, random_proteins
 from benchmarks.reference import Reference
 from virnucpro.models.attention import PackedLayout, packed_attention, segment_mean
-from virnucpro.models.dnabert_s import Attention, GatedMLP
+from virnucpro.models.dnabert_s import DNABERT, Attention, GatedMLP
 from virnucpro.models.layers import gated_gelu
-from virnucpro.pipeline.base_worker import TORCH_DTYPES
 from virnucpro.pipeline.packing import round_budget
-from virnucpro.pipeline.parallel_dnabert import DNABERTWorker
 
 #: (rows, width) → (rows, any width), each row by itself.
 Operation = Callable[[Tensor], Tensor]
@@ -128,19 +126,19 @@ def esm_bit_rows(bench: Bench) -> tuple[list[Row], dict[str, Embeddings]]:
 def probe_rows(bench: Bench, dtype: str, budget: int) -> list[Row]:
     """Each operation of a layer by itself, with its rows in another order."""
     budget = round_budget(budget or bench.default_budget(dtype))
-    worker = bench.worker(dtype, budget)
-    found = [*_probe_rowwise(bench, worker, budget), *_probe_by_sequence(bench, worker, budget)]
+    network = bench.network(dtype, budget)
+    found = [*_probe_rowwise(bench, network, budget), *_probe_by_sequence(bench, network, budget)]
     return [
         {"dtype": dtype, "budget": budget, "operation": name, "rows": len(same), "differing": int((~same).sum())}
         for name, same in found
     ]
 
 
-def row_operations(bench: Bench, worker: DNABERTWorker) -> list[tuple[str, Operation, int]]:
+def row_operations(bench: Bench, network: DNABERT) -> list[tuple[str, Operation, int]]:
     """(name, operation, width of its input) of what one layer does to each row by itself."""
     config = bench.scale.config
     dim, wide = config.hidden_size, config.intermediate_size
-    attention, mlp = worker.network.attention[0], worker.network.mlp[0]
+    attention, mlp = network.attention[0], network.mlp[0]
     assert isinstance(attention, Attention)
     assert isinstance(mlp, GatedMLP)
     return [
@@ -153,47 +151,47 @@ def row_operations(bench: Bench, worker: DNABERTWorker) -> list[tuple[str, Opera
     ]
 
 
-def _probe_rowwise(bench: Bench, worker: DNABERTWorker, rows: int) -> Iterator[tuple[str, Tensor]]:
+def _probe_rowwise(bench: Bench, network: DNABERT, rows: int) -> Iterator[tuple[str, Tensor]]:
     """(operation, (rows,) whether each row came out the same)."""
     order = torch.randperm(rows).to(bench.device)
-    for name, operation, width in row_operations(bench, worker):
-        x = random_rows(bench, worker, rows, width)
+    for name, operation, width in row_operations(bench, network):
+        x = random_rows(bench, network, rows, width)
         yield name, (operation(x)[order] == operation(x[order])).all(1)
 
 
-def _probe_by_sequence(bench: Bench, worker: DNABERTWorker, size: int) -> Iterator[tuple[str, Tensor]]:
+def _probe_by_sequence(bench: Bench, network: DNABERT, size: int) -> Iterator[tuple[str, Tensor]]:
     """Attention and pooling of sequences in another order, and of half of them."""
     config, heads = bench.scale.config, bench.scale.config.num_attention_heads
-    q, k, v = (random_rows(bench, worker, size, config.hidden_size).view(size, heads, -1) for _ in range(3))
+    q, k, v = (random_rows(bench, network, size, config.hidden_size).view(size, heads, -1) for _ in range(3))
     for length in (20, 105, 250, 500, 1500):
         lengths = torch.tensor([length] * (size // length))
         if not len(lengths):
             continue
-        wanted = _by_sequence(bench, worker, q, k, v, lengths)
+        wanted = _by_sequence(bench, network, q, k, v, lengths)
         order = torch.randperm(len(lengths))
         for kind, some in (("permuted", order), ("half", order[: (len(order) + 1) // 2])):
             rows = (some[:, None] * length + torch.arange(length)).ravel().to(bench.device)
             moved_q, moved_k, moved_v = (torch.cat([x[rows], x[len(rows) :]]) for x in (q, k, v))
-            found = _by_sequence(bench, worker, moved_q, moved_k, moved_v, lengths[some])
+            found = _by_sequence(bench, network, moved_q, moved_k, moved_v, lengths[some])
             yield f"attention, {length} tokens, {kind}", (found[0] == wanted[0][rows]).all(1)
             yield f"mean, {length} tokens, {kind}", (found[1] == wanted[1][some.to(bench.device)]).all(1)
 
 
 def _by_sequence(
-    bench: Bench, worker: DNABERTWorker, q: Tensor, k: Tensor, v: Tensor, lengths: Tensor
+    bench: Bench, network: DNABERT, q: Tensor, k: Tensor, v: Tensor, lengths: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Attention's rows of sequences that lie back to back, and the means of the values."""
     layout = PackedLayout.build(lengths.tolist(), len(q), bench.device.type)
     used = layout.used
     layout = layout.to(bench.device)
-    slopes = worker.network.slopes
+    slopes = network.slopes
     context = packed_attention(q, k, v, layout, float(q.shape[-1]) ** -0.5, slopes)
     return context[:used], segment_mean(v.reshape(len(v), -1), layout.lengths, used)
 
 
-def random_rows(bench: Bench, worker: DNABERTWorker, rows: int, width: int) -> Tensor:
-    """(rows, width) random numbers in the worker's dtype."""
-    return torch.randn(rows, width, device=bench.device, dtype=TORCH_DTYPES[worker.dtype])
+def random_rows(bench: Bench, network: DNABERT, rows: int, width: int) -> Tensor:
+    """(rows, width) random numbers in the network's dtype."""
+    return torch.randn(rows, width, device=bench.device, dtype=next(network.parameters()).dtype)
 
 
 def accuracy_table(bench: Bench, embeddings: dict[str, Embeddings], esm: dict[str, Embeddings]) -> None:

@@ -13,8 +13,8 @@ import torch
 from virnucpro.models.esm2 import ESM2, ESM2Config
 from virnucpro.models.protein_tokenizer import ProteinTokenizer
 from virnucpro.models.registry import resolve
-from virnucpro.pipeline.base_worker import Tokenizer, set_up_worker_logging, torch_device
-from virnucpro.pipeline.parallel_esm import ESMWorker
+from virnucpro.pipeline.base_worker import Network, set_up_worker_logging, torch_device
+from virnucpro.pipeline.parallel_esm import ESMWorker, pool_proteins
 
 #: ESM-2 3B, and a network that a smoke test can afford.
 ESM2_3B = ESM2Config(vocab_size=33, dim=2560, layers=36, heads=40, intermediate=10240)
@@ -31,7 +31,7 @@ class RandomESMWorker(ESMWorker):
         super().__init__(replace(resolve("esm2-mini"), name="random ESM-2"), dtype)
         self.config, self.device, self.seed = config, device, seed
 
-    def read_model(self, dtype: torch.dtype) -> tuple[Tokenizer, torch.nn.Module, int]:
+    def read_model(self, dtype: torch.dtype) -> Network:
         """The network, on the device already; scores are large enough to matter."""
         half = self.config.head_dim // 2
         generator = torch.Generator(self.device).manual_seed(self.seed)
@@ -44,7 +44,7 @@ class RandomESMWorker(ESMWorker):
             owner, _, kind = name.rpartition(".")
             setattr(network.get_submodule(owner), kind, torch.nn.Parameter(values.to(dtype), requires_grad=False))
         network.inv_freq_bits = (10000.0 ** -(torch.arange(half) / half)).half().float().view(torch.int32)
-        return ProteinTokenizer(), network.eval(), network.dim
+        return Network(ProteinTokenizer(), network.eval(), network.dim, pool_proteins)
 
 
 def random_esm_worker(

@@ -29,13 +29,13 @@ from benchmarks.common import EngineRun, Report, Row, flops_per_token, parser, r
 from benchmarks.esm import RESIDUES, esm_flops_per_token, random_proteins
 from benchmarks.reference import Reference, padded_batches
 from virnucpro.errors import DeviceError
-from virnucpro.input.fasta import Record, read_records
+from virnucpro.input.fasta import PROTEIN, Record, read_records
 from virnucpro.io.store import Shard, write_shard
 from virnucpro.models.attention import PackedLayout, packed_attention, segment_mean, to_device
-from virnucpro.pipeline.base_worker import TORCH_DTYPES, BaseEmbeddingWorker
+from virnucpro.models.dnabert_s import DNABERT
+from virnucpro.pipeline.base_worker import TORCH_DTYPES
 from virnucpro.pipeline.packing import PackedBatch, Packer, round_budget
-from virnucpro.pipeline.parallel_dnabert import DNABERTWorker
-from virnucpro.pipeline.parallel_esm import ESMWorker
+from virnucpro.pipeline.stream import Encoder
 
 #: The plan's budget of a padded batch under autocast.
 PLAN_TOKENS = 3072
@@ -53,13 +53,13 @@ def forward_row(bench: Bench, network: str, dtype: str, size: int, peak: float) 
     if bench.device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(bench.device)
-    make = bench.esm_worker if network == "esm2" else bench.worker
+    make = bench.esm_encoder if network == "esm2" else bench.encoder
     try:
-        worker = make(dtype, size)
+        encoder = make(dtype, size)
     except DeviceError:
         return {"batch": size, "tokens/s": "out of memory"}
-    batch, tokens, layout = full_batch(bench, worker, size)
-    seconds = bench.seconds(lambda: worker.embed(tokens, layout, batch.used))
+    batch, tokens, layout = full_batch(bench, encoder, size)
+    seconds = bench.seconds(lambda: encoder.embed(tokens, layout, batch.used))
     rate = bench.rates[network, dtype, size] = batch.used / seconds
     row = {"batch": size, "real tokens": batch.used, "ms": seconds * 1000, "tokens/s": rate}
     row["share of peak"] = rate * _flops(bench, network, batch.lengths[0]) / peak
@@ -74,16 +74,14 @@ def _flops(bench: Bench, network: str, tokens: int) -> int:
     return flops_per_token(bench.scale.config, tokens)
 
 
-def full_batch(
-    bench: Bench, worker: BaseEmbeddingWorker, size: int
-) -> tuple[PackedBatch[int], torch.Tensor, PackedLayout]:
+def full_batch(bench: Bench, encoder: Encoder, size: int) -> tuple[PackedBatch[int], torch.Tensor, PackedLayout]:
     """The first buffer that the engine's packing closes, its ids and its layout on the device."""
     packer: Packer[int] = Packer(size)
-    make = random_proteins if isinstance(worker, ESMWorker) else random_sequences
-    ids = worker.tokenize(list(make(200, bench.seed).values()))
+    make = random_proteins if encoder.alphabet is PROTEIN else random_sequences
+    ids = encoder.tokenize(list(make(200, bench.seed).values()))
     batch = next(batch for key, item in enumerate(cycle(ids)) for batch in packer.add(key, item))
     layout = PackedLayout.build(batch.lengths, size, bench.device.type).to(bench.device)
-    return batch, to_device(torch.from_numpy(batch.tokens(worker.pad_id)), bench.device), layout
+    return batch, to_device(torch.from_numpy(batch.tokens(encoder.pad_id)), bench.device), layout
 
 
 def forward_tables(bench: Bench) -> None:
@@ -107,28 +105,30 @@ def default_size(bench: Bench) -> int:
 def part_table(bench: Bench) -> None:
     """Where the time of the forward pass goes: each operation alone, times the layers."""
     size = default_size(bench)
-    worker = bench.worker("bf16", size)
+    encoder, network = bench.encoder("bf16", size), bench.network("bf16", size)
     layers = bench.scale.config.num_hidden_layers
     rows = []
-    for name, calls_a_layer, work in _parts(bench, worker, size):
+    for name, calls_a_layer, work in _parts(bench, encoder, network, size):
         calls = calls_a_layer * layers or 1
         rows.append({"operation": name, "calls": calls, "ms": calls * bench.seconds(work) * 1000})
     bench.report.table("parts", f"operations of a forward pass of {size} tokens, bf16", rows)
 
 
-def _parts(bench: Bench, worker: DNABERTWorker, size: int) -> Iterator[tuple[str, int, Callable[[], object]]]:
+def _parts(
+    bench: Bench, encoder: Encoder, network: DNABERT, size: int
+) -> Iterator[tuple[str, int, Callable[[], object]]]:
     """(name, calls a layer or 0 for once, operation)."""
     dim, heads = bench.scale.config.hidden_size, bench.scale.config.num_attention_heads
-    batch, tokens, layout = full_batch(bench, worker, size)
-    for name, operation, width in row_operations(bench, worker):
-        x = random_rows(bench, worker, size, width)
+    batch, tokens, layout = full_batch(bench, encoder, size)
+    for name, operation, width in row_operations(bench, network):
+        x = random_rows(bench, network, size, width)
         yield name, 2 if name.startswith("LayerNorm") else 1, partial(operation, x)
-    q, k, v = (random_rows(bench, worker, size, dim).view(size, heads, -1) for _ in range(3))
-    scale, slopes = float(dim // heads) ** -0.5, worker.network.slopes
+    q, k, v = (random_rows(bench, network, size, dim).view(size, heads, -1) for _ in range(3))
+    scale, slopes = float(dim // heads) ** -0.5, network.slopes
     yield "attention", 1, lambda: packed_attention(q, k, v, layout, scale, slopes)
-    hidden = random_rows(bench, worker, size, dim)
+    hidden = random_rows(bench, network, size, dim)
     yield "mean", 0, lambda: segment_mean(hidden, layout.lengths, batch.used)
-    yield "all of it", 0, lambda: worker.embed(tokens, layout, batch.used)
+    yield "all of it", 0, lambda: encoder.embed(tokens, layout, batch.used)
 
 
 def end_to_end_table(bench: Bench) -> None:
@@ -191,14 +191,14 @@ def stage_table(bench: Bench) -> None:
     sequences = random_sequences(number, bench.seed)
     (path,) = write_files(bench.folder / "stages", sequences, [number])
     budget = bench.default_budget("bf16")
-    worker = bench.worker("bf16", budget)
+    encoder = bench.encoder("bf16", budget)
     rows = []
-    for stage, seconds in _stages(bench, worker, path, round_budget(budget)):
+    for stage, seconds in _stages(bench, encoder, path, round_budget(budget)):
         rows.append({"stage": stage, "s a million": seconds / number * 1e6, "sequences/s": number / seconds})
     bench.report.table("stages", "stages of the host, each alone", rows)
 
 
-def _stages(bench: Bench, worker: DNABERTWorker, path: Path, budget: int) -> Iterator[tuple[str, float]]:
+def _stages(bench: Bench, encoder: Encoder, path: Path, budget: int) -> Iterator[tuple[str, float]]:
     clock = time.perf_counter
     began = clock()
     records = [record for record in read_records(path) if isinstance(record, Record)]
@@ -208,7 +208,7 @@ def _stages(bench: Bench, worker: DNABERTWorker, path: Path, budget: int) -> Ite
     ids = [
         item
         for i in range(0, len(records), 512)
-        for item in worker.tokenize([r.sequence for r in records[i : i + 512]])
+        for item in encoder.tokenize([r.sequence for r in records[i : i + 512]])
     ]
     yield "tokenize", clock() - began
 
@@ -219,7 +219,7 @@ def _stages(bench: Bench, worker: DNABERTWorker, path: Path, budget: int) -> Ite
 
     began = clock()
     layouts = [PackedLayout.build(batch.lengths, batch.size, bench.device.type) for batch in batches]
-    tokens = [torch.from_numpy(batch.tokens(worker.pad_id)) for batch in batches]
+    tokens = [torch.from_numpy(batch.tokens(encoder.pad_id)) for batch in batches]
     yield "lay out", clock() - began
 
     bench.sync()
@@ -230,7 +230,7 @@ def _stages(bench: Bench, worker: DNABERTWorker, path: Path, budget: int) -> Ite
     bench.sync()
     yield "to the device", clock() - began
 
-    embeddings = np.ones((len(records), worker.dim), dtype=np.float32)
+    embeddings = np.ones((len(records), encoder.dim), dtype=np.float32)
     began = clock()
     write_shard(bench.folder / "stage.h5", Shard([record.header for record in records], embeddings), {})
     yield "write", clock() - began

@@ -52,6 +52,7 @@ from virnucpro.models.tokenizer import DNATokenizer
 from virnucpro.pipeline.base_worker import set_up_worker_logging
 from virnucpro.pipeline.parallel_dnabert import DNABERTWorker, process_dnabert_files_worker
 from virnucpro.pipeline.split import Splitter
+from virnucpro.pipeline.stream import Encoder
 from virnucpro.runs.config import DEFAULT_SEQUENCES_PER_FILE
 from virnucpro.runs.paths import RunPaths
 
@@ -103,6 +104,10 @@ def cpu_worker(file_subset: Iterable[Path], device_id: str, batch_size: int, out
     process_dnabert_files_worker(files, device_id, batch_size, output_dir, **kwargs)
 
 
+#: Numbers of an embedding of DNABERT-S.
+DIM = 768
+
+
 class SimulatedWorker(DNABERTWorker):
     """A device that computes by sleeping; all else is the engine's."""
 
@@ -110,15 +115,15 @@ class SimulatedWorker(DNABERTWorker):
         super().__init__(model, "fp32")
         self.tokens_a_second = tokens_a_second
 
-    def load(self, device: torch.device, dtype: torch.dtype, budget: int) -> None:
+    def load(self, device: torch.device, dtype: str, budget: int) -> Encoder:
         """Only the tokenizer is loaded; embeddings are as wide as DNABERT-S's."""
-        self.tokenizer = DNATokenizer(TOKENIZER_FILE)
-        self.pad_id, self.dim = self.tokenizer.pad_id, 768
+        tokenizer = DNATokenizer(TOKENIZER_FILE)
+        return Encoder(self.alphabet, self.shortest, DIM, budget, tokenizer.pad_id, tokenizer.encode, self.embed)
 
     def embed(self, tokens: torch.Tensor, layout: PackedLayout, used: int) -> torch.Tensor:
         """Zeros, after the time that a device needs for the whole buffer."""
         time.sleep(len(tokens) / self.tokens_a_second)
-        return torch.zeros(len(layout.lengths), self.dim)
+        return torch.zeros(len(layout.lengths), DIM)
 
 
 def simulated_worker(

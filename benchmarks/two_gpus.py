@@ -6,6 +6,7 @@ this repository, PyTorch with CUDA, h5py, tokenizers, safetensors and pytest; th
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import subprocess
@@ -21,8 +22,9 @@ import torch
 
 from benchmarks.common import even_sizes, random_sequences, write_files
 from virnucpro.models.attention import PackedLayout
-from virnucpro.pipeline.base_worker import run_worker
+from virnucpro.pipeline.base_worker import WorkerOptions
 from virnucpro.pipeline.parallel_dnabert import DNABERTWorker, process_dnabert_files_worker
+from virnucpro.pipeline.stream import Encoder
 from virnucpro.pipeline.work_queue import WorkQueue
 
 GPUS = ["cuda:0", "cuda:1"]
@@ -33,14 +35,16 @@ LIMIT_SECONDS = 220
 class Asserting(DNABERTWorker):
     """Its third batch reads beyond the end of a tensor on the GPU, whose context is lost by that."""
 
-    batches = 0
+    def load(self, device: torch.device, dtype: str, budget: int) -> Encoder:
+        """As always, but for the third batch."""
+        encoder, batches = super().load(device, dtype, budget), itertools.count(1)
 
-    def embed(self, tokens: torch.Tensor, layout: PackedLayout, used: int) -> torch.Tensor:
-        """As always, but for the third time."""
-        self.batches += 1
-        if self.batches == 3:
-            _ = torch.zeros(1, device=tokens.device)[torch.full((1,), 7, device=tokens.device)]
-        return super().embed(tokens, layout, used)
+        def embed(tokens: torch.Tensor, layout: PackedLayout, used: int) -> torch.Tensor:
+            if next(batches) == 3:
+                _ = torch.zeros(1, device=tokens.device)[torch.full((1,), 7, device=tokens.device)]
+            return encoder.embed(tokens, layout, used)
+
+        return encoder._replace(embed=embed)
 
 
 def asserting(file_subset: Iterable[Path], device_id: str, batch_size: int, output_dir: Path, **kwargs: Any) -> None:
@@ -49,7 +53,10 @@ def asserting(file_subset: Iterable[Path], device_id: str, batch_size: int, outp
     before = len(list(output_dir.glob(f".{device_id}.*")))
     (output_dir / f".{device_id}.{before}").touch()
     kind = Asserting if before < failing[device_id] else DNABERTWorker
-    run_worker(kind, _together(file_subset, list(failing), output_dir), device_id, batch_size, output_dir, kwargs)
+    options = WorkerOptions.from_kwargs(kwargs)
+    options.begin_logging(device_id)
+    files = _together(file_subset, list(failing), output_dir)
+    kind(options.local_model, options.dtype).process_files_worker(files, device_id, batch_size, output_dir, **kwargs)
 
 
 def _together(files: Iterable[Path], devices: list[str], folder: Path) -> Iterator[Path]:

@@ -26,7 +26,7 @@ def copier(files: Files, device: str, batch_size: int, output_dir: Path, **optio
             output.write_text(path.name)
             note(output_dir, f"{device} did {path.name}")
             sink.put(Progress(1, 1, 0.1))
-            sink.put(FileDone(path, output, 1))
+            sink.put(FileDone(path, output))
 
 
 def note(folder: Path, line: str) -> None:

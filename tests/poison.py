@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from virnucpro.pipeline.parallel_dnabert import process_dnabert_files_worker
+from virnucpro.pipeline.caller import call_files_worker
 from virnucpro.pipeline.stream import FLUSH
 
 POISON = "000003.fna"
 
 
 def poisoned(file_subset: Iterable[Path | None], *arguments: Any, **options: Any) -> object:
-    """The real worker of DNA, killed when it meets a certain file."""
+    """The real worker of `predict`, killed when it meets a certain file."""
 
     def met() -> Iterator[Path | None]:
         for path in file_subset:
@@ -23,4 +23,4 @@ def poisoned(file_subset: Iterable[Path | None], *arguments: Any, **options: Any
             if path is not FLUSH and path.name == POISON:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    return process_dnabert_files_worker(met(), *arguments, **options)  # type: ignore[arg-type]
+    return call_files_worker(met(), *arguments, **options)

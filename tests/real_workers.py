@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import time
@@ -12,9 +13,10 @@ from typing import Any
 import torch
 
 from virnucpro.models.attention import PackedLayout
-from virnucpro.pipeline.base_worker import run_worker
+from virnucpro.pipeline.base_worker import WorkerOptions
 from virnucpro.pipeline.events import FLUSH
 from virnucpro.pipeline.parallel_dnabert import DNABERTWorker
+from virnucpro.pipeline.stream import Encoder
 
 
 def beside(output_dir: Path, device: str) -> None:
@@ -27,13 +29,22 @@ def beside(output_dir: Path, device: str) -> None:
 class Sticky(DNABERTWorker):
     """Every batch but the first fails, as on a GPU whose context is lost."""
 
-    batches = 0
+    def load(self, device: torch.device, dtype: str, budget: int) -> Encoder:
+        encoder, batches = super().load(device, dtype, budget), itertools.count()
 
-    def embed(self, tokens: torch.Tensor, layout: PackedLayout, used: int) -> torch.Tensor:
-        self.batches += 1
-        if self.batches > 1:
-            raise RuntimeError("CUDA error: an illegal memory access was encountered")
-        return super().embed(tokens, layout, used)
+        def embed(tokens: torch.Tensor, layout: PackedLayout, used: int) -> torch.Tensor:
+            if next(batches):
+                raise RuntimeError("CUDA error: an illegal memory access was encountered")
+            return encoder.embed(tokens, layout, used)
+
+        return encoder._replace(embed=embed)
+
+
+def run_worker(kind: type[DNABERTWorker], files: Any, batch_size: int, output_dir: Path, kwargs: Any) -> object:
+    """As `process_dnabert_files_worker` on the CPU, with a worker of a kind."""
+    options = WorkerOptions.from_kwargs(kwargs)
+    options.begin_logging("cpu")
+    return kind(options.local_model, options.dtype).process_files_worker(files, "cpu", batch_size, output_dir, **kwargs)
 
 
 def sticky_on_bad(
@@ -42,7 +53,7 @@ def sticky_on_bad(
     """The devices "good" and "bad" are both this CPU."""
     beside(output_dir, device)
     kind = Sticky if device == "bad" else DNABERTWorker
-    return run_worker(kind, files, "cpu", batch_size, output_dir, options)  # type: ignore[arg-type]
+    return run_worker(kind, files, batch_size, output_dir, options)
 
 
 def killed_on_bad(
@@ -58,4 +69,4 @@ def killed_on_bad(
                 os.kill(os.getpid(), signal.SIGKILL)
 
     beside(output_dir, device)
-    return run_worker(DNABERTWorker, met(), "cpu", batch_size, output_dir, options)  # type: ignore[arg-type]
+    return run_worker(DNABERTWorker, met(), batch_size, output_dir, options)

@@ -10,8 +10,13 @@ import pytest
 import torch
 
 from virnucpro.core import device as devices
-from virnucpro.core.device import Device, optimal_tokens, select_devices, select_dtype, supports_bf16
+from virnucpro.core.device import Device, select_devices, select_dtype, supports_bf16
 from virnucpro.errors import DeviceError, UsageError
+from virnucpro.models.registry import resolve
+from virnucpro.pipeline.parallel_codon import CodonWorker
+from virnucpro.pipeline.parallel_dnabert import DNABERTWorker
+from virnucpro.pipeline.parallel_esm import ESMWorker
+from virnucpro.pipeline.placement import Placement
 
 OLD, NEW = Device("cuda:0", "old", 16.0, bf16=False), Device("cuda:1", "new", 141.0, bf16=True)
 CPU = Device("cpu", "cpu", 16.0, bf16=True)
@@ -29,13 +34,23 @@ CPU = Device("cpu", "cpu", 16.0, bf16=True)
     ],
 )
 def test_budget_grows_with_memory(kind: str, dtype: str, gib: float, tokens: int) -> None:
-    assert optimal_tokens(kind, dtype, gib) == tokens
+    device = Device(kind, "", gib, bf16=False)
+    assert DNABERTWorker(resolve("dnabert-mini"), dtype).get_optimal_batch_size(device) == tokens
+    assert ESMWorker(resolve("esm2-mini"), dtype).get_optimal_batch_size(device) == min(tokens, 8192)
 
 
 @pytest.mark.parametrize(("kind", "gib", "tokens"), [("cpu", 500, 8704), ("cuda", 2, 32768), ("cuda", 80, 524288)])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_a_codon_network_takes_more_tokens(kind: str, dtype: str, gib: float, tokens: int) -> None:
-    assert optimal_tokens(kind, dtype, gib, "codon") == tokens
+    assert CodonWorker(resolve("codon-mini"), dtype).get_optimal_batch_size(Device(kind, "", gib, True)) == tokens
+
+
+def test_the_smallest_device_decides() -> None:
+    models = [resolve("dnabert-mini"), resolve("esm2-mini")]
+    place = Placement.choose([NEW, OLD], models)
+    assert (place.dtype, place.budgets) == ("fp32", (8192, 8192))
+    assert Placement.choose([NEW], models).budgets == (32768, 8192)
+    assert Placement.choose([NEW, OLD], models, "bf16", 300).budgets == (512, 512)
 
 
 def test_one_dtype_for_all_devices() -> None:

@@ -28,12 +28,12 @@ from conftest import HANGS, Cli, command_line, random_records, set_size, to_fast
 from numpy.typing import NDArray
 
 from virnucpro.cli import main
-from virnucpro.input.fasta import read_records
+from virnucpro.input.fasta import DNA, read_records
 from virnucpro.io.files import atomic_path
 from virnucpro.io.store import Shard, layout_of, read_result, read_shard, write_merged
 from virnucpro.models.attention import PackedLayout, segment_mean
-from virnucpro.models.registry import resolve
-from virnucpro.pipeline.base_worker import BaseEmbeddingWorker
+from virnucpro.pipeline.base_worker import Embeddings
+from virnucpro.pipeline.stream import Encoder, Stream
 from virnucpro.runs.config import EmbedConfig
 from virnucpro.runs.embed import run_embed
 from virnucpro.runs.paths import RunPaths
@@ -276,30 +276,16 @@ def test_full_disk_of_the_workers(fasta: Path, tmp_path: Path, expected: bytes) 
 # No memory.
 
 
-class Light(BaseEmbeddingWorker):
-    """A token a letter, and each embedding the mean of its tokens; no memory for a G."""
+def letters(sequences: Sequence[str]) -> list[NDArray[np.int64]]:
+    """A token a letter."""
+    return [np.frombuffer(sequence.encode(), np.uint8).astype(np.int64) for sequence in sequences]
 
-    dim, pad_id = 1, 0
 
-    def process_files_worker(self, *_arguments: object, **_options: object) -> Any:
-        raise NotImplementedError
-
-    def get_optimal_batch_size(self, device: torch.device) -> int:
-        return 256
-
-    def read_model(self, dtype: torch.dtype) -> Any:
-        raise NotImplementedError
-
-    def pool(self, hidden: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor, used: int) -> torch.Tensor:
-        raise NotImplementedError
-
-    def tokenize(self, sequences: Sequence[str]) -> list[NDArray[np.int64]]:
-        return [np.frombuffer(sequence.encode(), np.uint8).astype(np.int64) for sequence in sequences]
-
-    def embed(self, tokens: torch.Tensor, layout: PackedLayout, used: int) -> torch.Tensor:
-        if (tokens == ord("G")).any():
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return segment_mean(tokens[:, None].float(), layout.lengths, used)
+def mean_letter(tokens: torch.Tensor, layout: PackedLayout, used: int) -> torch.Tensor:
+    """There is no memory for a G."""
+    if (tokens == ord("G")).any():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    return segment_mean(tokens[:, None].float(), layout.lengths, used)
 
 
 @pytest.mark.parametrize("lanes", [1, 3])
@@ -307,9 +293,9 @@ def test_out_of_memory_fails_the_files_of_one_batch(lanes: int, tmp_path: Path) 
     """Each file but the last two fills batches of its own; those share one."""
     sequences = {"a": "A" * 256, "g": "G" * 256, "c": "C" * 256, "t": "T" * 100, "tg": "TG" * 78}
     files = [to_fasta(tmp_path / f"{name}.fa", [(name, sequence)]) for name, sequence in sequences.items()]
-    processed, failed = Light(resolve("dnabert-mini")).run_files(
-        files, torch.device("cpu"), 256, tmp_path, threads=lanes
-    )
+    light = Encoder(DNA, 1, 1, 256, 0, letters, mean_letter)
+    stream = Stream([light], Embeddings(tmp_path, {}), torch.device("cpu"), lanes, 8192, None)
+    processed, failed = stream.go(files)
     assert sorted(path.name for path in processed) == ["a.fa.h5", "c.fa.h5"]
     assert [float(read_shard(tmp_path / f"{name}.fa.h5").embeddings[0, 0]) for name in "ac"] == [ord("A"), ord("C")]
     assert sorted(path.name for path, _ in failed) == ["g.fa", "t.fa", "tg.fa"]

@@ -24,7 +24,7 @@ from test_faults import wait_for, workers_of
 from test_predict import CLEAN, RECORD, RECORDS, config, everything, record, results, rows
 
 from virnucpro.input.frames import ALL_STOPPED, NO_CODON, TOO_SHORT
-from virnucpro.pipeline import encode
+from virnucpro.pipeline import caller
 from virnucpro.pipeline.events import Phase
 from virnucpro.pipeline.frame_split import IndexedWindow, read_index
 from virnucpro.runs.config import PredictConfig
@@ -57,8 +57,8 @@ def paths_of(settings: PredictConfig) -> PredictPaths:
     return PredictPaths(settings.output / "in")
 
 
-def shards(settings: PredictConfig, suffix: str) -> int:
-    return len(list(paths_of(settings).shards.glob(f"0*{suffix}.h5")))
+def shards(settings: PredictConfig) -> int:
+    return len(list(paths_of(settings).shards.glob("0*.scores.h5")))
 
 
 # Kill -9 of the parent, at moments that are named and not timed.
@@ -83,8 +83,8 @@ DOOMED = """if True:
 
 MOMENTS = {
     "splitting": ("open", "000003.faa", 1),
-    "DNA": ("os.rename", "*.fna.h5", 6),
-    "proteins": ("os.rename", "*.faa.h5", 4),
+    "scoring": ("os.rename", "*.scores.h5", 6),
+    "scoring again": ("os.rename", "*.scores.h5", 4),
     "calling": ("open", ".in.windows.tsv.gz.*.tmp", 1),
     "publishing": ("os.rename", "in.regions.bed", 1),
     "tidying": ("shutil.rmtree", "shards", 1),
@@ -106,11 +106,10 @@ def test_killed_again_and_again(settings: PredictConfig, complete: Path, cli: Cl
     killed(settings, "splitting")
     assert not (output / "in.run.json").exists()
     assert (work / "parts" / "000003.fna").exists()
-    killed(settings, "DNA")
-    assert (record(output)["state"], shards(settings, ".fna")) == ("working", 5)
-    killed(settings, "proteins")
-    parts = len(list(paths_of(settings).parts.glob("*.fna")))
-    assert (shards(settings, ".fna"), shards(settings, ".faa")) == (parts, 3)
+    killed(settings, "scoring")
+    assert (record(output)["state"], shards(settings)) == ("working", 5)
+    killed(settings, "scoring again")
+    assert shards(settings) == 8
     killed(settings, "calling")
     assert {path.name for path in output.iterdir() if path.is_file() and path.name[0] != "."} == RECORD
     killed(settings, "publishing")
@@ -154,10 +153,9 @@ def test_workers_that_die(
     settings: PredictConfig, complete: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A work file that kills two workers is given up; one worker's death costs nothing; a rerun mends all."""
-    real = encode._worker
     with monkeypatch.context() as changed:
-        changed.setattr(encode, "_worker", lambda model: poisoned if model.kind == "dnabert" else real(model))
-        killer = kill_one_when(lambda: shards(settings, ".faa"))
+        changed.setattr(caller, "call_files_worker", poisoned)
+        killer = kill_one_when(lambda: shards(settings))
         with caplog.at_level(logging.INFO, "virnucpro"):
             result = run_predict(replace(settings, device="cpu,cpu"))
         killer.join()

@@ -166,7 +166,7 @@ class World:
 
     def finish(self, slot: int) -> None:
         path = self.workers[slot].held.pop(0)
-        self.say(slot, Progress(1, 1, 0.1), FileDone(path, path, 1))
+        self.say(slot, Progress(1, 1, 0.1), FileDone(path, path))
 
     def fail(self, slot: int, out_of_memory: bool) -> None:
         self.say(slot, FileFailed(self.workers[slot].held.pop(), "why", out_of_memory))
@@ -313,7 +313,7 @@ def file(number: int) -> Path:
 
 
 def done(number: int) -> FileDone:
-    return FileDone(file(number), file(number), 1)
+    return FileDone(file(number), file(number))
 
 
 UP = (Ready(), Request())

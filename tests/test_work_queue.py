@@ -113,7 +113,7 @@ def sleeper(
             print(path.name, file=notes, flush=True)
             time.sleep(counts[path] * SPEEDS[device_id])
             events.put(Progress(counts[path], 10 * counts[path], counts[path] * SPEEDS[device_id]))
-            events.put(FileDone(path, output_dir / path.name, counts[path]))
+            events.put(FileDone(path, output_dir / path.name))
 
 
 def _wait_for_the_others(folder: Path, device_id: str) -> None:
@@ -176,7 +176,7 @@ def test_all_that_crosses_can_be_pickled() -> None:
     assert len(model.sha256) == 64  # computed once, and kept in the object
     path = Path("a.fa")
     for item in (
-        Ready(), Progress(1, 2, 0.5), FileDone(path, path, 3), FileFailed(path, "why"), Request(), Crashed("a"),
+        Ready(), Progress(1, 2, 0.5), FileDone(path, path), FileFailed(path, "why"), Request(), Crashed("a"),
         FLUSH, STOP, WorkerOptions(model=model, attributes={"a": 1}), process_dnabert_files_worker,
     ):  # fmt: skip
         assert pickle.loads(pickle.dumps(item)) == item
@@ -394,9 +394,10 @@ def test_files_by_hand_on_two_workers_as_on_one(tmp_path: Path) -> None:
     bad.write_bytes(gzip.compress(b">a\nACGT\n" * 2000)[:-20])
     for devices in (["cpu"], ["cpu", "cpu"]):
         out = tmp_path / f"out{len(devices)}"
-        processed, failed = embed_dnabert_files(files, devices, out, 512, dtype="fp32", threads=1)
+        processed, failed, stats = embed_dnabert_files(files, devices, out, 512, dtype="fp32", threads=1)
         assert processed == [out / f"{path.name}.h5" for path in files]
         assert failed == []
+        assert sum(each.sequences for each in stats) == 20
     for path in files:
         one, two = (tmp_path / f"out{count}" / f"{path.name}.h5" for count in (1, 2))
         assert one.read_bytes() == two.read_bytes()

@@ -302,7 +302,7 @@ def test_the_kind_of_launcher(tmp_path: Path) -> None:
 
 def test_launcher_carries_files_and_what_is_said(device: str, tmp_path: Path) -> None:
     parent = Parent(light.copier, device, tmp_path, Path("1.fa"), None, Path("2.fa"), STOP)
-    of_a_file = [[Progress(1, 1, 0.1), FileDone(Path(name), tmp_path / f"{name}.h5", 1)] for name in ("1.fa", "2.fa")]
+    of_a_file = [[Progress(1, 1, 0.1), FileDone(Path(name), tmp_path / f"{name}.h5")] for name in ("1.fa", "2.fa")]
     expected = [Ready(), Request(), *of_a_file[0], Request(), Request(), *of_a_file[1], Request()]
     assert parent.said[:-1] == expected
     assert parent.said[-1] == Died("it returned" if device == "cpu" else "exit code 0")

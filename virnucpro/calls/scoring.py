@@ -1,4 +1,4 @@
-"""Embedded work files → scored windows, in input order: join by id, classify, take the best frame of each window.
+"""Scores of frames → scored windows, in input order: the best frame of each window.
 
 A window counts by the published rule: viral if the highest virus score of its frames is not below the highest score
 for others (Li et al. 2025, doi:10.1093/bib/bbaf224).
@@ -7,12 +7,14 @@ for others (Li et al. 2025, doi:10.1093/bib/bbaf224).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 
 from virnucpro.core.threads import in_order
 from virnucpro.input.frames import ALL_STOPPED
-from virnucpro.models.classifier import Classifier
-from virnucpro.pipeline.features import EmbeddedParts, Features
+from virnucpro.io.store import Shard
+from virnucpro.pipeline.frame_run import Called
 from virnucpro.pipeline.frame_split import WHOLE, FramePart, IndexedSequence, IndexedWindow, read_index
 
 
@@ -66,15 +68,15 @@ Row = IndexedSequence | ScoredWindow
 class _Scores:
     """By key, scores (others, virus) of frames and whole windows, and why others have none."""
 
-    found: dict[str, tuple[float, float]] = field(default_factory=dict)
-    lost: dict[str, str] = field(default_factory=dict)
+    found: dict[str, tuple[float, float]]
+    lost: dict[str, str]
 
-    def add(self, classifier: Classifier, features: Features) -> None:
-        ids, vectors = features
-        for name, (other, virus) in zip(ids, classifier.score(vectors).tolist(), strict=True):
-            self.found[name] = other, virus
+    @classmethod
+    def of(cls, shard: Shard) -> _Scores:
+        each = zip(shard.headers, shard.embeddings.tolist(), strict=True)
+        return cls({key: (other, virus) for key, (other, virus) in each}, {key: why for _, key, why in shard.failed})
 
-    def of(self, window: IndexedWindow, failure: str) -> ScoredWindow:
+    def window(self, window: IndexedWindow, failure: str) -> ScoredWindow:
         names = [name for name in window.frames if window.key + name in self.found]
         scores = [self.found[window.key + name] for name in names]
         if names:
@@ -87,31 +89,27 @@ class _Scores:
         return ScoredWindow(window, [], None, failure or (lost[0] if lost else window.reason))
 
 
-class Scorer:
-    """Scores embedded work files; classifier: of frames; dna_only: of whole windows, or None."""
+def scored_rows(called: Called, parts: Iterable[FramePart], dna_only: bool, threads: int) -> Iterator[Row]:
+    """All rows of work files that were scored, in input order; `threads` work files are read at a time.
 
-    def __init__(self, embedded: EmbeddedParts, classifier: Classifier, dna_only: Classifier | None) -> None:
-        self.embedded, self.classifier, self.dna_only = embedded, classifier, dna_only
+    dna_only: whether windows with stop codons in all frames were scored, too.
+    """
+    sequence: Row | None = None
+    for row in chain.from_iterable(in_order(partial(_part_rows, called, dna_only), parts, threads)):
+        if row == sequence:
+            continue  # one that runs on into another work file, where it is named again
+        if isinstance(row, IndexedSequence):
+            sequence = row
+        yield row
 
-    def rows(self, parts: Iterable[FramePart], threads: int) -> Iterator[Row]:
-        """All rows, in input order; `threads` work files are scored at a time."""
-        for rows in in_order(self._part_rows, parts, threads):
-            yield from rows
 
-    def _part_rows(self, part: FramePart) -> list[Row]:
-        scores, failure = self._scores(part), self.embedded.failure(part)
-        index = read_index(self.embedded.paths.part_file(part.name, ".index"))
-        return [row if isinstance(row, IndexedSequence) else self._scored(row, scores, failure) for row in index]
+def _part_rows(called: Called, dna_only: bool, part: FramePart) -> list[Row]:
+    source, failure = called.source(part), called.failure(part)
+    scores = _Scores({}, {}) if source is None else _Scores.of(called.files.scores(source))
 
-    def _scored(self, window: IndexedWindow, scores: _Scores, failure: str) -> ScoredWindow:
-        was_embedded = not window.reason or (self.dna_only and window.reason == ALL_STOPPED)
-        return scores.of(window, failure if was_embedded else "")
+    def scored(window: IndexedWindow) -> ScoredWindow:
+        was_embedded = not window.reason or (dna_only and window.reason == ALL_STOPPED)
+        return scores.window(window, failure if was_embedded else "")
 
-    def _scores(self, part: FramePart) -> _Scores:
-        scores = _Scores()
-        frames, whole, scores.lost = self.embedded.features(part)
-        if frames is not None:
-            scores.add(self.classifier, frames)
-        if whole is not None and self.dna_only is not None:
-            scores.add(self.dna_only, whole)
-        return scores
+    index = read_index(called.paths.part_file(part.name, ".index"))
+    return [row if isinstance(row, IndexedSequence) else scored(row) for row in index]

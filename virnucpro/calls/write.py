@@ -28,13 +28,15 @@ def published_id(sequence_id: str, window: int, frame: str = "") -> str:
 class Summary:
     """What came out of a run.
 
-    viral: for each sequence that is viral or holds a viral region its regions, None for the whole of it; discovery:
-    the scores of sequences that are not mixed; regions, host: viral regions in sequences that are not viral as a whole,
-    and the bases around them; failures: (index of the input, record or 0, id, reason).
+    frames: open ones; viral: for each sequence that is viral or holds a viral region its regions, None for the whole of
+    it; discovery: the scores of sequences that are not mixed; regions, host: viral regions in sequences that are not
+    viral as a whole, and the bases around them; failures: (index of the input, record or 0, id, reason).
     """
 
     verdicts: Counter[Verdict] = field(default_factory=Counter)
+    bases: int = 0
     windows: int = 0
+    frames: int = 0
     windows_scored: int = 0
     viral: dict[int, Sequence[Region] | None] = field(default_factory=dict)
     discovery: Discovery = field(default_factory=Discovery)
@@ -102,6 +104,7 @@ class ResultWriter:
 
     def _count(self, row: ScoredWindow) -> None:
         self.summary.windows += 1
+        self.summary.frames += len(row.window.frames)
         self.summary.windows_scored += row.score is not None
         if row.score is None:
             reasons = self._silent if row.reason == row.window.reason else self._lost
@@ -121,6 +124,7 @@ class ResultWriter:
     def _sum(self, sequence: IndexedSequence, call: SequenceCall) -> None:
         summary, verdict = self.summary, call.verdict
         summary.verdicts[verdict] += 1
+        summary.bases += sequence.length
         if verdict in (Verdict.VIRUS, Verdict.MIXED):
             summary.viral[sequence.number] = None if verdict is Verdict.VIRUS else call.regions
         if verdict in (Verdict.MIXED, Verdict.OTHER):

@@ -7,15 +7,18 @@ import sys
 import rich_click as click
 
 from virnucpro.errors import DeviceError
+from virnucpro.runs.config import DEFAULT_MODEL
 
 
 @click.command()
 def devices() -> None:
     """List the devices found, with the dtype and the tokens a batch that each would get.
 
-    Columns: device, model, memory in GiB, dtype by `--dtype auto`, tokens a batch.
+    Columns: device, model, memory in GiB, dtype by `--dtype auto`, tokens a batch of DNABERT-S.
     """
     from virnucpro.core.device import find_cpu, find_gpus
+    from virnucpro.models.registry import resolve
+    from virnucpro.pipeline.placement import Placement
 
     try:
         found = find_gpus()
@@ -23,6 +26,7 @@ def devices() -> None:
         print(f"virnucpro: {error}", file=sys.stderr)
         found = []
     print("device", "model", "memory_gib", "dtype", "batch_tokens", sep="\t")
+    model = resolve(DEFAULT_MODEL)
     for device in [*found, find_cpu()]:
-        tokens = device.optimal_tokens(device.dtype)
+        tokens = Placement.choose([device], [model]).budgets[0]
         print(device.name, device.model, device.memory_gib, device.dtype, tokens, sep="\t")

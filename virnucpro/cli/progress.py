@@ -37,6 +37,7 @@ class Reporter:
         self.all: TaskID | None = None
         self.each: list[TaskID] = []
         self.total = self.done = 0
+        self.unit = ""
         self.began = self.last_line = time.monotonic()
         self.done_before = 0
 
@@ -63,7 +64,7 @@ class Reporter:
         logger.debug("%s", event.name)
         if not event.total:
             return
-        self.total, self.done, self.done_before = event.total, event.done, event.done
+        self.total, self.done, self.done_before, self.unit = event.total, event.done, event.done, event.unit
         self.began = self.last_line = time.monotonic()
         if self.bars:
             for task in self.bars.task_ids:  # of an earlier phase
@@ -86,7 +87,7 @@ class Reporter:
         rate = (self.done - self.done_before) / max(1e-9, time.monotonic() - self.began)
         left = (self.total - self.done) / rate / 60 if rate else 0
         share = 100 * self.done / max(1, self.total)
-        return f"{self.done} of {self.total} sequences ({share:.0f}%), {rate:.0f}/s, {left:.0f} min left"
+        return f"{self.done} of {self.total} {self.unit} ({share:.0f}%), {rate:.0f}/s, {left:.0f} min left"
 
     def summary(self, result: EmbedResult) -> None:
         """The end of a run: what came out, what failed, and how the devices shared the work."""

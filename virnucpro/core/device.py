@@ -1,7 +1,7 @@
 """Which devices there are, and what each can do.
 
 The parent of a run never initialises CUDA (DESIGN rule 4): `find_gpus` asks a short-lived process. Whoever runs on a
-device asks through `supports_bf16` and `optimal_tokens`.
+device asks through `describe` and `supports_bf16`.
 """
 
 from __future__ import annotations
@@ -23,16 +23,6 @@ if TYPE_CHECKING:
 
 DTYPES = ("auto", "fp32", "bf16", "fp16")
 
-#: Tokens a batch where nothing is known of the memory; with BF16 activations are half as large.
-BASE_TOKENS, BASE_TOKENS_BF16 = 2048, 3072
-
-#: On a GPU: tokens a batch for each GiB of its memory, and the most that still gains.
-TOKENS_PER_GIB, MOST_TOKENS = 512, 32768
-
-#: Of a codon network, whose tokens are the codons of six frames, two a base, and cost little: tokens a batch on a CPU,
-#: eight windows of 500 bases, and how many more than others' on a GPU (docs/performance.md).
-CODON_TOKENS, CODON_FACTOR = 8704, 16
-
 
 @dataclass(frozen=True)
 class Device:
@@ -52,24 +42,6 @@ class Device:
     def dtype(self) -> str:
         """What `--dtype auto` means here."""
         return "bf16" if self.bf16 else "fp32"
-
-    def optimal_tokens(self, dtype: str, kind: str = "dnabert") -> int:
-        """Token budget of a batch on this device, for networks of the family `kind`."""
-        return optimal_tokens(self.type, dtype, self.memory_gib, kind)
-
-
-def optimal_tokens(device_type: str, dtype: str, memory_gib: float, kind: str = "dnabert") -> int:
-    """Token budget by kind of device, dtype and memory: 2048, 3072 with 16-bit numbers, more on large GPUs.
-
-    For a codon network, `kind` "codon", other numbers hold, whatever the dtype.
-    """
-    if kind == "codon":
-        return CODON_TOKENS if device_type == "cpu" else CODON_FACTOR * optimal_tokens(device_type, "fp32", memory_gib)
-    base = BASE_TOKENS if dtype == "fp32" else BASE_TOKENS_BF16
-    if device_type == "cpu":
-        return base
-    by_memory = int(memory_gib * TOKENS_PER_GIB) // 4096 * 4096
-    return max(base, min(by_memory, MOST_TOKENS))
 
 
 def supports_bf16(device: torch.device) -> bool:
@@ -101,12 +73,19 @@ def triton_version() -> str | None:
         return None
 
 
+def describe(device: torch.device) -> Device:
+    """What a device is and can do. Initialises CUDA for a GPU: call it where the device is used."""
+    import torch
+
+    model = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_model()
+    return Device(str(device), model, round(memory_gib(device), 1), supports_bf16(device))
+
+
 def find_cpu() -> Device:
     """This machine's CPU."""
     import torch
 
-    cpu = torch.device("cpu")
-    return Device("cpu", _cpu_model(), round(memory_gib(cpu), 1), supports_bf16(cpu))
+    return describe(torch.device("cpu"))
 
 
 def _cpu_model() -> str:
@@ -148,12 +127,7 @@ def print_gpus() -> None:
 def _probe() -> list[Device]:
     import torch
 
-    found = []
-    for index in range(torch.cuda.device_count()):
-        device = torch.device("cuda", index)
-        model = torch.cuda.get_device_name(device)
-        found.append(Device(str(device), model, round(memory_gib(device), 1), supports_bf16(device)))
-    return found
+    return [describe(torch.device("cuda", index)) for index in range(torch.cuda.device_count())]
 
 
 def available_threads() -> int:

@@ -11,16 +11,19 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from virnucpro.core.device import available_threads, memory_gib, optimal_tokens, supports_bf16
+from virnucpro.core.device import Device, available_threads, describe, supports_bf16
 from virnucpro.errors import DeviceError, InputError, UsageError
 from virnucpro.input.fasta import DNA, Alphabet, count_records
+from virnucpro.io.files import sha256_of
+from virnucpro.io.store import Shard, read_shard, write_shard
 from virnucpro.models.attention import PackedLayout
 from virnucpro.models.backend import kernels_for, why_no_kernels
 from virnucpro.models.graph import Recorded
@@ -28,12 +31,22 @@ from virnucpro.models.linear import prepack
 from virnucpro.models.registry import LocalModel, resolve
 from virnucpro.pipeline.events import EventSink
 from virnucpro.pipeline.packing import BUDGET_STEP, round_budget
-from virnucpro.pipeline.stream import Stream
+from virnucpro.pipeline.stream import Encoder, Stream
 from virnucpro.runs.config import DEFAULT_MAX_TOKENS, DEFAULT_MODEL
 
 logger = logging.getLogger("virnucpro.worker")
 
 TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+#: (tokens, layout) → hidden states: a network, on a GPU by way of its recorded pass.
+Pass = Callable[[torch.Tensor, PackedLayout], torch.Tensor]
+
+#: Tokens of a batch on a CPU, and on a GPU that is small; in 16 bits activations are half as large. On a CPU a batch is
+#: computed by one core: more tokens are no faster there, and hold results back.
+BASE_TOKENS, BASE_TOKENS_16_BITS = 2048, 3072
+
+#: Tokens of a batch that a GPU has room for, for each GiB of its memory.
+TOKENS_PER_GIB = 512
 
 #: Tokens of each sequence in the batch that is tried out before a run: an ordinary length, since a single long
 #: sequence takes another path.
@@ -75,7 +88,8 @@ def assign_files_by_sequences(
         lists[worker].append(path)
         loads[worker] += size
     for worker, (paths, load) in enumerate(zip(lists, loads, strict=True)):
-        logger.info("worker %d: %d files, %d sequences", worker, len(paths), load)
+        share = load / max(1, sum(loads))
+        logger.info("worker %d: %d files, %d sequences, %.0f%%", worker, len(paths), load, 100 * share)
     return lists
 
 
@@ -134,6 +148,16 @@ class WorkerOptions:
         return cls(**kwargs)
 
     @property
+    def lanes(self) -> int:
+        """Batches that a CPU computes at a time, one a thread."""
+        return self.threads or available_threads()
+
+    def begin_logging(self, device_id: int | str) -> None:
+        """In a process of its own, send log records to the parent if so asked. Raises DeviceError."""
+        if self.forward_logs and self.progress_queue is not None:
+            set_up_worker_logging(self.progress_queue, torch_device(device_id))
+
+    @property
     def local_model(self) -> LocalModel:
         """The model's files. Raises ModelError."""
         return resolve(self.model, self.models_dir) if isinstance(self.model, str) else self.model
@@ -148,11 +172,24 @@ class Tokenizer(Protocol):
         """Ids of each sequence, special tokens included."""
 
 
+class Network(NamedTuple):
+    """A model as it is read: on the CPU, and what belongs to it.
+
+    pool: (tokens, width) hidden states, the (tokens,) ids they are of, (n,) lengths, `used` their sum → (n, dim) fp32
+    embeddings.
+    """
+
+    tokenizer: Tokenizer
+    module: torch.nn.Module
+    dim: int
+    pool: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], torch.Tensor]
+
+
 class BaseEmbeddingWorker(ABC):
     """A worker that embeds the sequences of files on one device.
 
-    A subclass says how to read its model and how to pool what the network makes of a packed buffer; this class
-    chooses the dtype, puts the network on the device, and streams files through it.
+    A subclass says how its model is read and how many tokens of it suit a device; this class chooses the dtype, puts
+    the network on the device, and streams files through it.
     """
 
     #: What the sequences are written in.
@@ -161,14 +198,6 @@ class BaseEmbeddingWorker(ABC):
     #: Letters of the shortest sequence that can be embedded.
     shortest: ClassVar[int] = 1
 
-    #: Set by `load`: width of an embedding, id of the inert token, and the two that make embeddings.
-    dim: int
-    pad_id: int
-    tokenizer: Tokenizer
-    network: torch.nn.Module
-    #: (tokens, layout) → hidden states: the network, on a GPU by way of its recorded pass.
-    encode: Callable[[torch.Tensor, PackedLayout], torch.Tensor]
-
     def __init__(self, model: LocalModel, dtype: str = "auto") -> None:
         self.model = model
         self.dtype = dtype
@@ -176,7 +205,7 @@ class BaseEmbeddingWorker(ABC):
     @abstractmethod
     def process_files_worker(
         self,
-        file_subset: Iterable[Path],
+        file_subset: Iterable[Path | None],
         device_id: int | str,
         batch_size: int,
         output_dir: Path,
@@ -185,19 +214,14 @@ class BaseEmbeddingWorker(ABC):
         """Embed `file_subset` on one device; returns output paths, and failed inputs with their message."""
 
     @abstractmethod
-    def get_optimal_batch_size(self, device: torch.device) -> int:
+    def get_optimal_batch_size(self, device: Device) -> int:
         """Tokens of a batch that suit `device`."""
 
     @abstractmethod
-    def read_model(self, dtype: torch.dtype) -> tuple[Tokenizer, torch.nn.Module, int]:
-        """Tokenizer, network on the CPU, and the width of its embeddings. Raises ModelError."""
+    def read_model(self, dtype: torch.dtype) -> Network:
+        """The model, on the CPU. Raises ModelError."""
 
-    @abstractmethod
-    def pool(self, hidden: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor, used: int) -> torch.Tensor:
-        """Hidden states, the tokens they are of, and (n,) lengths, `used` their sum → (n, dim) fp32 embeddings."""
-
-    @property
-    def trial_length(self) -> int:
+    def trial_length(self, tokenizer: Tokenizer) -> int:
         """Tokens of each sequence in the batch that is tried out before a run."""
         return TRIAL_LENGTH
 
@@ -206,123 +230,114 @@ class BaseEmbeddingWorker(ABC):
         """Whether `device` multiplies BF16 natively: GPUs by `torch.cuda.get_device_capability` (8 or more)."""
         return supports_bf16(device)
 
-    def resolve_dtype(self, device: torch.device) -> str:
+    def resolve_dtype(self, device: Device) -> str:
         """The dtype of the run on `device`: what was asked for, or by `auto` BF16 where it is native."""
-        if self.dtype != "auto":
-            return self.dtype
-        return "bf16" if self.supports_bf16(device) else "fp32"
+        return device.dtype if self.dtype == "auto" else self.dtype
 
-    def tokens_for(self, device: torch.device) -> int:
-        """2048 tokens a batch, 3072 in BF16, and more on a GPU with the memory for it; see `optimal_tokens`."""
-        return optimal_tokens(device.type, self.resolve_dtype(device), memory_gib(device), self.model.kind)
-
-    def tokenize(self, sequences: Sequence[str]) -> list[NDArray[np.int64]]:
-        """Token ids of each sequence, special tokens included."""
-        return self.tokenizer.encode(sequences)
-
-    @torch.no_grad()
-    def embed(self, tokens: torch.Tensor, layout: PackedLayout, used: int) -> torch.Tensor:
-        """(size,) ids and their layout, both on the device → (n, dim) fp32 embeddings there."""
-        return self.pool(self.encode(tokens, layout), tokens, layout.lengths, used)
-
-    def load(self, device: torch.device, dtype: torch.dtype, budget: int) -> None:
-        """Read tokenizer and weights and put the network on `device` in `dtype`. Raises ModelError, DeviceError."""
+    def load(self, device: torch.device, dtype: str, budget: int) -> Encoder:
+        """The model on `device`, for buffers of `budget` tokens. Raises ModelError, DeviceError."""
         began = time.perf_counter()
-        self.tokenizer, network, self.dim = self.read_model(dtype)
-        self.pad_id = self.tokenizer.pad_id
+        model = self.read_model(TORCH_DTYPES[dtype])
         try:
-            self.network = self.encode = network.to(device=device, dtype=dtype)
+            module = model.module.to(device=device, dtype=TORCH_DTYPES[dtype])
         except torch.OutOfMemoryError as error:
             raise _too_small(self.model.name, device) from error
-        self._describe(device, dtype, budget)
-        if device.type == "cpu" and not prepack(self.network, budget):
+        _describe(device, dtype, budget)
+        encode: Pass = module
+        if device.type == "cpu" and not prepack(module, budget):
             logger.warning(
                 "no prepacked oneDNN products in this dtype here; using PyTorch's plain ones, which are slower"
             )
         if device.type == "cuda":
-            self._try_out(device, round_budget(budget))
+            encode = _Trial(model, module, device, self.trial_length(model.tokenizer)).passed(budget)
         logger.info("%s ready in %.1f s", self.model.name, time.perf_counter() - began)
+        tokenizer = model.tokenizer
+        embed = partial(_embed, encode, model.pool)
+        return Encoder(self.alphabet, self.shortest, model.dim, budget, tokenizer.pad_id, tokenizer.encode, embed)
 
-    def _describe(self, device: torch.device, dtype: torch.dtype, budget: int) -> None:
-        what = "CPU"
-        if device.type == "cuda":
-            major, minor = torch.cuda.get_device_capability(device)
-            what = f"{torch.cuda.get_device_name(device)}, compute capability {major}.{minor}"
-        native = "native" if self.supports_bf16(device) else "not native"
-        name = next(name for name, value in TORCH_DTYPES.items() if value is dtype)
-        logger.info("%s (%s), BF16 %s; computing in %s, %d tokens a batch", device, what, native, name, budget)
-        if device.type == "cuda" and kernels_for("cuda") is None:
-            logger.warning("%s: computing in plain PyTorch, which is several times slower", why_no_kernels("cuda"))
-
-    def _try_out(self, device: torch.device, size: int) -> None:
-        """Find out before the run whether a batch fits. A smaller one would change results, so it is only proposed."""
-        if self._fits(device, size):
-            return
-        smaller = size // 2
-        while smaller >= BUDGET_STEP and not self._fits(device, round_budget(smaller)):
-            smaller //= 2
-        what = f"a batch of {size} tokens"
-        if smaller < BUDGET_STEP:
-            raise _too_small(what, device)
-        hint = f"--batch-size {round_budget(smaller)} does; results then differ in their last bits"
-        raise _too_small(what, device, hint)
-
-    def _fits(self, device: torch.device, size: int) -> bool:
-        """One pass over inert tokens, which also warms the GPU up; with kernels of our own the pass is recorded."""
-        tokens = torch.full((size,), self.pad_id, device=device)
-        length = self.trial_length
-        lengths = [length] * (size // length)
-        layout = PackedLayout.build(lengths, size, "cuda").to(device)
-        try:
-            if layout.tiles is not None:
-                self.encode = Recorded(self.network, tokens, layout)
-            self.embed(tokens, layout, sum(lengths))
-            torch.cuda.synchronize(device)
-        except torch.OutOfMemoryError:
-            return False
-        return True
-
-    def run_subset(
-        self, files: Iterable[Path], device_id: int | str, batch_size: int, output_dir: Path, options: WorkerOptions
+    def run(
+        self,
+        files: Iterable[Path | None],
+        device_id: int | str,
+        batch_size: int,
+        output_dir: Path,
+        options: WorkerOptions,
     ) -> tuple[list[Path], list[tuple[Path, str]]]:
         """What `process_files_worker` does in every subclass: load the model, then stream the files through it."""
         device = torch_device(device_id)
-        budget = batch_size or self.get_optimal_batch_size(device)
-        self.load(device, TORCH_DTYPES[self.resolve_dtype(device)], budget)
+        found = describe(device)
+        dtype, budget = self.resolve_dtype(found), round_budget(batch_size or self.get_optimal_batch_size(found))
+        encoder = self.load(device, dtype, budget)
+        attributes = self.model.attributes(dtype, budget) | dict(options.attributes or {})
         Path(output_dir).mkdir(parents=True, exist_ok=True)
-        made_by = self.model.attributes(self.resolve_dtype(device), round_budget(budget))
-        return self.run_files(
-            files,
-            device,
-            budget,
-            Path(output_dir),
-            max_tokens=options.max_tokens,
-            threads=options.threads,
-            attributes=made_by | dict(options.attributes or {}),
-            events=options.progress_queue,
-        )
+        output = Embeddings(Path(output_dir), attributes)
+        return Stream([encoder], output, device, options.lanes, options.max_tokens, options.progress_queue).go(files)
 
-    def run_files(
-        self,
-        files: Iterable[Path | None],
-        device: torch.device,
-        budget: int,
-        output_dir: Path,
-        *,
-        max_tokens: int = DEFAULT_MAX_TOKENS,
-        threads: int | None = None,
-        attributes: Mapping[str, object] | None = None,
-        events: EventSink | None = None,
-    ) -> tuple[list[Path], list[tuple[Path, str]]]:
-        """Stream `files` through the loaded model; one HDF5 a file in `output_dir`.
 
-        `files` may hold FLUSH where no file follows for a while. A file that cannot be read or embedded is
-        reported and the rest goes on. Raises OutputError when a result cannot be written, and what the iterable
-        of files raises.
-        """
-        run = Stream(self, device, round_budget(budget), output_dir, max_tokens, attributes or {}, events)
-        lanes = (threads or available_threads()) if device.type == "cpu" else 1
-        return run.go(files, lanes)
+def tokens_by_memory(device: Device, dtype: str, most: int) -> int:
+    """Tokens of a batch for a transformer: 2048, 3072 in 16 bits, and on a GPU as its memory allows, up to `most`."""
+    base = BASE_TOKENS if dtype == "fp32" else BASE_TOKENS_16_BITS
+    if device.type == "cpu":
+        return base
+    return max(base, min(int(device.memory_gib * TOKENS_PER_GIB) // 4096 * 4096, most))
+
+
+@torch.no_grad()
+def _embed(
+    encode: Pass,
+    pool: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], torch.Tensor],
+    tokens: torch.Tensor,
+    layout: PackedLayout,
+    used: int,
+) -> torch.Tensor:
+    return pool(encode(tokens, layout), tokens, layout.lengths, used)
+
+
+def _describe(device: torch.device, dtype: str, budget: int) -> None:
+    what = "CPU"
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        what = f"{torch.cuda.get_device_name(device)}, compute capability {major}.{minor}"
+    native = "native" if supports_bf16(device) else "not native"
+    logger.info("%s (%s), BF16 %s; computing in %s, %d tokens a batch", device, what, native, dtype, budget)
+    if device.type == "cuda" and kernels_for("cuda") is None:
+        logger.warning("%s: computing in plain PyTorch, which is several times slower", why_no_kernels("cuda"))
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """Finds out on a GPU, before the run, whether a batch fits. A smaller one would change results: it is proposed."""
+
+    model: Network
+    module: torch.nn.Module
+    device: torch.device
+    length: int
+
+    def passed(self, size: int) -> Pass:
+        """The pass over buffers of `size` tokens, recorded where the kernels are our own. Raises DeviceError."""
+        if (found := self._pass(size)) is not None:
+            return found
+        smaller = size // 2
+        while smaller >= BUDGET_STEP and self._pass(round_budget(smaller)) is None:
+            smaller //= 2
+        what = f"a batch of {size} tokens"
+        if smaller < BUDGET_STEP:
+            raise _too_small(what, self.device)
+        hint = f"--batch-size {round_budget(smaller)} does; results then differ in their last bits"
+        raise _too_small(what, self.device, hint)
+
+    def _pass(self, size: int) -> Pass | None:
+        """One pass over inert tokens, which also warms the GPU up; None if the memory is too small for it."""
+        tokens = torch.full((size,), self.model.tokenizer.pad_id, device=self.device)
+        lengths = [self.length] * (size // self.length)
+        layout = PackedLayout.build(lengths, size, "cuda").to(self.device)
+        try:
+            encode: Pass = self.module if layout.tiles is None else Recorded(self.module, tokens, layout)
+            _embed(encode, self.model.pool, tokens, layout, sum(lengths))
+            torch.cuda.synchronize(self.device)
+        except torch.OutOfMemoryError:
+            return None
+        return encode
 
 
 def _too_small(
@@ -331,20 +346,52 @@ def _too_small(
     return DeviceError(f"{what} does not fit the memory of {device}", hint=hint)
 
 
-def run_worker(
-    worker: type[BaseEmbeddingWorker],
-    file_subset: Iterable[Path],
-    device_id: int | str,
-    batch_size: int,
-    output_dir: Path,
-    kwargs: Mapping[str, Any],
-) -> tuple[list[Path], list[tuple[Path, str]]]:
-    """The body of every `process_*_files_worker`: logging as the process asks for it, then one `worker`."""
-    options = WorkerOptions.from_kwargs(kwargs)
-    if options.forward_logs and options.progress_queue is not None:
-        set_up_worker_logging(options.progress_queue, torch_device(device_id))
-    embedder = worker(options.local_model, options.dtype)
-    return embedder.process_files_worker(file_subset, device_id, batch_size, output_dir, **kwargs)
+@dataclass(frozen=True)
+class Embeddings:
+    """One HDF5 file of embeddings a work file, in `folder`; attributes: what made them."""
+
+    folder: Path
+    attributes: Mapping[str, object]
+
+    def sources(self, path: Path) -> Sequence[Path | None]:
+        """The work file itself."""
+        return (path,)
+
+    def path(self, path: Path) -> Path:
+        """Its name, and `.h5`."""
+        return self.folder / f"{path.name}.h5"
+
+    def write(self, path: Path, shards: Sequence[Shard]) -> None:
+        """Write it whole or not at all. Raises OutputError, and InputError for a work file that is gone by now."""
+        (shard,) = shards
+        write_shard(self.path(path), shard, made_from([path], self.attributes))
+
+    def is_done(self, path: Path) -> bool:
+        """Whether the result is there and is provably what would be written."""
+        return is_done(self.path(path), [path], self.attributes)
+
+
+def made_from(sources: Iterable[Path], attributes: Mapping[str, object]) -> dict[str, object]:
+    """Attributes of a result: what made it, and the checksums of what it was made from. Raises InputError."""
+    try:
+        return {**attributes, "source_sha256": " ".join(map(sha256_of, sources))}
+    except OSError as error:
+        raise InputError(f"cannot read {error.filename}: {error.strerror}", hint="check the path") from error
+
+
+def is_done(output: Path, sources: Iterable[Path], attributes: Mapping[str, object]) -> bool:
+    """Whether a shard is there, whole, and was made from the same content by the same means. Raises InputError."""
+    if not output.exists():
+        return False
+    try:
+        found = read_shard(output).attributes
+    except InputError as error:
+        logger.warning("%s", error)
+        return False
+    if any(found.get(name) != value for name, value in made_from(sources, attributes).items()):
+        logger.warning("%s was made from something else; it is made again", output)
+        return False
+    return True
 
 
 def torch_device(device_id: int | str) -> torch.device:

@@ -35,7 +35,6 @@ class FileDone:
 
     path: Path
     output: Path
-    sequences: int
 
 
 @dataclass(frozen=True)
@@ -106,13 +105,21 @@ class EventSink(Protocol):
 
 @dataclass(frozen=True)
 class Phase:
-    """A stage of a run begins; `total` sequences are ahead of it, `done` of them from an earlier run."""
+    """A stage of a run begins; `total` sequences are ahead of it, `done` of them from an earlier run.
+
+    unit: what the sequences are; workers: their devices.
+    """
 
     name: str
     total: int = 0
     done: int = 0
     workers: tuple[str, ...] = ()
+    unit: str = "sequences"
 
 
 #: A listener for progress: the index of a worker and one of its events, or -1 and a `Phase`.
 Listener = Callable[[int, object], None]
+
+
+def unheard(worker: int, event: object) -> None:
+    """The listener of whoever wants to hear nothing."""

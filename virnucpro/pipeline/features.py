@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.errors import InputError
 from virnucpro.io.store import Shard, read_shard
-from virnucpro.pipeline.encode import Encoding
-from virnucpro.pipeline.frame_split import WHOLE, FramePart
+from virnucpro.pipeline.frame_split import WHOLE
 from virnucpro.pipeline.parallel_dnabert import process_dnabert_files_worker
 from virnucpro.pipeline.parallel_esm import process_esm_files_worker
-from virnucpro.runs.paths import RunPaths
 
 #: Ids, and a (n, dim) float32 array with a row for each.
 Features = tuple[list[str], NDArray[np.float32]]
@@ -88,45 +85,27 @@ def _refuse_missing(ids: Sequence[str], there: dict[str, int], side: str) -> Non
         )
 
 
-@dataclass(frozen=True)
-class EmbeddedParts:
-    """Work files that the encoders have been over; failed: file name → why an encoder gave it up.
+class Joined(NamedTuple):
+    """What a classifier reads of a work file: features of frames, vectors of whole windows, and what has none."""
 
-    protein: None where the set reads whole windows.
+    frames: Features
+    whole: Features
+    failed: list[tuple[int, str, str]]
+
+
+def join(shards: Sequence[Shard]) -> Joined:
+    """What the encoders made of one work file, of DNA first, joined by id; without proteins all windows are whole ones.
+
+    Raises InputError that names an id which one side lacks.
     """
-
-    paths: RunPaths
-    dna: Encoding
-    protein: Encoding | None
-    failed: dict[str, str]
-
-    def failure(self, part: FramePart) -> str:
-        """Why a work file has no embeddings; empty if it has."""
-        reasons = [self.failed.get(f"{part.name}{suffix}") for suffix in (".fna", ".faa")]
-        return next((f"its work file failed: {reason}" for reason in reasons if reason), "")
-
-    def dna_shard(self, part: FramePart) -> Shard | None:
-        """The DNA embeddings of a work file; None if it holds nothing to embed or an encoder failed on it."""
-        there = part.frames + part.whole and not self.failure(part)
-        return read_shard(self.dna.shard(self.paths.part_file(part.name, ".fna"))) if there else None
-
-    def protein_shard(self, part: FramePart) -> Shard | None:
-        """The protein embeddings of a work file; None as for `dna_shard`."""
-        if self.protein is None or not part.frames or self.failure(part):
-            return None
-        return read_shard(self.protein.shard(self.paths.part_file(part.name, ".faa")))
-
-    def features(self, part: FramePart) -> tuple[Features | None, Features | None, dict[str, str]]:
-        """Joined features of a work file's frames, DNA vectors of its whole windows, and why others have none."""
-        dna, protein = self.dna_shard(part), self.protein_shard(part)
-        lost = {name: reason for shard in (dna, protein) if shard for _, name, reason in shard.failed}
-        if dna is None:
-            return None, None, lost
-        whole = _rows_of(dna, lambda name: name.endswith(WHOLE))
-        if protein is None:
-            return None, whole, lost
-        dna_of_frames = _rows_of(dna, lambda name: not name.endswith(WHOLE) and name not in lost)
-        return merge_features(dna_of_frames, _rows_of(protein, lambda name: name not in lost)), whole, lost
+    failed = [each for shard in shards for each in shard.failed]
+    lost = {name for _, name, _ in failed}
+    dna, *proteins = shards
+    whole = _rows_of(dna, lambda name: name.endswith(WHOLE))
+    if not proteins:
+        return Joined(([], np.empty((0, 0), np.float32)), whole, failed)
+    frames = _rows_of(dna, lambda name: not name.endswith(WHOLE) and name not in lost)
+    return Joined(merge_features(frames, _rows_of(proteins[0], lambda name: name not in lost)), whole, failed)
 
 
 def _rows_of(shard: Shard, wanted: Callable[[str], bool]) -> Features:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from virnucpro.models.registry import LocalModel
-from virnucpro.pipeline.encode import Encoding, WorkFile
+from virnucpro.pipeline.caller import CalledFiles, call_files
 from virnucpro.pipeline.events import Listener
-from virnucpro.pipeline.features import EmbeddedParts
 from virnucpro.pipeline.frame_split import FramePart, FramePlan, FrameSplitter, Rules
+from virnucpro.pipeline.placement import threads_a_worker
 from virnucpro.pipeline.run import Run, balance
-from virnucpro.pipeline.work_queue import QueueResult
 from virnucpro.runs.config import RunConfig
 from virnucpro.runs.paths import RunPaths
 
@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 
 class FrameRun(Run[Result]):
-    """A run that cuts sequences into frames, or windows, and embeds their DNA, then their proteins, on all devices.
+    """A run that cuts sequences into frames, or windows, and has them embedded, and maybe scored, on all devices.
 
     `choose` of a subclass sets `encoders` and `rules` besides `placement`.
     """
@@ -63,25 +63,39 @@ class FrameRun(Run[Result]):
             for suffix, checksum in zip(self.rules.suffixes, part.sums, strict=True):
                 yield self.paths.part_file(part.name, suffix), checksum
 
-    def encode(self) -> EmbeddedParts:
-        """Embed every work file with the encoders, and note in the record how the devices shared the work."""
-        dna, *others = (
-            Encoding(model, self.placement, self.paths.shards, self.attributes(model)) for model in self.encoders
-        )
-        protein = others[0] if others else None
-        ends = {}
-        with self.session.stage("embedding DNA"):
-            ends["DNA"] = dna.run(self._work_files(".fna", lambda part: part.frames + part.whole), self.listen)
-        if protein is not None:
-            with self.session.stage("embedding proteins"):
-                ends["protein"] = protein.run(self._work_files(".faa", lambda part: part.frames), self.listen)
-        self.session.own.details["encoders"] = {name: balance(end.stats) for name, end in ends.items()}
-        return EmbeddedParts(self.paths, dna, protein, _failed(*ends.values()))
+    def call(self, stage: str, classifier: Path | None, vectors: bool) -> Called:
+        """Bring every work file to its end, and note in the record how the devices shared the work."""
+        place, paths = self.placement, self.paths
+        run = {"fingerprint": self.fingerprint}
+        files = CalledFiles(paths.shards, self.encoders, place.budgets, place.dtype, classifier, vectors, run)
+        counts = {paths.part_file(part.name, ".fna"): 2 * part.frames + part.whole for part in self.plan.parts}
+        with self.session.stage(stage):
+            end = call_files(
+                files,
+                {path: count for path, count in counts.items() if count},
+                place.names,
+                threads=threads_a_worker(len(place.devices), self._config.threads),
+                listen=self.listen,
+                stall_seconds=60 * self._config.stall_minutes,
+            )
+        self.session.own.details |= balance(end.stats)
+        return Called(paths, files, {path.name: reason for path, reason in end.failed.items()})
 
-    def _work_files(self, suffix: str, count: Callable[[FramePart], int]) -> list[WorkFile]:
-        found = (WorkFile(self.paths.part_file(part.name, suffix), count(part)) for part in self.plan.parts)
-        return [file for file in found if file.sequences]
 
+@dataclass(frozen=True)
+class Called:
+    """Work files that were brought to their end; failed: names of those that failed, and why."""
 
-def _failed(*ends: QueueResult) -> dict[str, str]:
-    return {path.name: reason for end in ends for path, reason in end.failed.items()}
+    paths: RunPaths
+    files: CalledFiles
+    failed: dict[str, str]
+
+    def failure(self, part: FramePart) -> str:
+        """Why a work file has no results; empty if it has."""
+        reason = self.failed.get(f"{part.name}.fna")
+        return f"its work file failed: {reason}" if reason else ""
+
+    def source(self, part: FramePart) -> Path | None:
+        """The work file, if it has results; None if there was nothing in it to embed, or if it failed."""
+        there = part.frames + part.whole and not self.failure(part)
+        return self.paths.part_file(part.name, ".fna") if there else None

@@ -9,7 +9,8 @@ from pathlib import Path
 from virnucpro.calls.write import published_id
 from virnucpro.io.store import Layout, Shard, write_merged
 from virnucpro.models.card import Reads
-from virnucpro.pipeline.features import EmbeddedParts
+from virnucpro.pipeline.features import join
+from virnucpro.pipeline.frame_run import Called
 from virnucpro.pipeline.frame_split import WHOLE, FramePart, IndexedSequence, read_index
 from virnucpro.runs.paths import PredictPaths
 
@@ -23,22 +24,19 @@ def kept_paths(paths: PredictPaths, reads: Reads, vanilla: bool) -> tuple[Path, 
 
 
 def keep_embeddings(
-    embedded: EmbeddedParts, parts: Sequence[FramePart], paths: PredictPaths, names: Mapping[Path, Path], vanilla: bool
+    called: Called, parts: Sequence[FramePart], paths: PredictPaths, names: Mapping[Path, Path], vanilla: bool
 ) -> None:
     """Write the embeddings of all frames, or windows, in input order; `names`: where each of `kept_paths` goes."""
-    dna = partial(_named, embedded, parts, embedded.dna_shard)
-    protein = partial(_named, embedded, parts, embedded.protein_shard)
-    merged = partial(_merged, embedded, parts)
+    dna, protein = (partial(_named, called, parts, encoder) for encoder in range(2))
     jobs: list[tuple[Path, Shards, Mapping[str, object], Layout]] = [
-        (paths.embeddings("dna", ".h5"), dna, embedded.dna.attributes, "hdf5")
+        (paths.embeddings(which, ".h5"), source, called.files.attributes(encoder), "hdf5")
+        for encoder, (which, source) in enumerate((("dna", dna), ("protein", protein))[: len(called.files.models)])
     ]
-    if embedded.protein is not None:
-        jobs.append((paths.embeddings("protein", ".h5"), protein, embedded.protein.attributes, "hdf5"))
     if vanilla:
         jobs += [
             (paths.embeddings("DNABERT_S", ".pt"), dna, {}, "nucleotide"),
             (paths.embeddings("ESM", ".pt"), protein, {}, "proteins"),
-            (paths.embeddings("merged", ".pt"), merged, {}, "merged"),
+            (paths.embeddings("merged", ".pt"), partial(_merged, called, parts), {}, "merged"),
         ]
     for path, source, attributes, layout in jobs:
         rows, dim = _shape(source())
@@ -52,38 +50,37 @@ def _shape(shards: Iterator[Shard]) -> tuple[int, int]:
     return rows, dim
 
 
-def _named(
-    embedded: EmbeddedParts, parts: Sequence[FramePart], shard_of: Callable[[FramePart], Shard | None]
-) -> Iterator[Shard]:
+def _named(called: Called, parts: Sequence[FramePart], encoder: int) -> Iterator[Shard]:
     """One encoder's embeddings of frames, a work file at a time, under their published ids."""
     for part in parts:
-        shard = shard_of(part)
-        if shard is not None:
-            names = _published_ids(embedded, part)
+        if source := called.source(part):
+            names = _published_ids(called, part)
+            shard = called.files.read_vectors(source)[encoder]
             rows = [row for row, key in enumerate(shard.headers) if key in names]
-            yield Shard([names[shard.headers[row]] for row in rows], shard.embeddings[rows])
+            if rows:
+                yield Shard([names[shard.headers[row]] for row in rows], shard.embeddings[rows])
 
 
-def _published_ids(embedded: EmbeddedParts, part: FramePart) -> dict[str, str]:
+def _published_ids(called: Called, part: FramePart) -> dict[str, str]:
     """By key, the ids of frames, or of windows where the set reads these."""
     names: dict[str, str] = {}
     sequence_id = ""
-    for row in read_index(embedded.paths.part_file(part.name, ".index")):
+    for row in read_index(called.paths.part_file(part.name, ".index")):
         if isinstance(row, IndexedSequence):
             sequence_id = row.id
             continue
         for frame in row.frames:
             names[row.key + frame] = published_id(sequence_id, row.number, frame)
-        if embedded.protein is None:
+        if len(called.files.models) == 1:
             names[row.key + WHOLE] = published_id(sequence_id, row.number)
     return names
 
 
-def _merged(embedded: EmbeddedParts, parts: Sequence[FramePart]) -> Iterator[Shard]:
+def _merged(called: Called, parts: Sequence[FramePart]) -> Iterator[Shard]:
     """Both vectors of each frame, a work file at a time, under their published ids."""
     for part in parts:
-        frames, _, _ = embedded.features(part)
-        if frames is not None:
-            keys, vectors = frames
-            names = _published_ids(embedded, part)
-            yield Shard([names[key] for key in keys], vectors)
+        if source := called.source(part):
+            keys, vectors = join(called.files.read_vectors(source)).frames
+            names = _published_ids(called, part)
+            if keys:
+                yield Shard([names[key] for key in keys], vectors)

@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -48,13 +48,9 @@ Deliver = Callable[[int, Said], None]
 GONE_SECONDS = 10.0
 
 
-class Worker(Protocol):
-    """A module-level function such as `process_dnabert_files_worker`."""
-
-    def __call__(
-        self, file_subset: Iterable[Any], device_id: str, batch_size: int, output_dir: Path, **kwargs: Any
-    ) -> object:
-        """Embed the files; what happens is told through `kwargs["progress_queue"]`."""
+#: A module-level function such as `process_dnabert_files_worker`: (files, device, batch_size, output_dir, **kwargs);
+#: what happens is told through `kwargs["progress_queue"]`.
+Worker = Callable[..., object]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The codon network on one device of many: the worker that a run starts once a device.
+"""The codon network on one device, and on many: the worker, and the driver that starts one a device.
 
 Everything but the model itself is shared with DNABERT-S: see `pipeline/parallel_dnabert.py` for how files reach a
 worker, and `BaseEmbeddingWorker` for what it does with them.
@@ -6,63 +6,75 @@ worker, and `BaseEmbeddingWorker` for what it does with them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
+from virnucpro.core.device import Device
 from virnucpro.input.windows import SHORTEST
-from virnucpro.models.codon import CodonNetwork, CodonTokenizer, load_codon
-from virnucpro.pipeline.base_worker import BaseEmbeddingWorker, Tokenizer, WorkerOptions, run_worker
+from virnucpro.models.codon import CodonTokenizer, load_codon
+from virnucpro.pipeline.base_worker import (
+    BaseEmbeddingWorker,
+    Network,
+    Tokenizer,
+    WorkerOptions,
+    tokens_by_memory,
+)
+from virnucpro.pipeline.events import Listener, unheard
+from virnucpro.pipeline.parallel_dnabert import Embedded, embed_files
+from virnucpro.pipeline.schedule import STALL_SECONDS
+from virnucpro.runs.config import DEFAULT_CODON_MODEL
 
-__all__ = ["CodonWorker", "process_codon_files_worker"]
+__all__ = ["CodonWorker", "embed_codon_files", "process_codon_files_worker"]
 
 #: Bases of each window in the batch that is tried out before a run.
 TRIAL_BASES = 500
 
+#: Tokens of a batch on a CPU: eight windows of 500 bases. Fewer are slower, more hold results back.
+CPU_TOKENS = 8704
+
+#: On a GPU, a batch has so many times the tokens that it would have of a transformer of up to 32,768: they are the
+#: codons of six frames, two a base, and cost little (docs/performance.md).
+FACTOR, MOST_TOKENS = 16, 32_768
+
 
 class CodonWorker(BaseEmbeddingWorker):
-    """Embeds windows of DNA, of any length from 8 bases on, by the codons of all six frames."""
+    """Embeds windows of DNA, of any length from 8 bases on, by the codons of all six frames.
+
+    An embedding is, over the six frames, mean and maximum of what each frame has by mean and maximum, in fp32.
+    """
 
     shortest: ClassVar[int] = SHORTEST
-    network: CodonNetwork
 
     def process_files_worker(
         self,
-        file_subset: Iterable[Path],
+        file_subset: Iterable[Path | None],
         device_id: int | str,
         batch_size: int,
         output_dir: Path,
         **kwargs: Any,
     ) -> tuple[list[Path], list[tuple[Path, str]]]:
         """Embed the sequences of each file of `file_subset`; see `process_codon_files_worker`."""
-        return self.run_subset(file_subset, device_id, batch_size, output_dir, WorkerOptions.from_kwargs(kwargs))
+        return self.run(file_subset, device_id, batch_size, output_dir, WorkerOptions.from_kwargs(kwargs))
 
-    def get_optimal_batch_size(self, device: torch.device) -> int:
-        """8704 tokens on a CPU, and on a GPU 8192 a GiB of its memory, up to 524,288; a base has about two.
+    def get_optimal_batch_size(self, device: Device) -> int:
+        """8704 tokens on a CPU, and on a GPU 8192 a GiB of its memory, up to 524,288; a base has about two."""
+        return CPU_TOKENS if device.type == "cpu" else FACTOR * tokens_by_memory(device, "fp32", MOST_TOKENS)
 
-        On a CPU fewer are slower, and more hold results back (docs/performance.md).
-        """
-        return self.tokens_for(device)
-
-    def read_model(self, dtype: torch.dtype) -> tuple[Tokenizer, torch.nn.Module, int]:
+    def read_model(self, dtype: torch.dtype) -> Network:
         """The network, in fp32 as it is computed with on most CPUs."""
         network = load_codon(self.model.weights, self.model.config)
-        return CodonTokenizer(network.config.stride), network, network.dim
+        return Network(CodonTokenizer(network.config.stride), network, network.dim, network.pool)
 
-    def pool(self, hidden: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor, used: int) -> torch.Tensor:
-        """(positions, channels) → (n, dim) fp32: mean and maximum over each frame, then over the frames."""
-        return self.network.pool(hidden, tokens, lengths, used)
-
-    @property
-    def trial_length(self) -> int:
+    def trial_length(self, tokenizer: Tokenizer) -> int:
         """Tokens of an ordinary window."""
-        return len(self.tokenize(["N" * TRIAL_BASES])[0])
+        return len(tokenizer.encode(["N" * TRIAL_BASES])[0])
 
 
 def process_codon_files_worker(
-    file_subset: Iterable[Path],
+    file_subset: Iterable[Path | None],
     device_id: int | str,
     batch_size: int,
     output_dir: Path,
@@ -73,4 +85,33 @@ def process_codon_files_worker(
     Arguments, results and errors as `process_dnabert_files_worker`; a sequence of less than 8 bases fails, with a
     message.
     """
-    return run_worker(CodonWorker, file_subset, device_id, batch_size, output_dir, kwargs)
+    kwargs = {"model": DEFAULT_CODON_MODEL} | kwargs
+    options = WorkerOptions.from_kwargs(kwargs)
+    options.begin_logging(device_id)
+    worker = CodonWorker(options.local_model, options.dtype)
+    return worker.process_files_worker(file_subset, device_id, batch_size, output_dir, **kwargs)
+
+
+def embed_codon_files(
+    files: Iterable[Path],
+    devices: Sequence[str],
+    output_dir: Path,
+    batch_size: int = 0,
+    *,
+    counts: Mapping[Path, int] | None = None,
+    listen: Listener = unheard,
+    stall_seconds: float = STALL_SECONDS,
+    **kwargs: Any,
+) -> Embedded:
+    """Embed files of windows of DNA on several devices; all as `embed_dnabert_files`."""
+    return embed_files(
+        process_codon_files_worker,
+        files,
+        devices,
+        output_dir,
+        batch_size,
+        {"model": DEFAULT_CODON_MODEL} | kwargs,
+        counts=counts,
+        listen=listen,
+        stall_seconds=stall_seconds,
+    )

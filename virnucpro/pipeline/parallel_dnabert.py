@@ -1,15 +1,16 @@
-"""DNABERT-S on one device of many: the worker that a run starts once a device.
+"""DNABERT-S on one device, and on many: the worker that is started once a device, and the driver that starts them.
 
-Files reach workers by greedy bin-packing on their numbers of sequences (`assign_files_by_sequences`) and then one by
-one from the work queue. A worker loads the model once and packs tokens, without padding, into batches sized to the
-device. It computes under `torch.no_grad()`, in BF16 where the device multiplies it natively: a GPU does from compute
-capability 8 on, which `torch.cuda.get_device_capability` tells. Under the spawn context everything here is importable
-by name and nothing unpicklable crosses; CUDA is first touched in the worker.
+The driver, `embed_dnabert_files`, plans: it counts the sequences of each file, spreads the files over the devices by
+greedy bin-packing on these numbers (`assign_files_by_sequences`), and starts one worker a device. Files then reach a
+worker one by one; whose list runs dry takes from the longest remaining one. `virnucpro embed` goes through it.
 
-`virnucpro embed` does all this. For files that are cut already:
+A worker loads the model once and packs tokens, without padding, into batches of as many tokens as suit the device. It
+computes under `torch.no_grad()`, in BF16 where the device multiplies it natively: a GPU does from compute capability 8
+on, which `torch.cuda.get_device_capability` tells. Under the spawn context everything here is importable by name and
+nothing unpicklable crosses; CUDA is first touched in the worker.
 
     if __name__ == "__main__":
-        processed, failed = embed_dnabert_files(files, ["cuda:0", "cuda:1"], Path("out"), model="dnabert-s")
+        processed, failed, devices = embed_dnabert_files(files, ["cuda:0", "cuda:1"], Path("out"), model="dnabert-s")
 
 To place workers by hand, without a queue that watches them:
 
@@ -22,40 +23,54 @@ To place workers by hand, without a queue that watches them:
                 ...
 
 What all workers share, whatever they embed, is in `pipeline/base_worker.py`; how one streams its files in
-`pipeline/stream.py`; who gets which file in `pipeline/work_queue.py`.
+`pipeline/stream.py`; who gets which file in `pipeline/schedule.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+from virnucpro.core.device import Device, available_threads, select_devices
+from virnucpro.core.threads import in_order
 from virnucpro.models.attention import segment_mean
-from virnucpro.models.dnabert_s import DNABERT, load_dnabert
+from virnucpro.models.dnabert_s import load_dnabert
 from virnucpro.models.tokenizer import DNATokenizer
 from virnucpro.pipeline.base_worker import (
     BaseEmbeddingWorker,
-    Tokenizer,
+    Embeddings,
+    Network,
     WorkerOptions,
     assign_files_by_sequences,
     count_sequences,
     refuse_equal_names,
-    run_worker,
+    tokens_by_memory,
 )
-from virnucpro.pipeline.launch_local import check_can_spawn
+from virnucpro.pipeline.events import Listener, Phase, unheard
+from virnucpro.pipeline.launch_local import Worker, check_can_spawn
+from virnucpro.pipeline.packing import round_budget
+from virnucpro.pipeline.placement import Placement, announce, threads_a_worker
+from virnucpro.pipeline.schedule import STALL_SECONDS, DeviceStats
 from virnucpro.pipeline.work_queue import WorkQueue
 
 __all__ = [
     "DNABERTWorker",
+    "Embedded",
     "WorkerOptions",
     "assign_files_by_sequences",
     "count_sequences",
     "embed_dnabert_files",
+    "embed_files",
     "process_dnabert_files_worker",
 ]
+
+#: The most tokens of a batch on a GPU. An H100 makes 1.61 million tokens a second with batches of 2,048, 1.93 with
+#: 8,192 and 1.98 with 32,768, where what the host does for a batch no longer shows: end to end 8,192 keep the GPU busy
+#: for 86% of the time, 32,768 for 97%. 65,536 gain nothing (docs/performance.md).
+MOST_TOKENS = 32_768
 
 
 class DNABERTWorker(BaseEmbeddingWorker):
@@ -65,41 +80,36 @@ class DNABERTWorker(BaseEmbeddingWorker):
     what VirNucPro (Li et al. 2025, doi:10.1093/bib/bbaf224) feeds its classifier.
     """
 
-    network: DNABERT
-
     def process_files_worker(
         self,
-        file_subset: Iterable[Path],
+        file_subset: Iterable[Path | None],
         device_id: int | str,
         batch_size: int,
         output_dir: Path,
         **kwargs: Any,
     ) -> tuple[list[Path], list[tuple[Path, str]]]:
         """Embed the sequences of each file of `file_subset`; see `process_dnabert_files_worker`."""
-        return self.run_subset(file_subset, device_id, batch_size, output_dir, WorkerOptions.from_kwargs(kwargs))
+        return self.run(file_subset, device_id, batch_size, output_dir, WorkerOptions.from_kwargs(kwargs))
 
-    def get_optimal_batch_size(self, device: torch.device) -> int:
-        """2048 tokens, 3072 in BF16, and more on a GPU with the memory for it: 512 a GiB, up to 32,768.
+    def get_optimal_batch_size(self, device: Device) -> int:
+        """2048 tokens, 3072 in BF16, and more on a GPU with the memory for it, up to `MOST_TOKENS`."""
+        return tokens_by_memory(device, self.resolve_dtype(device), MOST_TOKENS)
 
-        More gains little: a GPU computes at nearly its full rate from 8,192 tokens on, and at 32,768 what the host
-        does for a batch no longer shows (docs/performance.md).
-        """
-        return self.tokens_for(device)
-
-    def read_model(self, dtype: torch.dtype) -> tuple[Tokenizer, torch.nn.Module, int]:
+    def read_model(self, dtype: torch.dtype) -> Network:
         """The published tokenizer and the network, in fp32 as it is stored."""
         network = load_dnabert(self.model.weights, self.model.config)
         tokenizer = DNATokenizer(self.model.tokenizer)
         tokenizer.check_fits(network.config.vocab_size)
-        return tokenizer, network, network.dim
+        return Network(tokenizer, network, network.dim, _mean)
 
-    def pool(self, hidden: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor, used: int) -> torch.Tensor:
-        """(tokens, dim) → (n, dim) fp32 means over all tokens of each sequence, [CLS] and [SEP] included."""
-        return segment_mean(hidden, lengths, used)
+
+def _mean(hidden: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor, used: int) -> torch.Tensor:
+    """(tokens, dim) → (n, dim) fp32 means over all tokens of each sequence, [CLS] and [SEP] included."""
+    return segment_mean(hidden, lengths, used)
 
 
 def process_dnabert_files_worker(
-    file_subset: Iterable[Path],
+    file_subset: Iterable[Path | None],
     device_id: int | str,
     batch_size: int,
     output_dir: Path,
@@ -124,30 +134,102 @@ def process_dnabert_files_worker(
     Returns the paths written, and (input path, message) for each file that failed. A file's error is logged with
     the device and the rest goes on; ModelError and DeviceError end the call.
     """
-    return run_worker(DNABERTWorker, file_subset, device_id, batch_size, output_dir, kwargs)
+    options = WorkerOptions.from_kwargs(kwargs)
+    options.begin_logging(device_id)
+    worker = DNABERTWorker(options.local_model, options.dtype)
+    return worker.process_files_worker(file_subset, device_id, batch_size, output_dir, **kwargs)
 
 
 def embed_dnabert_files(
-    files: Sequence[Path], devices: Sequence[str], output_dir: Path, batch_size: int = 0, **kwargs: Any
-) -> tuple[list[Path], list[tuple[Path, str]]]:
+    files: Iterable[Path],
+    devices: Sequence[str],
+    output_dir: Path,
+    batch_size: int = 0,
+    *,
+    counts: Mapping[Path, int] | None = None,
+    listen: Listener = unheard,
+    stall_seconds: float = STALL_SECONDS,
+    **kwargs: Any,
+) -> Embedded:
     """Embed files of DNA sequences on several devices, one worker each, balanced by their numbers of sequences.
 
     files: as for the worker, with names that differ; devices: "cpu", "cuda:0", …, an entry for each worker.
-    batch_size: tokens a batch, the same on all devices; 0 lets each choose, so that devices of different sizes differ
-    in the last bits. kwargs: as for `process_dnabert_files_worker`, but for progress and logs.
+    output_dir: a result that is there, of the same content by the same means, is not made again.
+    batch_size: tokens a batch; 0 takes `get_optimal_batch_size` of the smallest device, for all of them.
+    counts: sequences of each file, where they are known. listen: told of each event with the index of its worker.
+    stall_seconds: the least silence after which a worker counts as hung. kwargs: as for `process_dnabert_files_worker`,
+    but for progress and logs; dtype auto is BF16 if every device has it.
 
     A worker that dies is replaced, and the files it held are tried again, on another device if there is one; a file
-    that kills two is given up. Returns the paths written, in the order of `files`, and (input path, message) for each
-    file that failed. Raises InputError for two files of one name or one that cannot be counted, ModelError and
-    DeviceError. All but one CPU means processes of their own: call it under `if __name__ == "__main__":`.
+    that kills two is given up. Returns the paths written, in the order of `files`, (input path, message) for each file
+    that failed, and how the devices shared the work. Raises InputError for two files of one name or one that cannot be
+    counted, ModelError and DeviceError. All but one CPU means processes of their own: call it under
+    `if __name__ == "__main__":`.
     """
-    check_can_spawn(devices)
+    return embed_files(
+        process_dnabert_files_worker,
+        files,
+        devices,
+        output_dir,
+        batch_size,
+        kwargs,
+        counts=counts,
+        listen=listen,
+        stall_seconds=stall_seconds,
+    )
+
+
+class Embedded(NamedTuple):
+    """How an embedding of files ended.
+
+    processed: results, in the order of the files; failed: file and reason; devices: how each shared the work.
+    """
+
+    processed: list[Path]
+    failed: list[tuple[Path, str]]
+    devices: list[DeviceStats]
+
+
+def embed_files(
+    process: Worker,
+    files: Iterable[Path],
+    devices: Sequence[str],
+    output_dir: Path,
+    batch_size: int,
+    kwargs: Mapping[str, Any],
+    *,
+    counts: Mapping[Path, int] | None,
+    listen: Listener,
+    stall_seconds: float,
+) -> Embedded:
+    """The body of `embed_dnabert_files`, and of the drivers of other models: plan, skip what is done, start workers.
+
+    Token budget and dtype are the same on all devices, so that a result does not depend on where it was made.
+    """
+    options = WorkerOptions.from_kwargs(kwargs)
+    model, names = options.local_model, list(devices)
+    dtype = options.dtype
+    if not batch_size or dtype == "auto":
+        place = Placement.choose(select_devices(",".join(names)), [model], dtype, batch_size)
+        dtype, batch_size = place.dtype, place.budgets[0]
+    batch_size = round_budget(batch_size)
+    check_can_spawn(names)
+    files = [Path(path) for path in files]
     refuse_equal_names(files)
-    model = WorkerOptions.from_kwargs(kwargs).local_model
-    Path(output_dir).mkdir(parents=True, exist_ok=True)
-    counts = {Path(path): count_sequences(path) for path in files}
-    end = WorkQueue(
-        process_dnabert_files_worker, devices, batch_size, Path(output_dir), counts, kwargs | {"model": model}
-    ).run()
-    processed = [end.done[path] for path in counts if path in end.done]
-    return processed, [(path, end.failed[path]) for path in counts if path in end.failed]
+    output = Embeddings(Path(output_dir), model.attributes(dtype, batch_size) | dict(options.attributes or {}))
+    output.folder.mkdir(parents=True, exist_ok=True)
+    done = {path for path in files if output.is_done(path)}
+    counts = counts or _count_all(files)
+    announce([model], dtype, [batch_size], names, counts, done)
+    total = sum(counts.values())
+    listen(-1, Phase(f"embedding with {model.name}", total, sum(counts[path] for path in done), tuple(names)))
+    settings = {**kwargs, "model": model, "dtype": dtype, "threads": options.threads or threads_a_worker(len(names))}
+    left = {path: counts[path] for path in files if path not in done}
+    end = WorkQueue(process, names, batch_size, output.folder, left, settings, listen, stall_seconds).run()
+    processed = [output.path(path) for path in files if path in done or path in end.done]
+    return Embedded(processed, [(path, end.failed[path]) for path in files if path in end.failed], end.stats)
+
+
+def _count_all(files: Sequence[Path]) -> dict[Path, int]:
+    """Sequences of each file, counted in threads: decompressing takes most of the time. Raises InputError."""
+    return dict(zip(files, in_order(count_sequences, files, available_threads()), strict=True))

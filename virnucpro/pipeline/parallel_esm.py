@@ -1,4 +1,4 @@
-"""ESM-2 on one device of many: the worker that a run starts once a device.
+"""ESM-2 on one device, and on many: the worker that is started once a device, and the driver that starts them.
 
 Everything but the model itself is shared with DNABERT-S: see `pipeline/parallel_dnabert.py` for how files reach a
 worker, and `BaseEmbeddingWorker` for what it does with them.
@@ -6,54 +6,67 @@ worker, and `BaseEmbeddingWorker` for what it does with them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
+from virnucpro.core.device import Device
 from virnucpro.input.fasta import PROTEIN, Alphabet
-from virnucpro.models.esm2 import ESM2, load_esm2, protein_mean
+from virnucpro.models.esm2 import load_esm2, protein_mean
 from virnucpro.models.protein_tokenizer import ProteinTokenizer
-from virnucpro.pipeline.base_worker import BaseEmbeddingWorker, Tokenizer, WorkerOptions, run_worker
+from virnucpro.pipeline.base_worker import (
+    BaseEmbeddingWorker,
+    Network,
+    WorkerOptions,
+    tokens_by_memory,
+)
+from virnucpro.pipeline.events import Listener, unheard
+from virnucpro.pipeline.parallel_dnabert import Embedded, embed_files
+from virnucpro.pipeline.schedule import STALL_SECONDS
 from virnucpro.runs.config import DEFAULT_PROTEIN_MODEL
 
-__all__ = ["ESMWorker", "process_esm_files_worker"]
+__all__ = ["ESMWorker", "embed_esm_files", "pool_proteins", "process_esm_files_worker"]
+
+#: The most tokens of a batch on a GPU: ESM-2 3B makes 96,044 tokens a second on an H100 with batches of 8,192 and
+#: 99,254 with 32,768, on an H200 101,734 and 100,683, and takes 1.4 GiB less (docs/performance.md).
+MOST_TOKENS = 8_192
 
 
 class ESMWorker(BaseEmbeddingWorker):
     """Embeds proteins with ESM-2 of any size: mean over the first 1024 residues of the last layer, in fp32."""
 
     alphabet: ClassVar[Alphabet] = PROTEIN
-    network: ESM2
 
     def process_files_worker(
         self,
-        file_subset: Iterable[Path],
+        file_subset: Iterable[Path | None],
         device_id: int | str,
         batch_size: int,
         output_dir: Path,
         **kwargs: Any,
     ) -> tuple[list[Path], list[tuple[Path, str]]]:
         """Embed the proteins of each file of `file_subset`; see `process_esm_files_worker`."""
-        return self.run_subset(file_subset, device_id, batch_size, output_dir, WorkerOptions.from_kwargs(kwargs))
+        return self.run(file_subset, device_id, batch_size, output_dir, WorkerOptions.from_kwargs(kwargs))
 
-    def get_optimal_batch_size(self, device: torch.device) -> int:
-        """As for DNABERT-S: 2048 tokens, 3072 in BF16, and more on a GPU with the memory for it."""
-        return self.tokens_for(device)
+    def get_optimal_batch_size(self, device: Device) -> int:
+        """2048 tokens, 3072 in BF16, and more on a GPU with the memory for it, up to `MOST_TOKENS`."""
+        return tokens_by_memory(device, self.resolve_dtype(device), MOST_TOKENS)
 
-    def read_model(self, dtype: torch.dtype) -> tuple[Tokenizer, torch.nn.Module, int]:
+    def read_model(self, dtype: torch.dtype) -> Network:
         """The network in `dtype` at once, since the largest takes 11 GB in fp32; the alphabet needs no file."""
         network = load_esm2(self.model.weights, dtype)
-        return ProteinTokenizer(), network, network.dim
+        return Network(ProteinTokenizer(), network, network.dim, pool_proteins)
 
-    def pool(self, hidden: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor, used: int) -> torch.Tensor:
-        """(tokens, dim) → (n, dim) fp32 means over residues, <cls> and <eos> excluded."""
-        return protein_mean(hidden, lengths, used)
+
+def pool_proteins(hidden: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor, used: int) -> torch.Tensor:
+    """(tokens, dim) → (n, dim) fp32 means over residues, <cls> and <eos> excluded."""
+    return protein_mean(hidden, lengths, used)
 
 
 def process_esm_files_worker(
-    file_subset: Iterable[Path],
+    file_subset: Iterable[Path | None],
     device_id: int | str,
     batch_size: int,
     output_dir: Path,
@@ -63,6 +76,34 @@ def process_esm_files_worker(
 
     Arguments, results and errors as `process_dnabert_files_worker`; the files are FASTA, FASTQ or uBAM of proteins.
     """
-    return run_worker(
-        ESMWorker, file_subset, device_id, batch_size, output_dir, {"model": DEFAULT_PROTEIN_MODEL} | kwargs
+    kwargs = {"model": DEFAULT_PROTEIN_MODEL} | kwargs
+    options = WorkerOptions.from_kwargs(kwargs)
+    options.begin_logging(device_id)
+    worker = ESMWorker(options.local_model, options.dtype)
+    return worker.process_files_worker(file_subset, device_id, batch_size, output_dir, **kwargs)
+
+
+def embed_esm_files(
+    files: Iterable[Path],
+    devices: Sequence[str],
+    output_dir: Path,
+    batch_size: int = 0,
+    *,
+    counts: Mapping[Path, int] | None = None,
+    listen: Listener = unheard,
+    stall_seconds: float = STALL_SECONDS,
+    **kwargs: Any,
+) -> Embedded:
+    """Embed files of proteins on several devices; all as `embed_dnabert_files`."""
+    kwargs = {"model": DEFAULT_PROTEIN_MODEL} | kwargs
+    return embed_files(
+        process_esm_files_worker,
+        files,
+        devices,
+        output_dir,
+        batch_size,
+        kwargs,
+        counts=counts,
+        listen=listen,
+        stall_seconds=stall_seconds,
     )

@@ -22,8 +22,8 @@ from virnucpro.io.store import FORMAT_VERSION, READ_AHEAD
 from virnucpro.io.tables import FAILED, Table, text_file
 from virnucpro.models.registry import LocalModel
 from virnucpro.models.registry import sha256_of as model_sha256
-from virnucpro.pipeline.encode import Placement
-from virnucpro.pipeline.events import Listener
+from virnucpro.pipeline.events import Listener, unheard
+from virnucpro.pipeline.placement import Placement
 from virnucpro.pipeline.work_queue import DeviceStats
 from virnucpro.runs.config import RunConfig
 from virnucpro.runs.inputs import Inputs
@@ -50,7 +50,7 @@ class Run(ABC, Generic[Result]):
     def __init__(self, config: RunConfig, paths: RunPaths, listener: Listener | None) -> None:
         self._config = config
         self.paths = paths
-        self.listen = listener or (lambda _index, _event: None)
+        self.listen = listener or unheard
 
     def run(self) -> Result:
         """Do the work, or continue, or find it done. Raises VirnucproError; what was finished by then is kept."""
@@ -62,8 +62,12 @@ class Run(ABC, Generic[Result]):
         with session(self.command, self.paths, force=self._config.force, listen=self.listen) as self.session:
             with self.session.stage("reading input"):
                 self._identify()
-            if done := self.session.already_done(self.results, self.identity, self.choices):
+            computed = self.is_computed()
+            if done := self.session.already_done(self.results, self.identity, self.choices, computed):
                 result = self.earlier_result(done.details)
+            elif computed:
+                self.session.begin(self.results, self.identity, self.choices, {}, self._details())
+                result = self.conclude()
             else:
                 self._plan()
                 result = self.work()
@@ -115,6 +119,14 @@ class Run(ABC, Generic[Result]):
     def work(self) -> Result:
         """All that comes after the split."""
 
+    def is_computed(self) -> bool:
+        """Whether an earlier run has left all that devices are needed for: then `conclude` does the rest."""
+        return False
+
+    def conclude(self) -> Result:
+        """What is left to do where `is_computed`."""
+        raise NotImplementedError
+
     @abstractmethod
     def earlier_result(self, record: dict[str, Any]) -> Result:
         """What the record of a complete run says of its result."""
@@ -143,7 +155,7 @@ class Run(ABC, Generic[Result]):
             "inputs": self.inputs.sums,
             **{name: digest for part, model in self.models.items() for name, digest in _checksums(part, model)},
             "dtype": self.placement.dtype,
-            "token_budget": self.placement.budget,
+            "token_budget": list(self.placement.budgets),
             "device_kinds": self.placement.kinds,
             "virnucpro_version": __version__,
             "format_version": FORMAT_VERSION,
@@ -163,7 +175,7 @@ class Run(ABC, Generic[Result]):
     def _can_go_on(self) -> bool:
         """Whether an earlier run has left work files of this one; then its plan is taken up."""
         record = self.session.record
-        if record is None or not self._config.resume:
+        if record is None or not record.plan or not self._config.resume:
             return False
         if changed := differences(record.identity, self.identity):
             logger.warning("not resuming the earlier run: %s changed; starting anew", ", ".join(changed))
@@ -207,11 +219,6 @@ class Run(ABC, Generic[Result]):
             "inputs": self.inputs.described,
             "models": {part: _described(model) for part, model in self.models.items()},
         }
-
-    def attributes(self, model: LocalModel) -> dict[str, object]:
-        """What an HDF5 result of one of the encoders says of itself."""
-        made_by = model.attributes(self.placement.dtype, self.placement.budget)
-        return made_by | {"fingerprint": self.fingerprint}
 
     def in_input_order(self, failures: Iterable[tuple[int, int, str, str]]) -> list[Failure]:
         """Failures by (index of the input, record, id, reason), with the input's name, in input order."""

@@ -1,6 +1,6 @@
 """How a worker streams files through its model: reading ahead, packing, the forward pass, writing behind.
 
-    files ─ reader thread ─ batches ─ forward lane(s) ─ results ─ writer thread ─ one HDF5 a file
+    files ─ reader thread ─ batches ─ forward lane(s) ─ results ─ writer thread ─ a result a file
            (read, tokenize, pack)    (model, pooling)            (gather, write, rename)
 
 The channels between the stages are bounded, so memory stays flat, and the device has its next batch waiting. Batches
@@ -13,10 +13,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from virnucpro.errors import DeviceError, InputError, VirnucproError
 from virnucpro.input.fasta import Alphabet, BadRecord, Record, read_records
-from virnucpro.io.store import Shard, write_shard
+from virnucpro.io.store import Shard
 from virnucpro.models.attention import PackedLayout, to_device
 from virnucpro.pipeline.channel import Aborted, Channel
 from virnucpro.pipeline.events import FLUSH, EventSink, FileDone, FileFailed, Progress, Ready
@@ -39,51 +39,52 @@ QUEUED_BATCHES = 2
 TOKENIZED_AT_ONCE, LETTERS_AT_ONCE = 512, 1 << 20
 
 
-class Embedder(Protocol):
-    """What a stream needs of a worker whose model is loaded."""
+class Encoder(NamedTuple):
+    """A model on a device, ready to embed."""
 
+    #: What the sequences are written in.
+    alphabet: Alphabet
+    #: Letters of the shortest sequence that can be embedded.
+    shortest: int
     #: Width of an embedding.
     dim: int
-    #: Id of the inert token that fills a buffer.
+    #: Tokens of an ordinary buffer, and id of the inert token that fills one.
+    budget: int
     pad_id: int
+    #: Token ids of each sequence, special tokens included.
+    tokenize: Callable[[Sequence[str]], list[NDArray[np.int64]]]
+    #: (size,) ids and their layout, both on the device, and how many are used → (n, dim) fp32 embeddings there.
+    embed: Callable[[torch.Tensor, PackedLayout, int], torch.Tensor]
 
-    #: Letters of the shortest sequence that can be embedded.
-    shortest: ClassVar[int]
 
-    @property
-    def alphabet(self) -> Alphabet:
-        """What the sequences are written in."""
+class Output(Protocol):
+    """What becomes of a work file."""
 
-    def tokenize(self, sequences: Sequence[str]) -> list[NDArray[np.int64]]:
-        """Token ids of each sequence, special tokens included."""
+    def sources(self, path: Path) -> Sequence[Path | None]:
+        """The file that each encoder reads of a work file; None for one that has nothing to read. Raises OSError."""
 
-    def embed(self, tokens: torch.Tensor, layout: PackedLayout, used: int) -> torch.Tensor:
-        """(size,) ids and their layout, both on the device → (n, dim) fp32 embeddings there."""
+    def path(self, path: Path) -> Path:
+        """The result of a work file."""
+
+    def write(self, path: Path, shards: Sequence[Shard]) -> None:
+        """Write the result of a work file, from what each encoder made of it. Raises InputError, OutputError."""
 
 
 @dataclass
-class _FileJob:
-    """One input file on its way: how many embeddings are due, and those that have come."""
+class _Reading:
+    """What one encoder makes of a work file: how many embeddings are due, and those that have come."""
 
-    path: Path
+    job: _FileJob
     headers: list[str] = field(default_factory=list)
     failed: list[tuple[int, str, str]] = field(default_factory=list)
     rows: list[NDArray[np.int64]] = field(default_factory=list)
     vectors: list[NDArray[np.float32]] = field(default_factory=list)
     received: int = 0
-    read: bool = False
-    error: str | None = None
-    out_of_memory: bool = False
-    closed: bool = False
 
     def take(self, rows: list[int], vectors: NDArray[np.float32]) -> None:
         self.rows.append(np.array(rows))
         self.vectors.append(vectors)
         self.received += len(rows)
-
-    @property
-    def complete(self) -> bool:
-        return self.read and self.received == len(self.headers)
 
     def shard(self, dim: int) -> Shard:
         embeddings = np.empty((len(self.headers), dim), dtype=np.float32)
@@ -92,8 +93,32 @@ class _FileJob:
         return Shard(self.headers, embeddings, self.failed)
 
 
-#: A sequence in a batch: its file and its row there.
-_Key = tuple[_FileJob, int]
+@dataclass
+class _FileJob:
+    """A work file on its way; readings: one for each encoder that reads something of it."""
+
+    path: Path
+    readings: dict[int, _Reading] = field(default_factory=dict)
+    read: bool = False
+    error: str | None = None
+    out_of_memory: bool = False
+    closed: bool = False
+
+    @property
+    def complete(self) -> bool:
+        return self.read and all(reading.received == len(reading.headers) for reading in self.readings.values())
+
+
+#: A sequence in a batch: whose it is and its row there.
+_Key = tuple[_Reading, int]
+
+
+@dataclass
+class _Batch:
+    """A buffer for one of the encoders."""
+
+    encoder: Encoder
+    packed: PackedBatch[_Key]
 
 
 @dataclass
@@ -108,31 +133,36 @@ class _Result:
 
 
 class Stream:
-    """One streaming of files through a worker: the stages and what they share."""
+    """One streaming of work files through the encoders of a worker: the stages and what they share.
+
+    encoders: all on `device`; lanes: batches that a CPU computes at a time; max_tokens: of a sequence.
+    """
 
     def __init__(
         self,
-        worker: Embedder,
+        encoders: Sequence[Encoder],
+        output: Output,
         device: torch.device,
-        budget: int,
-        output_dir: Path,
+        lanes: int,
         max_tokens: int,
-        attributes: Mapping[str, object],
         events: EventSink | None,
     ) -> None:
-        self.worker, self.device, self.budget = worker, device, budget
-        self.output_dir, self.max_tokens, self.attributes = output_dir, max_tokens, attributes
+        self.encoders, self.output, self.device, self.max_tokens = encoders, output, device, max_tokens
+        self.lanes = lanes if device.type == "cpu" else 1
         self.events = events
+        self.batches: Channel[_Batch] = Channel(QUEUED_BATCHES)
+        self.results: Channel[_Result | _FileJob] = Channel(QUEUED_BATCHES + self.lanes, producers=self.lanes + 1)
         self.processed: list[Path] = []
         self.failed: list[tuple[Path, str]] = []
         self.error: BaseException | None = None
 
-    def go(self, files: Iterable[Path | None], lanes: int) -> tuple[list[Path], list[tuple[Path, str]]]:
-        """Run the stages to their end; see `BaseEmbeddingWorker.run_files`."""
-        self.batches: Channel[PackedBatch[_Key]] = Channel(QUEUED_BATCHES)
-        self.results: Channel[_Result | _FileJob] = Channel(QUEUED_BATCHES + lanes, producers=lanes + 1)
-        self.lanes = lanes
-        stages = [(self._read, (files,)), (self._write, ()), *[(self._forward, ())] * lanes]
+    def go(self, files: Iterable[Path | None]) -> tuple[list[Path], list[tuple[Path, str]]]:
+        """Bring every file to its end: the results written, and the files that failed with their reasons.
+
+        `files` may hold FLUSH where no file follows for a while. A file that cannot be read or embedded is reported
+        and the rest goes on. Raises OutputError when a result cannot be written, and what the iterable of files raises.
+        """
+        stages = [(self._read, (files,)), (self._write, ()), *[(self._forward, ())] * self.lanes]
         threads = [threading.Thread(target=self._stage, args=stage, daemon=True) for stage in stages]
         threads_before = torch.get_num_threads()
         self._emit(Ready())
@@ -174,46 +204,45 @@ class Stream:
             self.events.put(event)
 
     def _read(self, files: Iterable[Path | None]) -> None:
-        packer: Packer[_Key] = Packer(self.budget)
+        packers: list[Packer[_Key]] = [Packer(encoder.budget) for encoder in self.encoders]
         for path in files:
             if path is FLUSH:
-                self._send(packer.flush())
+                self._flush(packers)
                 continue
             job = _FileJob(Path(path))
             try:
-                self._read_file(job, packer)
+                self._read_file(job, packers)
             except (VirnucproError, OSError) as error:
                 job.error = str(error)
             job.read = True
             self.results.put(job)
-        self._send(packer.flush())
+        self._flush(packers)
         self.batches.close()
         self.results.close()
 
-    def _send(self, batches: Iterable[PackedBatch[_Key]]) -> None:
-        for batch in batches:
-            self.batches.put(batch)
+    def _flush(self, packers: Iterable[Packer[_Key]]) -> None:
+        for encoder, packer in zip(self.encoders, packers, strict=True):
+            self._send(encoder, packer.flush())
 
-    def _read_file(self, job: _FileJob, packer: Packer[_Key]) -> None:
-        for group in _grouped(self._good_records(job)):
-            encoded = self.worker.tokenize([record.sequence for record in group])
+    def _send(self, encoder: Encoder, batches: Iterable[PackedBatch[_Key]]) -> None:
+        for batch in batches:
+            self.batches.put(_Batch(encoder, batch))
+
+    def _read_file(self, job: _FileJob, packers: Sequence[Packer[_Key]]) -> None:
+        for place, source in enumerate(self.output.sources(job.path)):
+            if source is not None:
+                reading = job.readings[place] = _Reading(job)
+                self._read_source(source, reading, self.encoders[place], packers[place])
+
+    def _read_source(self, source: Path, reading: _Reading, encoder: Encoder, packer: Packer[_Key]) -> None:
+        for group in _grouped(_good_records(source, reading, encoder)):
+            encoded = encoder.tokenize([record.sequence for record in group])
             for record, ids in zip(group, encoded, strict=True):
                 if len(ids) > self.max_tokens:
-                    job.failed.append((record.number, record.id, self._too_long(len(ids))))
+                    reading.failed.append((record.number, record.id, self._too_long(len(ids))))
                     continue
-                job.headers.append(record.header)
-                self._send(packer.add((job, len(job.headers) - 1), ids))
-
-    def _good_records(self, job: _FileJob) -> Iterator[Record]:
-        for record in read_records(job.path, self.worker.alphabet):
-            if isinstance(record, BadRecord) and record.number == 0:
-                raise InputError(record.reason)
-            if isinstance(record, BadRecord):
-                job.failed.append((record.number, record.id, record.reason))
-            elif len(record.sequence) < self.worker.shortest:
-                job.failed.append((record.number, record.id, f"shorter than {self.worker.shortest} letters"))
-            else:
-                yield record
+                reading.headers.append(record.header)
+                self._send(encoder, packer.add((reading, len(reading.headers) - 1), ids))
 
     def _too_long(self, tokens: int) -> str:
         return (
@@ -226,33 +255,33 @@ class Stream:
             torch.set_num_threads(1)  # of this lane: the lanes are the parallelism
         for batch in self.batches:
             try:
-                result = _Result(batch, self._launch(batch))
+                result = _Result(batch.packed, self._launch(batch.encoder, batch.packed))
             except (RuntimeError, MemoryError) as error:
                 # Anything else that a device says may leave it useless for whatever comes next: it ends the worker.
                 if not _means_no_memory(error):
                     raise
-                result = _Result(batch, _raiser(self._out_of_memory(batch)))
+                result = _Result(batch.packed, _raiser(self._out_of_memory(batch.packed)))
             self.results.put(result)
         self.results.close()
 
     @torch.no_grad()
-    def _launch(self, batch: PackedBatch[_Key]) -> Callable[[], tuple[NDArray[np.float32], float]]:
+    def _launch(self, encoder: Encoder, batch: PackedBatch[_Key]) -> Callable[[], tuple[NDArray[np.float32], float]]:
         """Start the forward pass; on a GPU it runs on after this returns."""
         layout = PackedLayout.build(batch.lengths, batch.size, self.device.type)
-        tokens = torch.from_numpy(batch.tokens(self.worker.pad_id))
+        tokens = torch.from_numpy(batch.tokens(encoder.pad_id))
         if self.device.type == "cuda":
-            return self._launch_cuda(tokens, layout, batch.used)
+            return self._launch_cuda(encoder, tokens, layout, batch.used)
         began = time.perf_counter()
-        vectors = self.worker.embed(tokens, layout, batch.used).numpy()
+        vectors = encoder.embed(tokens, layout, batch.used).numpy()
         busy = (time.perf_counter() - began) / self.lanes
         return lambda: (vectors, busy)
 
     def _launch_cuda(
-        self, tokens: torch.Tensor, layout: PackedLayout, used: int
+        self, encoder: Encoder, tokens: torch.Tensor, layout: PackedLayout, used: int
     ) -> Callable[[], tuple[NDArray[np.float32], float]]:
         began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         began.record()
-        vectors = self.worker.embed(to_device(tokens, self.device), layout.to(self.device), used)
+        vectors = encoder.embed(to_device(tokens, self.device), layout.to(self.device), used)
         back = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
         back.copy_(vectors, non_blocking=True)
         ended.record()
@@ -278,12 +307,12 @@ class Stream:
     def _scatter(self, result: _Result) -> list[_FileJob]:
         """Hand each file its rows of a batch; returns the files that were in it."""
         batch = result.batch
-        members: dict[int, tuple[_FileJob, list[int], list[int]]] = {}
-        for position, (job, row) in enumerate(batch.keys):
-            _, rows, positions = members.setdefault(id(job), (job, [], []))
+        members: dict[int, tuple[_Reading, list[int], list[int]]] = {}
+        for position, (reading, row) in enumerate(batch.keys):
+            _, rows, positions = members.setdefault(id(reading), (reading, [], []))
             rows.append(row)
             positions.append(position)
-        jobs = [job for job, _, _ in members.values()]
+        jobs = [reading.job for reading, _, _ in members.values()]
         try:
             vectors, busy = result.fetch()
         except DeviceError as error:
@@ -291,8 +320,8 @@ class Stream:
                 if not job.error:
                     job.error, job.out_of_memory = str(error), True
             return jobs
-        for job, rows, positions in members.values():
-            job.take(rows, vectors[positions])
+        for reading, rows, positions in members.values():
+            reading.take(rows, vectors[positions])
         self._emit(Progress(len(batch.keys), batch.used, busy))
         return jobs
 
@@ -301,25 +330,38 @@ class Stream:
         if job.closed or not (job.error or job.complete):
             return
         job.closed = True
+        output = self.output.path(job.path)
         try:
             if job.error:
                 raise InputError(job.error)
-            output = self._output(job)
-            write_shard(output, job.shard(self.worker.dim), self.attributes)
+            if output in self.processed:
+                raise InputError(f"{output} is the result of another file of that name", hint="rename one of them")
+            self.output.write(job.path, self._shards(job))
         except InputError as error:
             self.failed.append((job.path, str(error)))
             logger.error("%s: %s failed: %s", self.device, job.path, error)
             self._emit(FileFailed(job.path, str(error), job.out_of_memory))
         else:
             self.processed.append(output)
-            self._emit(FileDone(job.path, output, len(job.headers)))
-        job.vectors, job.rows = [], []
+            self._emit(FileDone(job.path, output))
+        job.readings = {}
 
-    def _output(self, job: _FileJob) -> Path:
-        output = self.output_dir / f"{job.path.name}.h5"
-        if output in self.processed:
-            raise InputError(f"{output} is the result of another file of that name", hint="rename one of them")
-        return output
+    def _shards(self, job: _FileJob) -> list[Shard]:
+        readings = [job.readings.get(place, _Reading(job)) for place in range(len(self.encoders))]
+        return [reading.shard(encoder.dim) for reading, encoder in zip(readings, self.encoders, strict=True)]
+
+
+def _good_records(source: Path, reading: _Reading, encoder: Encoder) -> Iterator[Record]:
+    """Those that can be embedded; the others are noted as failed. Raises InputError for a damaged file."""
+    for record in read_records(source, encoder.alphabet):
+        if isinstance(record, BadRecord) and record.number == 0:
+            raise InputError(record.reason)
+        if isinstance(record, BadRecord):
+            reading.failed.append((record.number, record.id, record.reason))
+        elif len(record.sequence) < encoder.shortest:
+            reading.failed.append((record.number, record.id, f"shorter than {encoder.shortest} letters"))
+        else:
+            yield record
 
 
 def _grouped(records: Iterable[Record]) -> Iterator[list[Record]]:

@@ -10,12 +10,12 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from virnucpro.pipeline.base_worker import assign_files_by_sequences
-from virnucpro.pipeline.events import FLUSH
+from virnucpro.pipeline.events import FLUSH, Listener, unheard
 from virnucpro.pipeline.launch_local import STOP, Said, Work, Worker, launcher_for, runs_inline
 from virnucpro.pipeline.schedule import (
     STALL_SECONDS,
@@ -57,14 +57,14 @@ class WorkQueue:
         output_dir: Path,
         counts: Mapping[Path, int],
         kwargs: Mapping[str, Any] | None = None,
-        on_event: Callable[[int, object], None] | None = None,
+        on_event: Listener = unheard,
         stall_seconds: float = STALL_SECONDS,
     ) -> None:
         lists = assign_files_by_sequences(counts, len(device_names), counts)
         stall = math.inf if runs_inline(device_names) else stall_seconds
         self.schedule = Schedule(device_names, lists, counts, _sizes(counts), stall)
         self.launcher = launcher_for(Work(worker, device_names, batch_size, output_dir, dict(kwargs or {})))
-        self.on_event = on_event or (lambda _index, _event: None)
+        self.on_event = on_event
 
     def run(self) -> QueueResult:
         """Bring every file to its end. Raises ModelError, DeviceError; what is on disk stays whole at any exit."""

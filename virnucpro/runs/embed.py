@@ -7,15 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from virnucpro.core.device import select_devices
 from virnucpro.errors import InputError, OutputError, UsageError
 from virnucpro.input.fasta import PROTEIN, read_records
 from virnucpro.io.store import OUTPUT_SUFFIXES, Shard, ids_path, layout_of, read_shards, write_merged
 from virnucpro.models.registry import LocalModel, resolve
-from virnucpro.pipeline.encode import ALPHABETS, Encoding, Placement, WorkFile
 from virnucpro.pipeline.events import Listener
+from virnucpro.pipeline.parallel_dnabert import Embedded
+from virnucpro.pipeline.placement import Placement, driver, threads_a_worker, worker_class
 from virnucpro.pipeline.run import Failure, Run, balance, work_folder, write_failed
+from virnucpro.pipeline.schedule import DeviceStats
 from virnucpro.pipeline.split import Part, Plan, Splitter
-from virnucpro.pipeline.work_queue import DeviceStats, QueueResult
 from virnucpro.runs.config import EmbedConfig
 from virnucpro.runs.paths import RunPaths
 
@@ -62,8 +64,9 @@ class EmbedRun(Run[EmbedResult]):
     def choose(self) -> None:
         """Model, devices, and the one dtype and token budget of the run."""
         self.model = resolve(self.config.model, self.config.models_dir)
-        self.alphabet = ALPHABETS[self.model.kind]
-        self.placement = Placement.choose(self.config, self.model.kind)
+        self.alphabet = worker_class(self.model.kind).alphabet
+        config = self.config
+        self.placement = Placement.choose(select_devices(config.device), [self.model], config.dtype, config.batch_size)
 
     @property
     def models(self) -> dict[str, LocalModel]:
@@ -96,25 +99,38 @@ class EmbedRun(Run[EmbedResult]):
             self._publish([], self._failures({}, {}), 0, 0)
             reasons = {item.reason for item in self.plan.rejected[:1]}
             raise InputError(f"no usable sequence in the input: {'; '.join(reasons)}", hint=f"see {self.paths.failed}")
-        self.encoding = Encoding(
-            self.model, self.placement, self.paths.shards, self.attributes(self.model), self.config.max_tokens
-        )
         with self.session.stage("embedding"):
-            queue = self.encoding.run(
-                [WorkFile(self._path(part), part.sequences) for part in self.plan.parts], self.listen
-            )
-        return self._complete(queue)
+            embedded = self._embed()
+        return self._complete(embedded)
 
-    def _complete(self, queue: QueueResult) -> EmbedResult:
-        failed_parts = {path.name: reason for path, reason in queue.failed.items()}
+    def _embed(self) -> Embedded:
+        counts = {self._path(part): part.sequences for part in self.plan.parts}
+        place = self.placement
+        return driver(self.model.kind)(
+            counts,
+            place.names,
+            self.paths.shards,
+            place.budgets[0],
+            counts=counts,
+            listen=self.listen,
+            stall_seconds=60 * self.config.stall_minutes,
+            model=self.model,
+            dtype=place.dtype,
+            max_tokens=self.config.max_tokens,
+            threads=threads_a_worker(len(place.devices), self.config.threads),
+            attributes={"fingerprint": self.fingerprint},
+        )
+
+    def _complete(self, embedded: Embedded) -> EmbedResult:
+        failed_parts = {path.name: reason for path, reason in embedded.failed}
         good = [part for part in self.plan.parts if part.name not in failed_parts]
         with self.session.stage("writing the result"):
             rows, dim, left_out = self._outline(good)
             failures = self._failures(failed_parts, left_out)
             self._publish(good, failures, rows, dim)
-        result = EmbedResult(self.config.output, rows, dim, failures, queue.stats)
+        result = EmbedResult(self.config.output, rows, dim, failures, embedded.devices)
         summary = {"sequences": rows, "dim": dim, "failures": failures}
-        self.session.complete(balance(queue.stats) | {"result": summary}, failed_parts)
+        self.session.complete(balance(embedded.devices) | {"result": summary}, failed_parts)
         if not good:
             raise InputError("no work file could be embedded", hint=f"see {self.paths.failed}")
         return result
@@ -129,11 +145,12 @@ class EmbedRun(Run[EmbedResult]):
                 output = self.config.output
                 layout = layout_of(output, proteins=self.alphabet is PROTEIN)
                 ids = names.get(ids_path(output))
-                attributes = self.attributes(self.model)
+                made_by = self.model.attributes(self.placement.dtype, self.placement.budgets[0])
+                attributes = made_by | {"fingerprint": self.fingerprint}
                 write_merged(names[output], self._shards(good), rows, dim, attributes, layout, ids)
 
     def _shards(self, parts: list[Part]) -> Iterator[Shard]:
-        return read_shards(self.encoding.shard(self._path(part)) for part in parts)
+        return read_shards(self.paths.shard(self._path(part)) for part in parts)
 
     def _outline(self, parts: list[Part]) -> tuple[int, int, dict[str, _LeftOut]]:
         """Rows and width of the result, and by work file what has no embedding."""

@@ -13,7 +13,7 @@ from virnucpro.input.fasta import BadRecord, Record, read_records, write_fasta
 from virnucpro.input.frames import scan_windows
 from virnucpro.input.windows import Window, iter_windows
 from virnucpro.io.tables import FAILED, Table, text_file
-from virnucpro.pipeline.events import Listener
+from virnucpro.pipeline.events import Listener, unheard
 from virnucpro.runs.config import OrfsConfig
 from virnucpro.runs.inputs import Inputs
 from virnucpro.runs.names import check_names, refuse_existing
@@ -44,7 +44,7 @@ def run_orfs(config: OrfsConfig, listener: Listener | None = None) -> OrfsResult
     """Cut the sequences of `config.inputs` and find their open frames; raises VirnucproError."""
     paths = OrfsPaths(config.output)
     _check(config, paths)
-    with session("orfs", paths, force=config.force, listen=listener or (lambda _index, _event: None)) as run:
+    with session("orfs", paths, force=config.force, listen=listener or unheard) as run:
         with run.stage("reading input"):
             inputs = Inputs(config.inputs, paths)
         identity = {

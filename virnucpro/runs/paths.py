@@ -191,6 +191,11 @@ class PredictPaths(RunPaths):
         return self._beside(".virus.fna")
 
     @property
+    def scores(self) -> Path:
+        """Every score, exact, for whoever calls them again."""
+        return self._beside(".scores.gz")
+
+    @property
     def plots(self) -> Path:
         """Folder of the pictures."""
         return self._beside(".plots")

@@ -1,9 +1,11 @@
-"""One run of `virnucpro predict`: windows and frames, the encoders one after the other, features, calls, tables."""
+"""One run of `virnucpro predict`: windows and frames, their scores, calls, tables."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,27 +13,31 @@ from typing import Any, ClassVar
 
 from virnucpro.calls.consensus import ConsensusCaller
 from virnucpro.calls.discovery import FalseDiscovery
+from virnucpro.calls.kept_scores import holds_scores, keep_scores, read_scores
 from virnucpro.calls.model import CallModel
-from virnucpro.calls.scoring import Scorer
+from virnucpro.calls.scoring import Row, scored_rows
 from virnucpro.calls.segment import ModelCaller
 from virnucpro.calls.verdicts import Callers, Thresholds, Verdict
 from virnucpro.calls.write import ResultWriter, Summary, VanillaTables, write_viruses
-from virnucpro.core.device import available_threads
+from virnucpro.core.device import available_threads, select_devices
 from virnucpro.errors import InputError, UsageError
 from virnucpro.io.tables import gzip_text, text_file
 from virnucpro.models.card import CARD, DEFAULT_PRESET, DNA_ONLY, Reads
-from virnucpro.models.classifier import WEIGHTS, Classifier
+from virnucpro.models.classifier import WEIGHTS
 from virnucpro.models.registry import sha256_of
 from virnucpro.models.sets import ModelSet, reads_of, resolve_set
-from virnucpro.pipeline.encode import Placement
 from virnucpro.pipeline.events import Listener
-from virnucpro.pipeline.frame_run import FrameRun
+from virnucpro.pipeline.frame_run import Called, FrameRun
 from virnucpro.pipeline.frame_split import Rules
 from virnucpro.pipeline.kept import keep_embeddings, kept_paths
+from virnucpro.pipeline.placement import Placement
 from virnucpro.pipeline.run import Failure, work_folder, write_failed
 from virnucpro.report import FORMATS
 from virnucpro.runs.config import STDIN, PredictConfig
 from virnucpro.runs.paths import PredictPaths
+from virnucpro.runs.record import differences
+
+logger = logging.getLogger("virnucpro.run")
 
 #: The published rule calls a window viral from this score on.
 PUBLISHED = 0.5
@@ -80,8 +86,14 @@ class PredictRun(FrameRun[PredictResult]):
         """The tables and the viral sequences; what was asked for besides."""
         paths = self.paths
         vanilla = (paths.vanilla_scores, paths.vanilla_calls) if self.config.vanilla_output else ()
-        kept = kept_paths(paths, self.set_reads, self.config.vanilla_output) if self.config.keep_embeddings else ()
-        return (paths.sequences, paths.windows, paths.regions, paths.viruses, *vanilla, *kept, paths.failed)
+        tables = paths.sequences, paths.windows, paths.regions, paths.viruses
+        return (*tables, *vanilla, paths.scores, *self._kept, paths.failed)
+
+    @property
+    def _kept(self) -> tuple[Path, ...]:
+        """Embeddings that are to be kept."""
+        asked = self.config.keep_embeddings
+        return kept_paths(self.paths, self.set_reads, self.config.vanilla_output) if asked else ()
 
     def finish(self, result: PredictResult) -> None:
         """Draw the pictures, for a run that was complete before may have been stopped while it drew."""
@@ -121,7 +133,8 @@ class PredictRun(FrameRun[PredictResult]):
         min_length = measured if self.config.min_length is None else self.config.min_length
         self.rules = Rules(window, self.config.exact, min_length, self.set.scores_by_dna_alone, card.reads)
         self.thresholds = self._thresholds()
-        self.placement = Placement.choose(self.config, self.set.dna.kind)
+        devices = select_devices(self.config.device)
+        self.placement = Placement.choose(devices, self.encoders, self.config.dtype, self.config.batch_size)
 
     def _thresholds(self) -> Thresholds:
         asked, preset = self.config.min_score, self.config.preset
@@ -155,29 +168,48 @@ class PredictRun(FrameRun[PredictResult]):
         return partial(ConsensusCaller, self.thresholds)
 
     def own_identity(self) -> dict[str, Any]:
-        """The rules of cutting."""
-        return self.rules_identity()
+        """The rules of cutting, and the classifier."""
+        files = (WEIGHTS, *([DNA_ONLY] if self.rules.dna_only else []))
+        return self.rules_identity() | {"classifier": [sha256_of(self.set.classifier_folder / name) for name in files]}
 
     def own_choices(self) -> dict[str, Any]:
-        """The classifier, and the rules of calling."""
-        folder = self.set.classifier_folder
-        files = (WEIGHTS, CARD, *([DNA_ONLY] if self.rules.dna_only else []))
+        """The rules of calling."""
         return {
-            "classifier": [sha256_of(folder / name) for name in files],
+            "card": sha256_of(self.set.classifier_folder / CARD),
             "min score": asdict(self.thresholds),
             "viral share": self.config.viral_share,
         }
 
+    def is_computed(self) -> bool:
+        """Whether an earlier run has left all scores, and the embeddings if they are to be kept."""
+        record = self.session.record
+        if record is None or self.config.force or differences(record.identity, self.identity):
+            return False
+        there = all(path.exists() and path.name in record.results for path in self._kept)
+        return there and holds_scores(self.paths.scores, self.fingerprint)
+
     def work(self) -> PredictResult:
-        """Embed, call, write, record."""
-        embedded = self.encode()
+        """Score on all devices, then call."""
+        called = self.call("scoring", self.set.classifier_folder, self.config.keep_embeddings)
+        rows = scored_rows(called, self.plan.parts, self.set.scores_by_dna_alone, self._threads)
+        return self._call(rows, called)
+
+    def conclude(self) -> PredictResult:
+        """Call by the scores of an earlier run."""
+        logger.info("calling by the scores in %s", self.paths.scores)
+        return self._call(read_scores(self.paths.scores))
+
+    def _call(self, rows: Iterable[Row], called: Called | None = None) -> PredictResult:
+        """Call, write, record; called: the work files that the rows come from, None for those of an earlier run."""
         with self.session.stage("calling"):
-            folder = self.set.classifier_folder
-            scorer = Scorer(embedded, Classifier.load(folder), Classifier.load_dna_only(folder))
-            result = self._write(scorer)
-        self._save(result, embedded.failed)
+            result, summary = self._write(rows, called)
+        self._save(result, summary, called.failed if called else {})
         self._refuse_unusable(result)
         return result
+
+    @property
+    def _threads(self) -> int:
+        return self.config.threads or available_threads()
 
     def _refuse_unusable(self, result: PredictResult) -> None:
         """Raise InputError if nothing of the input could be used; the tables, which say so, are there nevertheless."""
@@ -191,21 +223,33 @@ class PredictRun(FrameRun[PredictResult]):
         """Whether any sequence is not in the list of failures: too short ones are usable, though not scored."""
         return sum(result.verdicts.values()) > sum(1 for _, record, _, _ in result.failures if record)
 
-    def _write(self, scorer: Scorer) -> PredictResult:
+    def _write(self, rows: Iterable[Row], called: Called | None) -> tuple[PredictResult, Summary]:
         """All results under temporary names, then all at once under their own; pictures of older ones go."""
         pictures = (path for suffix in FORMATS for path in self.paths.plots.glob(f"[0-9]*.{suffix}"))
-        with self.session.publishing(self.results, pictures) as temporary:
-            summary = self._write_tables(temporary, scorer)
+        computed = () if called else (self.paths.scores, *self._kept)
+        results = [path for path in self.results if path not in computed]
+        with self.session.publishing(results, pictures) as temporary:
+            if called:
+                kept = self._keep(temporary, rows, not called.failed)
+                summary = self._write_tables(temporary, kept)
+            else:
+                summary = self._write_tables(temporary, rows)
             with open(temporary[self.paths.viruses], "wb", buffering=1 << 20) as file:
                 write_viruses(file, self.inputs.paths, summary.viral)
             self.inputs.refuse_changed()
             failures = self.in_input_order(summary.failures)
             write_failed(temporary[self.paths.failed], failures)
-            if self.config.keep_embeddings:
-                keep_embeddings(scorer.embedded, self.plan.parts, self.paths, temporary, self.config.vanilla_output)
+            if called and self.config.keep_embeddings:
+                keep_embeddings(called, self.plan.parts, self.paths, temporary, self.config.vanilla_output)
         verdicts = {verdict.value: summary.verdicts[verdict] for verdict in Verdict}
         counts = verdicts, summary.windows, summary.windows_scored
-        return PredictResult(self.paths, self.set.name, self.set.trained, *counts, self._discovery(summary), failures)
+        found = PredictResult(self.paths, self.set.name, self.set.trained, *counts, self._discovery(summary), failures)
+        return found, summary
+
+    def _keep(self, temporary: dict[Path, Path], rows: Iterable[Row], whole: bool) -> Iterator[Row]:
+        """The rows, which are kept in the file of scores as they pass."""
+        with gzip_text(temporary[self.paths.scores]) as file:
+            yield from keep_scores(file, self.fingerprint, whole, rows)
 
     def _discovery(self, summary: Summary) -> FalseDiscovery | None:
         if not self.calls:
@@ -213,7 +257,7 @@ class PredictRun(FrameRun[PredictResult]):
         regions = summary.regions, self.calls.regions.false_per_mbp * summary.host / 1e6
         return summary.discovery.expected(*regions, share=self.config.viral_share)
 
-    def _write_tables(self, temporary: dict[Path, Path], scorer: Scorer) -> Summary:
+    def _write_tables(self, temporary: dict[Path, Path], rows: Iterable[Row]) -> Summary:
         paths = self.paths
         with contextlib.ExitStack() as stack:
 
@@ -227,21 +271,21 @@ class PredictRun(FrameRun[PredictResult]):
             writer = ResultWriter(
                 text(paths.sequences), windows, text(paths.regions), self.config.inputs, self._callers, vanilla
             )
-            for row in scorer.rows(self.plan.parts, self.config.threads or available_threads()):
+            for row in rows:
                 writer.take(row)
             writer.finish()
             if vanilla:
                 vanilla.finish()
         return writer.summary
 
-    def _save(self, result: PredictResult, failed: dict[str, str]) -> None:
+    def _save(self, result: PredictResult, found: Summary, failed: dict[str, str]) -> None:
         model_set = {"name": self.set.name, "trained": self.set.trained, "classifier": self.set.card.name}
         summary = {
             "verdicts": result.verdicts,
             "windows": result.windows,
             "windows_scored": result.windows_scored,
-            "frames": self.plan.frames,
-            "bases": self.plan.bases,
+            "frames": found.frames,
+            "bases": found.bases,
             "min_score": self.thresholds.window,
             "thresholds": asdict(self.thresholds),
             "false_discovery": asdict(result.discovery) if result.discovery else None,

@@ -174,8 +174,13 @@ class Session:
     def _note_works(self, others: Iterable[RunPaths]) -> None:
         self.own.details["work"] = [str(paths.work.absolute()) for paths in (self.paths, *others)]
 
-    def already_done(self, results: Sequence[Path], identity: dict[str, Any], choices: dict[str, Any]) -> Record | None:
-        """The record of the same run, if one was complete before. Raises OutputError if the results are another's."""
+    def already_done(
+        self, results: Sequence[Path], identity: dict[str, Any], choices: dict[str, Any], computed: bool = False
+    ) -> Record | None:
+        """The record of the same run, if one was complete before. Raises OutputError if the results are another's.
+
+        computed: by the earlier run, all that is worth it; then its results may be made anew by other choices.
+        """
         there = next(filter(os.path.lexists, results), None)
         if there is None or self.force:
             return None
@@ -183,6 +188,9 @@ class Session:
         if record is None or record.state == "working":
             raise taken(there)
         choices = choices | _names(results)
+        if computed and differences(record.choices, choices):
+            refuse_foreign(record, results)
+            return None
         if changed := differences(record.identity | record.choices, identity | choices):
             raise OutputError(
                 f"{there} exists and was made from other settings ({', '.join(changed)})",
@@ -284,6 +292,13 @@ class Session:
 
     def _results(self) -> Iterator[Path]:
         return map(self.paths.output.with_name, _published(self.record))
+
+
+def refuse_foreign(record: Record, results: Iterable[Path]) -> None:
+    """Raise OutputError for a result that is there and not of the run with this record."""
+    foreign = [path for path in results if os.path.lexists(path) and path.name not in _published(record)]
+    if foreign:
+        raise taken(foreign[0])
 
 
 def _clear(paths: RunPaths, folders: Iterable[Path]) -> None:

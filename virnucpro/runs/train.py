@@ -9,16 +9,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from virnucpro.core.device import select_devices
 from virnucpro.errors import InputError, UsageError
-from virnucpro.io.store import read_shard
 from virnucpro.models.card import CARD, DNA_ONLY, ClassifierCard, EncoderPin
 from virnucpro.models.classifier import Classifier, classifier_files, write
 from virnucpro.models.registry import MODELS, LocalModel
 from virnucpro.models.sets import resolve_encoders
-from virnucpro.pipeline.encode import Placement
 from virnucpro.pipeline.events import Listener
-from virnucpro.pipeline.frame_run import FrameRun
+from virnucpro.pipeline.frame_run import Called, FrameRun
 from virnucpro.pipeline.frame_split import Rules
+from virnucpro.pipeline.placement import Placement
 from virnucpro.pipeline.run import Failure, work_folder, write_failed
 from virnucpro.runs.config import TrainConfig
 from virnucpro.runs.paths import TrainPaths
@@ -79,7 +79,8 @@ class TrainRun(FrameRun[TrainResult]):
                 f"--dna-only-head: {self.config.model} reads the DNA of every window anyway", hint="leave it out"
             )
         self.rules = Rules(self.config.window, False, 0, self.config.dna_only, reads)
-        self.placement = Placement.choose(self.config, self.encoders[0].kind)
+        devices = select_devices(self.config.device)
+        self.placement = Placement.choose(devices, self.encoders, self.config.dtype, self.config.batch_size)
 
     def own_identity(self) -> dict[str, Any]:
         """The rules of cutting."""
@@ -100,9 +101,9 @@ class TrainRun(FrameRun[TrainResult]):
         with self.session.stage("dividing"):
             windows = read_windows(self.paths, self.plan.parts, self.config.virus, self.groups)
             parts = divide(windows, self.config.validation_fraction, self.config.test_fraction, self.config.seed)
-        embedded = self.encode()
+        called = self.call("embedding", None, vectors=True)
         with self.session.stage("gathering features"):
-            data, failed = gather(windows, embedded, self.paths, self.plan.parts)
+            data, failed = gather(windows, called, self.paths, self.plan.parts)
         with self.session.stage("fitting"):
             whole = self.rules.reads == "windows"
             fitted = self._fit(data, parts, *((data.whole, "windows") if whole else (data.frames, "open frames")))
@@ -110,7 +111,7 @@ class TrainRun(FrameRun[TrainResult]):
             if self.config.dna_only:
                 dna_only = self._fit(data, parts, data.whole, "windows without an open frame")
         with self.session.stage("testing"):
-            card = self._card(data)
+            card = self._card(data, called)
             of_whole = fitted if whole else dna_only
             scores = data.scores(Classifier(card, fitted.state), Classifier(card, of_whole.state) if of_whole else None)
             trial = Trial(data, parts, scores, self.config.seed)
@@ -119,7 +120,7 @@ class TrainRun(FrameRun[TrainResult]):
         with self.session.stage("writing the classifier"):
             self._write(card, fitted, dna_only, trial, failures)
         summary = {"metrics": card.metrics, "presets": card.presets, "failures": failures}
-        self.session.complete({"result": summary}, embedded.failed)
+        self.session.complete({"result": summary}, called.failed)
         return TrainResult(self.paths.folder, dict(card.metrics), failures)
 
     def _fit(self, data: Dataset, parts: Ints, table: Table, unit: str) -> Fitted:
@@ -139,9 +140,9 @@ class TrainRun(FrameRun[TrainResult]):
                 )
         return fit(training, validation, settings)
 
-    def _card(self, data: Dataset) -> ClassifierCard:
+    def _card(self, data: Dataset, called: Called) -> ClassifierCard:
         """The card without what the test will show."""
-        dna_dim = self._width(data)
+        dna_dim = self._width(data, called)
         dims = (dna_dim, data.frames.features.shape[1] - dna_dim)[: len(self.encoders)]
         dna, *others = map(self._pin, self.names, self.encoders, dims)
         return ClassifierCard(
@@ -156,12 +157,12 @@ class TrainRun(FrameRun[TrainResult]):
             source=f"virnucpro train, seed {self.config.seed}",
         )
 
-    def _width(self, data: Dataset) -> int:
+    def _width(self, data: Dataset, called: Called) -> int:
         """Numbers in a DNA vector."""
         if data.whole.features.size:
             return int(data.whole.features.shape[1])
         part = next(part for part in self.plan.parts if part.frames)
-        shard = read_shard(self.paths.shard(self.paths.part_file(part.name, ".fna")))
+        shard = called.files.read_vectors(self.paths.part_file(part.name, ".fna"))[0]
         return int(shard.embeddings.shape[1])
 
     def _pin(self, name: str, model: LocalModel, dim: int) -> EncoderPin:

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from virnucpro.errors import InputError, UsageError
 from virnucpro.input.fasta import decoded
 from virnucpro.models.classifier import Classifier
-from virnucpro.pipeline.features import EmbeddedParts, Features
+from virnucpro.pipeline.features import Features, join
+from virnucpro.pipeline.frame_run import Called
 from virnucpro.pipeline.frame_split import FramePart, IndexedSequence, read_index, window_key
 from virnucpro.runs.paths import TrainPaths
 from virnucpro.train.fit import Examples
@@ -115,7 +116,7 @@ def read_windows(
 
 
 def gather(
-    windows: Windows, embedded: EmbeddedParts, paths: TrainPaths, parts: Sequence[FramePart]
+    windows: Windows, called: Called, paths: TrainPaths, parts: Sequence[FramePart]
 ) -> tuple[Dataset, list[tuple[int, int, str, str]]]:
     """The windows with their features, and what could not be used: (index of the input, record, id, reason).
 
@@ -130,12 +131,13 @@ def gather(
         for row in read_index(paths.part_file(part.name, ".index")):
             if not isinstance(row, IndexedSequence):
                 rows[row.key] = first + len(rows)
-            elif reason := row.reason if row.failed else embedded.failure(part):
+            elif reason := row.reason if row.failed else called.failure(part):
                 failures.append((row.input_index, row.record, row.id, reason))
         first += len(rows)
-        of_frames, of_whole, _ = embedded.features(part)
-        frames.add(of_frames, rows)
-        whole.add(of_whole, rows)
+        if source := called.source(part):
+            joined = join(called.files.read_vectors(source))
+            frames.add(joined.frames, rows)
+            whole.add(joined.whole, rows)
     columns = windows.label, windows.group, windows.sequence, windows.bases
     return Dataset(*columns, frames.table(), whole.table()), failures
 
@@ -148,10 +150,10 @@ class _Column:
         self._array: NDArray[np.float32] | None = None
         self._window: list[int] = []
 
-    def add(self, features: Features | None, rows: Mapping[str, int]) -> None:
-        if features is None or not features[0]:
-            return
+    def add(self, features: Features, rows: Mapping[str, int]) -> None:
         keys, vectors = features
+        if not keys:
+            return
         if self._array is None:
             shape = (self._most, vectors.shape[1])
             self._path.parent.mkdir(exist_ok=True)

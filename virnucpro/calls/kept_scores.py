@@ -1,0 +1,93 @@
+"""`PREFIX.scores`: every score of a run, exact, so that it can be called again by other thresholds without its models.
+
+A gzip file of JSON lines: what the scores are and whose, the rows of the run in input order, their number. Scores are
+float32, as hexadecimal digits. Nothing in it depends on how the input was split, so equal scores give equal bytes.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from virnucpro.calls.scoring import Row, ScoredWindow, window_score
+from virnucpro.pipeline.frame_split import IndexedSequence, IndexedWindow
+
+logger = logging.getLogger("virnucpro.run")
+
+FORMAT = 1
+
+
+def keep_scores(file: TextIO, fingerprint: str, whole: bool, rows: Iterable[Row]) -> Iterator[Row]:
+    """The rows, each written down as it passes; whole: whether all windows have what the run can know of them."""
+    count = 0
+    _write(file, {"virnucpro_scores": FORMAT, "fingerprint": fingerprint})
+    for row in rows:
+        _write(file, ["sequence", *row] if isinstance(row, IndexedSequence) else _packed(row))
+        count += 1
+        yield row
+    _write(file, {"rows": count, "whole": whole})
+
+
+def _write(file: TextIO, value: object) -> None:
+    file.write(json.dumps(value, separators=(",", ":")) + "\n")
+
+
+def _packed(row: ScoredWindow) -> list[object]:
+    found = {name: (other, virus) for name, other, virus in row.frames}
+    none = (np.nan, np.nan)
+    scores = [found.get(name, none) for name in row.window.frames]
+    if row.score is not None and not row.frames:
+        scores = [(row.score.other, row.score.virus)]
+    return ["window", *row.window, np.array(scores, "<f4").tobytes().hex(), row.reason]
+
+
+def holds_scores(path: Path, fingerprint: str) -> bool:
+    """Whether `path` is undamaged and holds all scores of the run with that fingerprint."""
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            head, last, lines = json.loads(next(file)), "", 0
+            for last in file:  # noqa: B007  # reading to the end checks the sum
+                lines += 1
+    except FileNotFoundError:
+        return False
+    except (OSError, EOFError, zlib.error, ValueError, StopIteration) as error:
+        logger.warning("%s is damaged (%s): scores are computed again", path, error or "it is empty")
+        return False
+    return head == {"virnucpro_scores": FORMAT, "fingerprint": fingerprint} and last == _end(lines - 1)
+
+
+def _end(rows: int) -> str:
+    return json.dumps({"rows": rows, "whole": True}, separators=(",", ":")) + "\n"
+
+
+def read_scores(path: Path) -> Iterator[Row]:
+    """The rows in a file for which `holds_scores`."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        for line in file:
+            match json.loads(line):
+                case ["sequence", *values]:
+                    yield IndexedSequence(*values)
+                case ["window", key, start, end, frames, window_reason, unknown, scores, reason]:
+                    window = IndexedWindow(key, start, end, tuple(frames), window_reason, unknown)
+                    yield _unpacked(window, np.frombuffer(bytes.fromhex(scores), "<f4").reshape(-1, 2).tolist(), reason)
+
+
+def _unpacked(window: IndexedWindow, scores: list[Any], reason: str) -> ScoredWindow:
+    if not scores:
+        return ScoredWindow(window, [], None, reason)
+    if len(scores) != len(window.frames):
+        return ScoredWindow(window, [], window_score([""], scores), reason)
+    named = zip(window.frames, scores, strict=True)
+    frames = [(name, other, virus) for name, (other, virus) in named if not np.isnan(virus)]
+    if not frames:
+        return ScoredWindow(window, [], None, reason)
+    return ScoredWindow(
+        window, frames, window_score([each[0] for each in frames], [each[1:] for each in frames]), reason
+    )

@@ -1,0 +1,211 @@
+"""The worker of `predict` and `train`: the encoders of a set and its classifier on one device, started once.
+
+A work file goes through in one pass. Its DNA and its proteins are packed into buffers of their own encoder, one beside
+the other; what comes out is joined by id and classified, on the CPU and in blocks of one size, and the scores are
+written: eight bytes and an id a frame. Vectors are written only where they are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from virnucpro.io.store import Shard, read_shard, write_shard
+from virnucpro.models.classifier import Classifier
+from virnucpro.models.registry import LocalModel
+from virnucpro.pipeline.base_worker import WorkerOptions, is_done, made_from, torch_device
+from virnucpro.pipeline.events import Listener, Phase
+from virnucpro.pipeline.features import Features, join
+from virnucpro.pipeline.placement import announce, worker_class
+from virnucpro.pipeline.stream import Stream
+from virnucpro.pipeline.work_queue import QueueResult, WorkQueue
+
+__all__ = ["CalledFiles", "call_files", "call_files_worker"]
+
+#: Endings of the vectors of a work file, of each encoder, and of its scores.
+VECTORS, SCORES = (".dna.h5", ".protein.h5"), ".scores.h5"
+
+
+@dataclass(frozen=True)
+class CalledFiles:
+    """What is made of work files, in `folder`: for each an HDF5 file of scores, and of vectors if they are asked for.
+
+    models: encoders, of DNA first; budgets: tokens of a batch of each; dtype: of all; classifier: the folder of one,
+    None for vectors alone; vectors: whether they are wanted; run: attributes that tell the run.
+    """
+
+    folder: Path
+    models: tuple[LocalModel, ...]
+    budgets: tuple[int, ...]
+    dtype: str
+    classifier: Path | None
+    vectors: bool
+    run: Mapping[str, object]
+
+    def sources(self, path: Path) -> list[Path | None]:
+        """The work file, which holds DNA, and, beside it, its proteins; None for one that is empty. Raises OSError."""
+        files = [path, path.with_suffix(".faa")][: len(self.models)]
+        return [file if file.stat().st_size else None for file in files]
+
+    def results(self, path: Path) -> list[Path]:
+        """All results of a work file: vectors, then scores."""
+        vectors = [self.vectors_path(path, encoder) for encoder in range(len(self.models))] if self.vectors else []
+        return [*vectors, self.scores_path(path)] if self.classifier else vectors
+
+    def scores_path(self, path: Path) -> Path:
+        """The scores of a work file."""
+        return self.folder / f"{path.stem}{SCORES}"
+
+    def vectors_path(self, path: Path, encoder: int) -> Path:
+        """What an encoder made of a work file."""
+        return self.folder / f"{path.stem}{VECTORS[encoder]}"
+
+    def attributes(self, encoder: int) -> dict[str, object]:
+        """What the vectors of an encoder say of themselves."""
+        return {**self.models[encoder].attributes(self.dtype, self.budgets[encoder]), **self.run}
+
+    def write(self, path: Path, shards: Sequence[Shard]) -> None:
+        """Write the results of a work file, each whole or not at all. Raises InputError, OutputError."""
+        for output, shard, attributes in zip(self.results(path), shards, self._attributes, strict=True):
+            write_shard(output, shard, made_from(self._there(path), attributes))
+
+    def is_done(self, path: Path) -> bool:
+        """Whether all results of a work file are there and are provably what would be written."""
+        results = zip(self.results(path), self._attributes, strict=True)
+        return all(is_done(output, self._there(path), attributes) for output, attributes in results)
+
+    @property
+    def _attributes(self) -> list[Mapping[str, object]]:
+        """Those of all results of a work file."""
+        vectors = [self.attributes(encoder) for encoder in range(len(self.models))] if self.vectors else []
+        return [*vectors, self.run] if self.classifier else [*vectors]
+
+    def _there(self, path: Path) -> list[Path]:
+        return [source for source in self.sources(path) if source]
+
+    def scores(self, path: Path) -> Shard:
+        """(n, 2) scores, others and virus, of frames and whole windows. Raises InputError."""
+        return read_shard(self.scores_path(path))
+
+    def read_vectors(self, path: Path) -> list[Shard]:
+        """What each encoder made of a work file. Raises InputError."""
+        return [read_shard(self.vectors_path(path, encoder)) for encoder in range(len(self.models))]
+
+
+class _Classifiers(NamedTuple):
+    """Of open frames, and of windows that are read as a whole, if these are scored."""
+
+    frames: Classifier
+    whole: Classifier | None
+
+    @classmethod
+    def load(cls, folder: Path) -> _Classifiers:
+        return cls(Classifier.load(folder), Classifier.load_dna_only(folder))
+
+    def scores(self, shards: Sequence[Shard]) -> Shard:
+        """(n, 2) scores of what the encoders made of a work file; what has none is among the failed."""
+        joined = join(shards)
+        found = [_scored(self.frames, joined.frames), _scored(self.whole, joined.whole)]
+        names = [name for keys, _ in found for name in keys]
+        return Shard(names, np.concatenate([scores for _, scores in found]), joined.failed)
+
+
+def _scored(classifier: Classifier | None, features: Features) -> Features:
+    names, vectors = features
+    if classifier is None or not names:
+        return [], np.empty((0, 2), np.float32)
+    return names, classifier.score(vectors)
+
+
+@dataclass(frozen=True)
+class _Output:
+    """Classifies what the encoders make of a work file, and writes it."""
+
+    files: CalledFiles
+    classifiers: _Classifiers | None
+
+    def sources(self, path: Path) -> list[Path | None]:
+        return self.files.sources(path)
+
+    def path(self, path: Path) -> Path:
+        """The last of its results: when it is there, all are."""
+        return self.files.results(path)[-1]
+
+    def write(self, path: Path, shards: Sequence[Shard]) -> None:
+        scores = [self.classifiers.scores(shards)] if self.classifiers else []
+        self.files.write(path, [*(shards if self.files.vectors else ()), *scores])
+
+
+def call_files_worker(
+    file_subset: Iterable[Path | None],
+    device_id: int | str,
+    batch_size: int,
+    output_dir: Path,
+    *,
+    models: tuple[LocalModel, ...],
+    dtype: str,
+    protein_batch_size: int | None = None,
+    classifier: Path | None = None,
+    vectors: bool = False,
+    run: Mapping[str, object],
+    **kwargs: Any,
+) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """Score work files of windows or frames on one device; the target of a spawned process, or called as it is.
+
+    file_subset, device_id, output_dir: as for `process_dnabert_files_worker`; batch_size, protein_batch_size: tokens a
+    batch of each encoder; models, dtype, classifier, vectors, run: as in `CalledFiles`; kwargs: threads,
+    progress_queue, forward_logs, as in `WorkerOptions`.
+
+    Returns the results, and (path, message) for each work file that failed.
+    """
+    options = WorkerOptions.from_kwargs(kwargs)
+    options.begin_logging(device_id)
+    device = torch_device(device_id)
+    budgets = (batch_size,) if protein_batch_size is None else (batch_size, protein_batch_size)
+    files = CalledFiles(Path(output_dir), models, budgets, dtype, classifier, vectors, run)
+    encoders = [
+        worker_class(model.kind)(model, dtype).load(device, dtype, budget)
+        for model, budget in zip(models, budgets, strict=True)
+    ]
+    classifiers = (
+        _Classifiers(Classifier.load(classifier), Classifier.load_dna_only(classifier)) if classifier else None
+    )
+    files.folder.mkdir(parents=True, exist_ok=True)
+    output = _Output(files, classifiers)
+    return Stream(encoders, output, device, options.lanes, options.max_tokens, options.progress_queue).go(file_subset)
+
+
+def call_files(
+    files: CalledFiles,
+    counts: Mapping[Path, int],
+    devices: Sequence[str],
+    *,
+    threads: int,
+    listen: Listener,
+    stall_seconds: float,
+) -> QueueResult:
+    """Bring work files to their end on all devices, but for those that are done. Raises ModelError, DeviceError.
+
+    counts: windows and proteins of each; devices: an entry a worker; threads: of each worker.
+    """
+    done = {path for path in counts if files.is_done(path)}
+    left = {path: count for path, count in counts.items() if path not in done}
+    unit = "windows" if len(files.models) == 1 else "windows and proteins"
+    announce(files.models, files.dtype, files.budgets, devices, counts, done, unit)
+    total, name = sum(counts.values()), "scoring" if files.classifier else "embedding"
+    listen(-1, Phase(name, total, total - sum(left.values()), tuple(devices), unit))
+    options = {
+        "models": files.models,
+        "dtype": files.dtype,
+        "protein_batch_size": files.budgets[1] if len(files.budgets) > 1 else None,
+        "classifier": files.classifier,
+        "vectors": files.vectors,
+        "run": files.run,
+        "threads": threads,
+    }
+    queue = WorkQueue(call_files_worker, devices, files.budgets[0], files.folder, left, options, listen, stall_seconds)
+    return queue.run()
