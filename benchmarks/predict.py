@@ -29,7 +29,7 @@ from virnucpro.runs.paths import PredictPaths
 
 #: Lengths of the contigs, in bases.
 CONTIGS = (2_000, 20_000, 200_000)
-ENCODING = ("embedding DNA", "embedding proteins")
+ENCODING = ("scoring",)
 
 
 def write_contigs(path: Path, megabases: float, seed: int) -> Path:

@@ -115,7 +115,7 @@ def test_predict_tells_the_stages_apart(tmp_path: Path) -> None:
     (whole,) = found["runs"]
     assert cutting["frames"] == whole["frames"] > 0
     stages = {row["stage"]: row for row in found["stages_0.05"]}
-    assert stages.keys() >= {"splitting", "embedding DNA", "embedding proteins", "calling", "starting and ending"}
+    assert stages.keys() >= {"splitting", "scoring", "calling", "starting and ending"}
     parts = [row["seconds"] for name, row in stages.items() if name != "all but the encoders"]
     assert sum(parts) == pytest.approx(whole["seconds"], rel=1e-3)
 

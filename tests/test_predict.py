@@ -24,15 +24,17 @@ from toy_set import other, toy_calls, toy_records, viral
 
 import virnucpro
 from virnucpro.calls import tables
+from virnucpro.calls.kept_scores import holds_scores
 from virnucpro.calls.segment import ModelCaller
 from virnucpro.calls.verdicts import Thresholds
 from virnucpro.calls.write import VanillaTables
-from virnucpro.errors import InputError, UsageError
+from virnucpro.errors import InputError, OutputError, UsageError
 from virnucpro.input.frames import ALL_STOPPED, NO_CODON
 from virnucpro.io.store import read_result
 from virnucpro.io.tables import FAILED, number
 from virnucpro.models.card import CARD, DNA_ONLY, ClassifierCard
 from virnucpro.models.registry import EMBEDDED
+from virnucpro.pipeline import caller
 from virnucpro.pipeline.events import Phase
 from virnucpro.runs.config import PredictConfig
 from virnucpro.runs.predict import PredictRun, default_prefix, run_predict
@@ -42,7 +44,7 @@ RECORDS = toy_records()
 #: The toy set's first window.
 WINDOW = 150
 CPU = ("-d", "cpu", "--dtype", "fp32")
-TABLES = {"in.sequences.tsv", "in.windows.tsv.gz", "in.regions.bed", "in.virus.fna", "in.failed.tsv"}
+TABLES = {"in.scores.gz", "in.sequences.tsv", "in.windows.tsv.gz", "in.regions.bed", "in.virus.fna", "in.failed.tsv"}
 VANILLA = {"prediction_results.txt", "prediction_results_highestscore.csv"}
 KEPT = {"in.dna.h5", "in.protein.h5", "in_DNABERT_S.pt", "in_ESM.pt", "in_merged.pt"}
 RECORD = {"in.run.json", "run.log"}
@@ -194,13 +196,9 @@ def test_the_record_of_a_run(complete: Path, fasta: Path) -> None:
     assert found["result"]["windows"] == len(rows(complete / "in.windows.tsv.gz"))
     assert found["model set"] == {"name": "toy", "trained": False, "classifier": "toy"}
     assert [each["path"] for each in found["inputs"]] == [str(fasta)]
-    assert list(found["stages"]) == ["reading input", "splitting", "embedding DNA", "embedding proteins", "calling"]
-    embedded = {
-        name: sum(device["sequences"] for device in part["devices"]) for name, part in found["encoders"].items()
-    }
-    evidence = [row["evidence"] for row in rows(complete / "in.windows.tsv.gz")]
-    assert embedded["protein"] == found["result"]["frames"]
-    assert embedded["DNA"] == found["result"]["frames"] + evidence.count("dna")
+    assert list(found["stages"]) == ["reading input", "splitting", "scoring", "calling"]
+    embedded = sum(device["sequences"] for device in found["devices"])
+    assert embedded == 2 * found["result"]["frames"] + evidence.count("dna")
 
 
 @pytest.mark.parametrize("name", ["test_fixed_500bp", "test_with_orfs"])
@@ -710,10 +708,8 @@ def test_a_complete_run_with_failures_says_so_again(complete: Path, fasta: Path,
 
 CHANGES: dict[str, tuple[str, tuple[object, ...]]] = {
     "window": ("window", ("--window", 300)),
-    "score": ("min score", ("--min-score", 0.25)),
     "length": ("min length", ("--min-length", 5)),
     "frames": ("frames", ("--frames", "exact")),
-    "outputs": ("results", ("--vanilla-output",)),
     "budget": ("token budget", ("--batch-size", 256)),
 }
 
@@ -727,9 +723,64 @@ def test_other_settings_need_force(what: str, done_before: PredictConfig, toy: P
     assert f"was made from other settings ({name})" in done.stderr
     assert "--force" in done.stderr
     assert stamps(done_before.output) == before
-    if what in ("score", "outputs"):
-        assert cli(*words, "--force").returncode == 0
-        assert stamps(done_before.output) != before
+
+
+RECALLS: dict[str, dict[str, Any]] = {
+    "score": {"min_score": 0.25},
+    "preset": {"min_score": 0.9},
+    "outputs": {"vanilla_output": True},
+    "both": {"min_score": 0.25, "vanilla_output": True},
+}
+
+
+@pytest.mark.parametrize("what", RECALLS)
+def test_other_calls_need_no_model(
+    what: str, complete: Path, fasta: Path, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the scores that were kept: the same bytes as by a run of its own, and back again."""
+    there = config(fasta, tmp_path / "out", toy)
+    run_predict(there)
+    before = results(there.output)
+    run_predict(config(fasta, tmp_path / "fresh", toy, **RECALLS[what]))
+    with monkeypatch.context() as changed:
+        changed.setattr(caller, "call_files_worker", None)
+        assert not run_predict(replace(there, **RECALLS[what])).already_done
+        assert results(there.output) == results(tmp_path / "fresh")
+        assert run_predict(replace(there, **RECALLS[what])).already_done
+        assert not run_predict(there).already_done
+    assert results(there.output) == before
+
+
+def test_kept_embeddings_stay_when_calls_change(complete: Path, fasta: Path, toy: Path, tmp_path: Path) -> None:
+    settings = config(fasta, tmp_path / "out", toy, keep_embeddings=True)
+    run_predict(settings)
+    kept = [settings.output / name for name in ("in.dna.h5", "in.protein.h5")]
+    before = [path.stat().st_mtime_ns for path in kept]
+    run_predict(replace(settings, min_score=0.25))
+    assert [path.stat().st_mtime_ns for path in kept] == before
+    run_predict(replace(settings, keep_embeddings=False))
+    assert not any(path.exists() for path in kept)
+    run_predict(settings)
+    assert all(path.exists() for path in kept)
+
+
+def test_damaged_scores_are_computed_again(fasta: Path, toy: Path, tmp_path: Path) -> None:
+    settings = config(fasta, tmp_path / "out", toy)
+    run_predict(settings)
+    before, scores = results(settings.output), settings.output / "in.scores.gz"
+    for damage in (lambda data: data[:-20], lambda data: data[:40] + b"damage" + data[46:], lambda data: b""):
+        scores.write_bytes(damage(before["in.scores.gz"]))
+        assert not holds_scores(scores, record(settings.output)["fingerprint"])
+        run_predict(replace(settings, min_score=0.25))
+        run_predict(settings)
+        assert results(settings.output) == before
+
+
+def test_foreign_files_are_not_taken_by_other_calls(done_before: PredictConfig, tmp_path: Path) -> None:
+    (foreign := done_before.output / "prediction_results.txt").write_text("precious")
+    with pytest.raises(OutputError, match=r"prediction_results.txt exists"):
+        run_predict(replace(done_before, vanilla_output=True))
+    assert foreign.read_text() == "precious"
 
 
 def test_another_classifier_or_input_needs_force(done_before: PredictConfig, tmp_path: Path, cli: Cli) -> None:

@@ -205,7 +205,7 @@ def test_of_a_work_file_that_fails_only_what_needed_it_is_lost(clean: Path, tmp_
     away = tmp_path / "away.faa"
 
     def lose(_worker: int, event: object) -> None:
-        if isinstance(event, Phase) and event.name == "embedding proteins":
+        if isinstance(event, Phase) and event.name == "scoring":
             shutil.move(paths_of(settings).parts / "000001.faa", away)
 
     result = run_predict(settings, lose)
@@ -240,7 +240,7 @@ def test_work_files_that_are_cut_are_made_again(
     suffix: str, clean: Path, tmp_path: Path, toy: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = config(clean, tmp_path / "out", toy)
-    interrupt(settings, "embedding proteins")
+    interrupt(settings, "scoring")
     path = paths_of(settings).parts / f"000001{suffix}"
     path.write_bytes(path.read_bytes()[:-5])
     run_predict(settings)
@@ -254,7 +254,6 @@ def test_results_of_work_files_that_are_damaged_are_made_again(
 ) -> None:
     interrupt(settings, "calling")
     damaged = sorted(paths_of(settings).shards.glob("0*.h5"))[3:5]
-    assert {path.suffixes[0] for path in damaged} == {".fna", ".faa"}
     for path in damaged:
         path.write_bytes(path.read_bytes()[:-100])
     with caplog.at_level(logging.INFO, "virnucpro"):

@@ -332,7 +332,7 @@ def test_another_threshold_goes_on_from_the_same_vectors(
         run_predict(PredictConfig(**settings), stop_at("calling"))
     with caplog.at_level("INFO", "virnucpro"):
         run_predict(PredictConfig(**settings, min_score=0.25, vanilla_output=True))
-    assert caplog.text.count("resuming: ") == 2
+    assert caplog.text.count("resuming: ") == 1
     run_predict(PredictConfig(**settings | {"output": tmp_path / "fresh"}, min_score=0.25, vanilla_output=True))
     names = [path.name for path in (tmp_path / "fresh").iterdir() if path.name not in ("run.log", "in.run.json")]
     for name in names:

@@ -44,6 +44,8 @@ class Run(ABC, Generic[Result]):
     """The steps of one run, and what they share."""
 
     command: ClassVar[str]
+    #: Whether other choices may overwrite the results: the same command makes them again, and computes nothing for it.
+    recalls: ClassVar[bool] = False
     #: How to choose other names for the results.
     cure: ClassVar[str] = "choose another output"
 
@@ -62,10 +64,9 @@ class Run(ABC, Generic[Result]):
         with session(self.command, self.paths, force=self._config.force, listen=self.listen) as self.session:
             with self.session.stage("reading input"):
                 self._identify()
-            computed = self.is_computed()
-            if done := self.session.already_done(self.results, self.identity, self.choices, computed):
+            if done := self.session.already_done(self.results, self.identity, self.choices, self.recalls):
                 result = self.earlier_result(done.details)
-            elif computed:
+            elif self.is_computed():
                 self.session.begin(self.results, self.identity, self.choices, {}, self._details())
                 result = self.conclude()
             else:

@@ -68,6 +68,7 @@ class PredictRun(FrameRun[PredictResult]):
     """The steps of `virnucpro predict`."""
 
     command: ClassVar[str] = "predict"
+    recalls: ClassVar[bool] = True
     cure: ClassVar[str] = "choose another name with --prefix"
 
     def __init__(self, config: PredictConfig, listener: Listener | None = None) -> None:

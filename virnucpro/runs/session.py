@@ -175,11 +175,11 @@ class Session:
         self.own.details["work"] = [str(paths.work.absolute()) for paths in (self.paths, *others)]
 
     def already_done(
-        self, results: Sequence[Path], identity: dict[str, Any], choices: dict[str, Any], computed: bool = False
+        self, results: Sequence[Path], identity: dict[str, Any], choices: dict[str, Any], recall: bool = False
     ) -> Record | None:
         """The record of the same run, if one was complete before. Raises OutputError if the results are another's.
 
-        computed: by the earlier run, all that is worth it; then its results may be made anew by other choices.
+        recall: its results may be made anew by other choices, since nothing that takes long is lost by that.
         """
         there = next(filter(os.path.lexists, results), None)
         if there is None or self.force:
@@ -188,7 +188,7 @@ class Session:
         if record is None or record.state == "working":
             raise taken(there)
         choices = choices | _names(results)
-        if computed and differences(record.choices, choices):
+        if recall and not differences(record.identity, identity) and differences(record.choices, choices):
             refuse_foreign(record, results)
             return None
         if changed := differences(record.identity | record.choices, identity | choices):
