@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from virnucpro.core.threads import in_order
+from virnucpro.input.cut import WHOLE, IndexedSequence, IndexedWindow, WorkFile, read_index
 from virnucpro.input.frames import ALL_STOPPED
 from virnucpro.models.classifier import Classifier
 from virnucpro.pipeline.features import EmbeddedParts, Features
-from virnucpro.pipeline.frame_split import WHOLE, FramePart, IndexedSequence, IndexedWindow, read_index
 
 
 @dataclass(frozen=True)
@@ -93,12 +93,12 @@ class Scorer:
     def __init__(self, embedded: EmbeddedParts, classifier: Classifier, dna_only: Classifier | None) -> None:
         self.embedded, self.classifier, self.dna_only = embedded, classifier, dna_only
 
-    def rows(self, parts: Iterable[FramePart], threads: int) -> Iterator[Row]:
+    def rows(self, parts: Iterable[WorkFile], threads: int) -> Iterator[Row]:
         """All rows, in input order; `threads` work files are scored at a time."""
         for rows in in_order(self._part_rows, parts, threads):
             yield from rows
 
-    def _part_rows(self, part: FramePart) -> list[Row]:
+    def _part_rows(self, part: WorkFile) -> list[Row]:
         scores, failure = self._scores(part), self.embedded.failure(part)
         index = read_index(self.embedded.paths.part_file(part.name, ".index"))
         return [row if isinstance(row, IndexedSequence) else self._scored(row, scores, failure) for row in index]
@@ -107,7 +107,7 @@ class Scorer:
         was_embedded = not window.reason or (self.dna_only and window.reason == ALL_STOPPED)
         return scores.of(window, failure if was_embedded else "")
 
-    def _scores(self, part: FramePart) -> _Scores:
+    def _scores(self, part: WorkFile) -> _Scores:
         scores = _Scores()
         frames, whole, scores.lost = self.embedded.features(part)
         if frames is not None:

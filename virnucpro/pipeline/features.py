@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.errors import InputError
+from virnucpro.input.cut import WHOLE, WorkFile
 from virnucpro.io.store import Shard, read_shard
 from virnucpro.pipeline.encode import Encoding
-from virnucpro.pipeline.frame_split import WHOLE, FramePart
 from virnucpro.pipeline.parallel_dnabert import process_dnabert_files_worker
 from virnucpro.pipeline.parallel_esm import process_esm_files_worker
 from virnucpro.runs.paths import RunPaths
@@ -100,23 +100,23 @@ class EmbeddedParts:
     protein: Encoding | None
     failed: dict[str, str]
 
-    def failure(self, part: FramePart) -> str:
+    def failure(self, part: WorkFile) -> str:
         """Why a work file has no embeddings; empty if it has."""
         reasons = [self.failed.get(f"{part.name}{suffix}") for suffix in (".fna", ".faa")]
         return next((f"its work file failed: {reason}" for reason in reasons if reason), "")
 
-    def dna_shard(self, part: FramePart) -> Shard | None:
+    def dna_shard(self, part: WorkFile) -> Shard | None:
         """The DNA embeddings of a work file; None if it holds nothing to embed or an encoder failed on it."""
         there = part.frames + part.whole and not self.failure(part)
         return read_shard(self.dna.shard(self.paths.part_file(part.name, ".fna"))) if there else None
 
-    def protein_shard(self, part: FramePart) -> Shard | None:
+    def protein_shard(self, part: WorkFile) -> Shard | None:
         """The protein embeddings of a work file; None as for `dna_shard`."""
         if self.protein is None or not part.frames or self.failure(part):
             return None
         return read_shard(self.protein.shard(self.paths.part_file(part.name, ".faa")))
 
-    def features(self, part: FramePart) -> tuple[Features | None, Features | None, dict[str, str]]:
+    def features(self, part: WorkFile) -> tuple[Features | None, Features | None, dict[str, str]]:
         """Joined features of a work file's frames, DNA vectors of its whole windows, and why others have none."""
         dna, protein = self.dna_shard(part), self.protein_shard(part)
         lost = {name: reason for shard in (dna, protein) if shard for _, name, reason in shard.failed}

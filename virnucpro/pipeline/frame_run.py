@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, TypeVar
 
+from virnucpro.input.cut import WorkFile
 from virnucpro.models.registry import LocalModel
-from virnucpro.pipeline.encode import Encoding, WorkFile
-from virnucpro.pipeline.events import Listener
+from virnucpro.pipeline.encode import Encoding
+from virnucpro.pipeline.encode import WorkFile as CountedFile
 from virnucpro.pipeline.features import EmbeddedParts
-from virnucpro.pipeline.frame_split import FramePart, FramePlan, FrameSplitter, Rules
 from virnucpro.pipeline.run import Run, balance
 from virnucpro.pipeline.work_queue import QueueResult
-from virnucpro.runs.config import RunConfig
-from virnucpro.runs.paths import RunPaths
 
 Result = TypeVar("Result")
 
@@ -27,11 +24,6 @@ class FrameRun(Run[Result]):
 
     #: That of DNA, and that of proteins if the set reads frames.
     encoders: tuple[LocalModel, ...]
-    rules: Rules
-
-    def __init__(self, config: RunConfig, paths: RunPaths, listener: Listener | None) -> None:
-        super().__init__(config, paths, listener)
-        self._most = config.sequences_per_file
 
     @property
     def models(self) -> dict[str, LocalModel]:
@@ -48,21 +40,6 @@ class FrameRun(Run[Result]):
             "reads": self.rules.reads,
         }
 
-    def split(self) -> dict[str, Any]:
-        """Cut the input into work files of frames."""
-        splitter = FrameSplitter(self.paths, self.rules, self._most, len(self.placement.devices))
-        return splitter.split(self.inputs.paths, self.inputs.shown).to_json()
-
-    def take_plan(self, plan: dict[str, Any]) -> None:
-        """The work files."""
-        self.plan = FramePlan.from_json(plan)
-
-    def work_files(self) -> Iterator[tuple[Path, str]]:
-        """All files of the work files, with their sha256."""
-        for part in self.plan.parts:
-            for suffix, checksum in zip(self.rules.suffixes, part.sums, strict=True):
-                yield self.paths.part_file(part.name, suffix), checksum
-
     def encode(self) -> EmbeddedParts:
         """Embed every work file with the encoders, and note in the record how the devices shared the work."""
         dna, *others = (
@@ -78,8 +55,8 @@ class FrameRun(Run[Result]):
         self.session.own.details["encoders"] = {name: balance(end.stats) for name, end in ends.items()}
         return EmbeddedParts(self.paths, dna, protein, _failed(*ends.values()))
 
-    def _work_files(self, suffix: str, count: Callable[[FramePart], int]) -> list[WorkFile]:
-        found = (WorkFile(self.paths.part_file(part.name, suffix), count(part)) for part in self.plan.parts)
+    def _work_files(self, suffix: str, count: Callable[[WorkFile], int]) -> list[CountedFile]:
+        found = (CountedFile(self.paths.part_file(part.name, suffix), count(part)) for part in self.plan.parts)
         return [file for file in found if file.sequences]
 
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from virnucpro.calls.write import published_id
+from virnucpro.input.cut import WHOLE, IndexedSequence, WorkFile, read_index
+from virnucpro.input.windows import published_id
 from virnucpro.io.store import Layout, Shard, write_merged
 from virnucpro.models.card import Reads
 from virnucpro.pipeline.features import EmbeddedParts
-from virnucpro.pipeline.frame_split import WHOLE, FramePart, IndexedSequence, read_index
 from virnucpro.runs.paths import PredictPaths
 
 Shards = Callable[[], Iterator[Shard]]
@@ -23,7 +23,7 @@ def kept_paths(paths: PredictPaths, reads: Reads, vanilla: bool) -> tuple[Path, 
 
 
 def keep_embeddings(
-    embedded: EmbeddedParts, parts: Sequence[FramePart], paths: PredictPaths, names: Mapping[Path, Path], vanilla: bool
+    embedded: EmbeddedParts, parts: Sequence[WorkFile], paths: PredictPaths, names: Mapping[Path, Path], vanilla: bool
 ) -> None:
     """Write the embeddings of all frames, or windows, in input order; `names`: where each of `kept_paths` goes."""
     dna = partial(_named, embedded, parts, embedded.dna_shard)
@@ -53,7 +53,7 @@ def _shape(shards: Iterator[Shard]) -> tuple[int, int]:
 
 
 def _named(
-    embedded: EmbeddedParts, parts: Sequence[FramePart], shard_of: Callable[[FramePart], Shard | None]
+    embedded: EmbeddedParts, parts: Sequence[WorkFile], shard_of: Callable[[WorkFile], Shard | None]
 ) -> Iterator[Shard]:
     """One encoder's embeddings of frames, a work file at a time, under their published ids."""
     for part in parts:
@@ -64,7 +64,7 @@ def _named(
             yield Shard([names[shard.headers[row]] for row in rows], shard.embeddings[rows])
 
 
-def _published_ids(embedded: EmbeddedParts, part: FramePart) -> dict[str, str]:
+def _published_ids(embedded: EmbeddedParts, part: WorkFile) -> dict[str, str]:
     """By key, the ids of frames, or of windows where the set reads these."""
     names: dict[str, str] = {}
     sequence_id = ""
@@ -79,7 +79,7 @@ def _published_ids(embedded: EmbeddedParts, part: FramePart) -> dict[str, str]:
     return names
 
 
-def _merged(embedded: EmbeddedParts, parts: Sequence[FramePart]) -> Iterator[Shard]:
+def _merged(embedded: EmbeddedParts, parts: Sequence[WorkFile]) -> Iterator[Shard]:
     """Both vectors of each frame, a work file at a time, under their published ids."""
     for part in parts:
         frames, _, _ = embedded.features(part)

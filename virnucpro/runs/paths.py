@@ -71,12 +71,8 @@ class RunPaths:
         """Everything that was said."""
         return self._beside(".log")
 
-    def part(self, number: int) -> Path:
-        """Work file `number`."""
-        return self.parts / f"{number:06d}.fa"
-
     def part_file(self, name: str, suffix: str) -> Path:
-        """One of the three files of a work file of frames."""
+        """One of the files of a work file."""
         return self.parts / f"{name}{suffix}"
 
     def shard(self, part: Path) -> Path:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from virnucpro.errors import InputError, UsageError
+from virnucpro.input.cut import Rules
 from virnucpro.io.store import read_shard
 from virnucpro.models.card import CARD, DNA_ONLY, ClassifierCard, EncoderPin
 from virnucpro.models.classifier import Classifier, classifier_files, write
@@ -18,7 +19,6 @@ from virnucpro.models.sets import resolve_encoders
 from virnucpro.pipeline.encode import Placement
 from virnucpro.pipeline.events import Listener
 from virnucpro.pipeline.frame_run import FrameRun
-from virnucpro.pipeline.frame_split import Rules
 from virnucpro.pipeline.run import Failure, work_folder, write_failed
 from virnucpro.runs.config import TrainConfig
 from virnucpro.runs.paths import TrainPaths
@@ -72,13 +72,13 @@ class TrainRun(FrameRun[TrainResult]):
 
     def choose(self) -> None:
         """Encoders, rules, devices, and the one dtype and token budget of the run."""
-        reads, named = resolve_encoders(self.config.model, self.config.models_dir)
+        self.set_reads, named = resolve_encoders(self.config.model, self.config.models_dir)
         self.names, self.encoders = tuple(named), tuple(named.values())
-        if self.config.dna_only and reads == "windows":
+        if self.config.dna_only and self.set_reads == "windows":
             raise UsageError(
                 f"--dna-only-head: {self.config.model} reads the DNA of every window anyway", hint="leave it out"
             )
-        self.rules = Rules(self.config.window, False, 0, self.config.dna_only, reads)
+        self.rules = Rules(self.config.window, False, 0, self.config.dna_only, self.set_reads)
         self.placement = Placement.choose(self.config, self.encoders[0].kind)
 
     def own_identity(self) -> dict[str, Any]:
@@ -150,7 +150,7 @@ class TrainRun(FrameRun[TrainResult]):
             window=(self.config.window,),
             dna=dna,
             protein=others[0] if others else None,
-            reads=self.rules.reads,
+            reads=self.set_reads,
             citation="the authors of the training data; virnucpro",
             licence="as its author says",
             source=f"virnucpro train, seed {self.config.seed}",
