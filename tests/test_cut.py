@@ -18,21 +18,9 @@ from slow_chain import reason_of
 from test_sequence import random_sequence, reference_frames, reference_windows
 
 from virnucpro.input import cut as cutting
-from virnucpro.input.cut import (
-    SUFFIXES,
-    WHOLE,
-    WINDOWS_A_FRAME,
-    Cutter,
-    IndexedSequence,
-    IndexedWindow,
-    Plan,
-    Rules,
-    WorkFile,
-    origins,
-    part_limit,
-    read_index,
-)
+from virnucpro.input.cut import SUFFIXES, WINDOWS_A_FRAME, Cutter, Rules, part_limit
 from virnucpro.input.frames import ALL_STOPPED
+from virnucpro.input.index import WHOLE, IndexedSequence, IndexedWindow, Plan, WorkFile, origins, read_index
 from virnucpro.io.files import sha256_of
 from virnucpro.runs.paths import PredictPaths
 

@@ -23,8 +23,8 @@ from poison import POISON, poisoned
 from test_faults import wait_for, workers_of
 from test_predict import CLEAN, RECORD, RECORDS, config, everything, record, results, rows
 
-from virnucpro.input.cut import IndexedWindow, read_index
 from virnucpro.input.frames import ALL_STOPPED, NO_CODON, TOO_SHORT
+from virnucpro.input.index import IndexedWindow, read_index
 from virnucpro.pipeline import encode
 from virnucpro.pipeline.events import Phase
 from virnucpro.runs.config import PredictConfig

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from virnucpro.core.threads import in_order
-from virnucpro.input.cut import WHOLE, IndexedSequence, IndexedWindow, WorkFile, read_index
 from virnucpro.input.frames import ALL_STOPPED
+from virnucpro.input.index import WHOLE, IndexedSequence, IndexedWindow, WorkFile, read_index
 from virnucpro.models.classifier import Classifier
 from virnucpro.pipeline.features import EmbeddedParts, Features
 

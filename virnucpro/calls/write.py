@@ -14,8 +14,9 @@ from virnucpro.calls import tables
 from virnucpro.calls.discovery import Discovery
 from virnucpro.calls.scoring import Row, ScoredWindow
 from virnucpro.calls.verdicts import Callers, Region, SequenceCall, Verdict
-from virnucpro.input.cut import IndexedSequence, read_inputs
+from virnucpro.input.cut import read_inputs
 from virnucpro.input.fasta import BadRecord, write_fasta
+from virnucpro.input.index import IndexedSequence
 from virnucpro.input.windows import published_id
 from virnucpro.io.tables import Table, number
 

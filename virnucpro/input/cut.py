@@ -2,12 +2,7 @@
 
 What is read of a sequence is the open frames of its windows, or the windows as they stand, or the record as it stands.
 A work file is several files of one name. `.fna` and `.faa` hold nucleotides and proteins of frames, `.fna` also windows
-as they stand, `.fa` records; `.index` tells what was cut from what, a JSON list a line, in input order: each sequence,
-and each of its windows, also those that hold nothing to read. Records of a work file of records have a line only where
-they cannot be used, or do not follow the record before them in its input.
-
-Inside, a frame is known by numbers: `{sequence}_{window}{frame}`, such as `17_3R1`, where the sequence is counted over
-all of the input. So ids that occur twice, or hold anything, cannot be mixed up (DESIGN rule 5).
+as they stand, `.fa` records; `.index` tells what was cut from what (`input/index.py`).
 
 Work files grow with the input: none holds more than a small share of what came before it, up to the size asked for. So
 even a small input keeps every device busy, and a bin-packing plan has small files to even things out with, though a
@@ -17,18 +12,18 @@ stream's length is not known beforehand. Memory stays flat.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from itertools import chain, count, islice, zip_longest
+from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 from virnucpro.errors import InputError
 from virnucpro.input.fasta import DNA, PROTEIN, Alphabet, BadRecord, Record, looks_like_dna, read_records, write_fasta
 from virnucpro.input.frames import ALL_STOPPED, BATCH_BASES, NO_CODON, Scan, batches, scan_windows
+from virnucpro.input.index import WHOLE, IndexedSequence, IndexedWindow, Plan, WorkFile, index_line
 from virnucpro.input.windows import DEFAULT_SIZE, SHORTEST, Window, iter_windows, unknown_bases
 from virnucpro.io.files import SummedFile
 
@@ -42,9 +37,6 @@ SUFFIXES: Mapping[Reads, tuple[str, ...]] = {
     "windows": (".fna", ".index"),
     "records": (".fa", ".index"),
 }
-
-#: In a key, in place of a frame's name: the window as it stands.
-WHOLE = "W"
 
 #: A work file may hold this many frames, windows or records, if so many are allowed at all …
 FEWEST_SEQUENCES = 8
@@ -112,8 +104,15 @@ class Rules:
         """What is found in each window, in order; in one that is read as it stands, nothing is sought."""
         if self.reads == "frames":
             return scan_windows(windows, exact=self.exact)
-        refused = _why_not if self.reads == "windows" else _never
-        return (Scan(window, [], refused(window.sequence)) for window in windows)
+        return (Scan(window, [], self._why_not(window.sequence)) for window in windows)
+
+    def _why_not(self, sequence: str) -> str:
+        """Why a window is not read as it stands; empty if it is."""
+        if self.reads == "records":
+            return ""
+        if len(sequence) < SHORTEST:
+            return TOO_SHORT
+        return "" if _CODON.search(sequence) else NO_CODON
 
     def reads_whole(self, scan: Scan) -> bool:
         """Whether a window is embedded as it stands."""
@@ -122,43 +121,7 @@ class Rules:
         return not scan.reason
 
 
-def _why_not(sequence: str) -> str:
-    """Why a window is not read as it stands; empty if it is."""
-    if len(sequence) < SHORTEST:
-        return TOO_SHORT
-    return "" if _CODON.search(sequence) else NO_CODON
-
-
-def _never(_sequence: str) -> str:
-    return ""
-
-
 # What is in the input.
-
-
-class IndexedSequence(NamedTuple):
-    """A record of the input, in the index."""
-
-    #: Place in all of the input, from 0.
-    number: int
-    input_index: int
-    #: Place in its input, from 1; 0 for what could not be read of a file.
-    record: int
-    id: str
-    #: Letters; 0 for a record that cannot be used.
-    length: int
-    #: Why it has no windows; empty if it has.
-    reason: str
-    #: Whether that is a failure, and no matter of settings.
-    failed: bool
-    #: What else the user should know of it; empty if nothing.
-    note: str = ""
-
-    def follows(self, other: IndexedSequence | None) -> bool:
-        """Whether both can be used, and this one comes next in the same input."""
-        if other is None or other.failed or self.failed:
-            return False
-        return (self.input_index, self.record) == (other.input_index, other.record + 1)
 
 
 def read_inputs(
@@ -234,48 +197,6 @@ class NameWatch:
 
 
 # Work files.
-
-
-@dataclass(frozen=True)
-class WorkFile:
-    """A work file that was written: windows, or records, in it, frames of them, and those that are embedded whole.
-
-    sums: sha256 of its files.
-    """
-
-    name: str
-    windows: int
-    frames: int
-    whole: int
-    sums: list[str]
-
-
-@dataclass
-class Plan:
-    """How an input was cut; bases: letters of the sequences that can be used."""
-
-    parts: list[WorkFile] = field(default_factory=list)
-    sequences: int = 0
-    bases: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for the run record."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Plan:
-        """The plan in a run record."""
-        return cls([WorkFile(**part) for part in values["parts"]], values["sequences"], values["bases"])
-
-    @property
-    def frames(self) -> int:
-        """Open frames in all work files."""
-        return sum(part.frames for part in self.parts)
-
-    @property
-    def whole(self) -> int:
-        """Windows, or records, that are embedded as they stand."""
-        return sum(part.whole for part in self.parts)
 
 
 def part_limit(before: int, most: int, devices: int) -> int:
@@ -354,7 +275,7 @@ class _OpenFile:
         """Write into the index which sequence comes next, unless it is plain."""
         if sequence is not self._sequence:
             if self.rules.reads != "records" or not sequence.follows(self._sequence):
-                self._index("sequence", sequence)
+                self._index(sequence)
             self._sequence = sequence
 
     def write(self, key: str, scan: Scan) -> None:
@@ -365,7 +286,7 @@ class _OpenFile:
             write_fasta(nucleotides, window.id, window.sequence)
         else:
             names, unknown = tuple(frame.name for frame in scan.frames), unknown_bases(window.sequence)
-            self._index("window", IndexedWindow(key, window.start, window.end, names, scan.reason, unknown))
+            self._index(IndexedWindow(key, window.start, window.end, names, scan.reason, unknown))
             if whole:
                 write_fasta(nucleotides, key + WHOLE, window.sequence)
         for frame in scan.frames:
@@ -376,9 +297,9 @@ class _OpenFile:
         self.frames += len(scan.frames)
         self.bases += len(window.sequence)
 
-    def _index(self, kind: str, row: IndexedSequence | IndexedWindow) -> None:
+    def _index(self, row: IndexedSequence | IndexedWindow) -> None:
         self.rows += 1
-        self.files[".index"].write(json.dumps((kind, *row)).encode() + b"\n")
+        self.files[".index"].write(index_line(row))
 
     def closed(self) -> WorkFile:
         """Close all its files, and say what is in them. Raises OSError."""
@@ -386,51 +307,3 @@ class _OpenFile:
             for file in self.files.values():
                 stack.enter_context(file)
         return WorkFile(self.name, self.windows, self.frames, self.whole, [file.sha256 for file in self.files.values()])
-
-
-# The index of a work file.
-
-
-class IndexedWindow(NamedTuple):
-    """A window, in the index: bases `start` to `end` of its sequence, from 0, `end` excluded."""
-
-    #: `{number of the sequence}_{number of the window, from 1}`.
-    key: str
-    start: int
-    end: int
-    #: Names of the open frames, in their order.
-    frames: tuple[str, ...]
-    #: Why there is none; empty if there is one, or if the window is read as it stands.
-    reason: str
-    #: Bases that are none of A, C, G and T: they do not count where windows are weighed.
-    unknown: int = 0
-
-    @property
-    def number(self) -> int:
-        """Place in the sequence, from 1."""
-        return int(self.key.partition("_")[2])
-
-
-def window_key(key: str) -> str:
-    """The key of the window that a frame, or a whole window, of that key belongs to."""
-    return key.removesuffix(WHOLE) if key.endswith(WHOLE) else key[:-2]
-
-
-def read_index(path: Path) -> Iterator[IndexedSequence | IndexedWindow]:
-    """The rows of a work file's index; a sequence that began in an earlier one comes again before its windows."""
-    with open(path, encoding="utf-8") as lines:
-        for line in lines:
-            kind, *row = json.loads(line)
-            if kind == "sequence":
-                yield IndexedSequence(*row)
-            else:
-                key, start, end, frames, reason, unknown = row
-                yield IndexedWindow(key, start, end, tuple(frames), reason, unknown)
-
-
-def origins(sequences: Sequence[IndexedSequence]) -> Iterator[tuple[int, int]]:
-    """(input index, number there) of each record of a work file of records, by its index; without end."""
-    for first, after in zip_longest(sequences, sequences[1:]):
-        run = count() if after is None else range(after.number - first.number)
-        if not first.failed:
-            yield from ((first.input_index, first.record + step) for step in run)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.errors import InputError
-from virnucpro.input.cut import WHOLE, WorkFile
+from virnucpro.input.index import WHOLE, WorkFile
 from virnucpro.io.store import Shard, read_shard
 from virnucpro.pipeline.encode import Encoding
 from virnucpro.pipeline.parallel_dnabert import process_dnabert_files_worker

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from virnucpro.input.cut import WorkFile
+from virnucpro.input.index import WorkFile
 from virnucpro.models.registry import LocalModel
 from virnucpro.pipeline.encode import Encoding
 from virnucpro.pipeline.encode import WorkFile as CountedFile

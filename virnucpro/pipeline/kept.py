@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from virnucpro.input.cut import WHOLE, IndexedSequence, WorkFile, read_index
+from virnucpro.input.index import WHOLE, IndexedSequence, WorkFile, read_index
 from virnucpro.input.windows import published_id
 from virnucpro.io.store import Layout, Shard, write_merged
 from virnucpro.models.card import Reads

@@ -17,7 +17,8 @@ from typing import Any, ClassVar, Generic, TypeVar
 from virnucpro._version import __version__
 from virnucpro.core.threads import in_order
 from virnucpro.errors import OutputError
-from virnucpro.input.cut import Cutter, Plan, Rules
+from virnucpro.input.cut import Cutter, Rules
+from virnucpro.input.index import Plan
 from virnucpro.io.files import sha256_of, sync
 from virnucpro.io.store import FORMAT_VERSION, READ_AHEAD
 from virnucpro.io.tables import FAILED, Table, text_file

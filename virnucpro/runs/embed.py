@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from virnucpro.errors import InputError, OutputError, UsageError
-from virnucpro.input.cut import IndexedSequence, Rules, WorkFile, origins, read_index
+from virnucpro.input.cut import Rules
 from virnucpro.input.fasta import PROTEIN, read_records
+from virnucpro.input.index import IndexedSequence, WorkFile, origins, read_index
 from virnucpro.io.store import OUTPUT_SUFFIXES, Shard, ids_path, layout_of, read_shards, write_merged
 from virnucpro.models.registry import LocalModel, resolve
 from virnucpro.pipeline.encode import ALPHABETS, Encoding, Placement

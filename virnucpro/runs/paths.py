@@ -117,7 +117,7 @@ class OrfsPaths(RunPaths):
     """Files of `virnucpro orfs`, whose results `output` begins; the record is named unlike that of `predict`."""
 
     @property
-    def results(self) -> tuple[Path, ...]:
+    def results(self) -> tuple[Path, Path, Path]:
         """What a complete run leaves for the user, whatever came out."""
         return self.windows, self.nucleotides, self.proteins
 

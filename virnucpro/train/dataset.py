@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.errors import InputError, UsageError
-from virnucpro.input.cut import IndexedSequence, WorkFile, read_index, window_key
 from virnucpro.input.fasta import decoded
+from virnucpro.input.index import IndexedSequence, WorkFile, read_index, window_key
 from virnucpro.models.classifier import Classifier
 from virnucpro.pipeline.features import EmbeddedParts, Features
 from virnucpro.runs.paths import TrainPaths
