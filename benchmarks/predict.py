@@ -23,8 +23,8 @@ import numpy as np
 
 from benchmarks.common import Report, Row, median, parser, run_main
 from benchmarks.orfs import random_genes
+from virnucpro.input.cut import Cutter, Rules
 from virnucpro.input.fasta import write_fasta
-from virnucpro.pipeline.frame_split import FrameSplitter, Rules
 from virnucpro.runs.paths import PredictPaths
 
 #: Lengths of the contigs, in bases.
@@ -86,7 +86,7 @@ def cutting_row(path: Path, folder: Path, rounds: int) -> Row:
         paths = PredictPaths(folder / f"turn{turn}" / "x")
         paths.parts.mkdir(parents=True)
         began = time.process_time()
-        plan = FrameSplitter(paths, Rules(500, False, 0), 10_000, 1).split([path], [path])
+        plan = Cutter(Rules(500), paths.part_file, 10_000, 1).cut([path], [path])
         speeds.append(megabytes / (time.process_time() - began))
     return {"MB": megabytes, "frames": plan.frames, "MB/s": median(speeds), "slowest": min(speeds)}
 

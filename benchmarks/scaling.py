@@ -45,13 +45,13 @@ from benchmarks.common import (
     write_files,
     write_model,
 )
+from virnucpro.input.cut import Cutter, Rules
 from virnucpro.models.attention import PackedLayout
 from virnucpro.models.dnabert_s import DNABERTConfig
 from virnucpro.models.registry import LocalModel, resolve
 from virnucpro.models.tokenizer import DNATokenizer
 from virnucpro.pipeline.base_worker import set_up_worker_logging
 from virnucpro.pipeline.parallel_dnabert import DNABERTWorker, process_dnabert_files_worker
-from virnucpro.pipeline.split import Splitter
 from virnucpro.pipeline.stream import Encoder
 from virnucpro.runs.config import DEFAULT_SEQUENCES_PER_FILE
 from virnucpro.runs.paths import RunPaths
@@ -243,11 +243,12 @@ def work_files(folder: Path, scale: Scale, seed: int) -> dict[str, dict[Path, in
     whole = next(iter(write_files(folder / "whole", sequences, [scale.sequences])))
     paths = RunPaths(folder / "cut.h5")
     paths.parts.mkdir(parents=True)
-    plan = Splitter(paths, DEFAULT_SEQUENCES_PER_FILE, scale.devices[-1]).split([whole], [whole])
+    cutter = Cutter(Rules(reads="records"), paths.part_file, DEFAULT_SEQUENCES_PER_FILE, scale.devices[-1])
+    plan = cutter.cut([whole], [whole])
     return {
         "equal": write_files(folder / "equal", sequences, even_sizes(scale.sequences, scale.equal_files)),
         "unequal": write_files(folder / "unequal", sequences, sizes),
-        "as cut": {paths.parts / part.name: part.sequences for part in plan.parts},
+        "as cut": {paths.part_file(part.name, ".fa"): part.whole for part in plan.parts},
     }
 
 

@@ -17,9 +17,9 @@ import pytest
 from conftest import HANGS, command_line, random_records
 
 from virnucpro.errors import InputError
+from virnucpro.input import cut
 from virnucpro.input.compressed import zstd
 from virnucpro.input.fasta import BadRecord, Record, read_records
-from virnucpro.pipeline import split
 
 TWO = b">a\nACGT\n>b\nTTGC\n"
 BOTH = [Record("a", "ACGT", 1), Record("b", "TTGC", 2)]
@@ -296,20 +296,20 @@ def test_memory_for_a_bam_record_of_gigabytes(read: Read) -> None:
 
 def test_memory_for_ids_is_bounded(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """An id that comes again is told if it was among the first; the ids after those are not kept."""
-    monkeypatch.setattr(split, "MOST_WATCHED", 1000)
-    watch = split.NameWatch()
+    monkeypatch.setattr(cut, "MOST_WATCHED", 1000)
+    watch = cut.NameWatch()
     tracemalloc.start()
     try:
         for number in range(50_000):
-            watch.see(Record(f"r{number}", "A", 1))
+            watch.seen(Record(f"r{number}", "A", 1))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert peak < 300_000  # all of them take 3 MB and more
-    watch.see(Record("r40000", "A", 1))
+    watch.seen(Record("r40000", "A", 1))
     assert caplog.text == ""
-    watch.see(Record("r7 again", "A", 1))
-    watch.see(Record("r8 again", "A", 1))
+    watch.seen(Record("r7 again", "A", 1))
+    watch.seen(Record("r8 again", "A", 1))
     assert caplog.text.count("the id 'r7' occurs more than once") == caplog.text.count("more than once") == 1
 
 

@@ -198,6 +198,7 @@ def test_the_record_of_a_run(complete: Path, fasta: Path) -> None:
     assert [each["path"] for each in found["inputs"]] == [str(fasta)]
     assert list(found["stages"]) == ["reading input", "splitting", "scoring", "calling"]
     embedded = sum(device["sequences"] for device in found["devices"])
+    evidence = [row["evidence"] for row in rows(complete / "in.windows.tsv.gz")]
     assert embedded == 2 * found["result"]["frames"] + evidence.count("dna")
 
 

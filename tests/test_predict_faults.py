@@ -24,9 +24,9 @@ from test_faults import wait_for, workers_of
 from test_predict import CLEAN, RECORD, RECORDS, config, everything, record, results, rows
 
 from virnucpro.input.frames import ALL_STOPPED, NO_CODON, TOO_SHORT
+from virnucpro.input.index import IndexedWindow, read_index
 from virnucpro.pipeline import caller
 from virnucpro.pipeline.events import Phase
-from virnucpro.pipeline.frame_split import IndexedWindow, read_index
 from virnucpro.runs.config import PredictConfig
 from virnucpro.runs.paths import PredictPaths
 from virnucpro.runs.predict import run_predict

@@ -280,7 +280,7 @@ def lose_a_work_file(config: EmbedConfig) -> tuple[EmbedResult, Path]:
 
     def lose(_worker: int, event: object) -> None:
         if isinstance(event, Phase) and event.name == "embedding":
-            shutil.move(RunPaths(config.output).part(3), away)
+            shutil.move(RunPaths(config.output).part_file("000003", ".fa"), away)
 
     return run_embed(config, lose), away
 
@@ -292,7 +292,7 @@ def test_a_work_file_that_fails_is_listed_and_tried_again(config: EmbedConfig, c
     assert all("its work file failed" in row[3] for row in result.failures)
     assert list(record(config)["failed_work_files"]) == ["000003.fa"]
     assert read_result(config.output)[0] == [f"s{i}" for i in range(120) if not 16 <= i < 24]
-    shutil.move(away, paths.part(3))
+    shutil.move(away, paths.part_file("000003", ".fa"))
     done = cli(*options(config))
     assert done.returncode == 0
     assert "tried again" in done.stderr

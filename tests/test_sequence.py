@@ -16,6 +16,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import virnucpro
 from virnucpro.input import frames as frames_module
 from virnucpro.input.fasta import Record, read_records
 from virnucpro.input.frames import ALL_STOPPED, NO_CODON, TOO_SHORT, Frame, open_frames, scan_windows
@@ -325,6 +326,18 @@ def test_command_golden(golden: Path, tmp_path: Path, size: int) -> None:
     rna = next(record for record in usable(golden / "input.fa") if record.id == "rna_U")
     for text, wanted_rna in zip(results(tmp_path / "out"), expected([rna], size), strict=True):
         assert text.endswith(wanted_rna)
+
+
+def test_the_function_does_as_the_command(sample: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "bad.fa").write_text(">bad\nMKV*\n>good\nACGTACGTACG\n")
+    inputs = [sample, str(tmp_path / "bad.fa")]
+    assert run_orfs(*inputs, "-o", tmp_path / "command", "--window", 300, "--frames", "exact").returncode == 6
+    for _ in range(2):  # the second time it is done
+        found = virnucpro.orfs(inputs, tmp_path / "python", window=300, exact=True)
+        assert tuple(map(Path.read_text, found)) == tuple(results(tmp_path / "command"))
+    assert caplog.text.count("bad.fa, record 1 (bad): line 2: ") == 2
+    with pytest.raises(virnucpro.VirnucproError, match="window must be"):
+        virnucpro.orfs(sample, tmp_path / "python", window=0)
 
 
 def test_command_takes_several_inputs_and_standard_input(sample: Path, tmp_path: Path) -> None:

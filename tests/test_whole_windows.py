@@ -19,6 +19,7 @@ from toy_codon import Reference, save_toy_codon
 from toy_set import WINDOWS, other, save_toy_codon_set, toy_records, viral
 
 from virnucpro.errors import EXIT_SOME_FAILED, ModelError, UsageError
+from virnucpro.input.cut import TOO_SHORT, Cutter, Rules
 from virnucpro.input.frames import NO_CODON
 from virnucpro.input.windows import iter_windows
 from virnucpro.io.store import read_result
@@ -26,7 +27,6 @@ from virnucpro.io.tables import read_rows
 from virnucpro.models.card import CARD, ClassifierCard
 from virnucpro.models.classifier import WEIGHTS
 from virnucpro.models.sets import resolve_set
-from virnucpro.pipeline.frame_split import TOO_SHORT, FrameSplitter, Rules
 from virnucpro.runs.config import PredictConfig
 from virnucpro.runs.paths import PredictPaths
 from virnucpro.runs.predict import run_predict
@@ -103,7 +103,7 @@ def test_no_frames_and_no_proteins_are_cut(tmp_path: Path) -> None:
     paths = PredictPaths(tmp_path / "x")
     paths.parts.mkdir(parents=True)
     path = to_fasta(tmp_path / "in.fa", RECORDS)
-    plan = FrameSplitter(paths, Rules(150, False, 0, reads="windows"), 20, 1).split([path], [path])
+    plan = Cutter(Rules(150, reads="windows"), paths.part_file, 20, 1).cut([path], [path])
     assert plan.frames == 0
     assert len(plan.parts) > 1
     names = {part.name + suffix for part in plan.parts for suffix in (".fna", ".index")}

@@ -3,6 +3,7 @@
     import virnucpro
     rows = virnucpro.predict("contigs.fa")  # which sequences are viral
     ids, vectors = virnucpro.embed("contigs.fa")
+    windows, nucleotides, proteins = virnucpro.orfs("contigs.fa", "contigs")  # files of open frames
 
 Nothing heavy is imported until a function is called.
 """
@@ -10,7 +11,7 @@ Nothing heavy is imported until a function is called.
 from __future__ import annotations
 
 from virnucpro._version import __version__
-from virnucpro.api import SequenceRow, embed, predict
+from virnucpro.api import SequenceRow, embed, orfs, predict
 from virnucpro.errors import VirnucproError
 
-__all__ = ["SequenceRow", "VirnucproError", "__version__", "embed", "predict"]
+__all__ = ["SequenceRow", "VirnucproError", "__version__", "embed", "orfs", "predict"]

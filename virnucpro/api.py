@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast, overload
 
+from virnucpro.input.windows import DEFAULT_SIZE
 from virnucpro.runs import config
 
 if TYPE_CHECKING:
@@ -174,6 +175,33 @@ def _predict(settings: config.PredictConfig) -> list[SequenceRow]:
         logger.warning("model set %s is UNTRAINED: its calls show that the tool works, and mean nothing", result.model)
     _warn(result.failures)
     return [_typed(row) for row in read_rows(result.paths.sequences)]
+
+
+def orfs(
+    paths: PathLike | Iterable[PathLike],
+    output: PathLike,
+    *,
+    window: int = DEFAULT_SIZE,
+    exact: bool = False,
+    force: bool = False,
+) -> tuple[Path, Path, Path]:
+    """Cut the DNA of one or several files into windows, and find their open frames.
+
+    output: beginning of the results' names. The keywords are the options of `virnucpro orfs` (docs/options.md); exact:
+    `--frames exact`.
+
+    Returns the paths of three FASTA files: windows, and nucleotides and proteins of the frames. What failed is logged
+    as warnings. Raises VirnucproError.
+    """
+    settings = _keywords(locals())
+    from virnucpro.io.tables import read_rows
+    from virnucpro.runs.orfs import run_orfs
+
+    result = run_orfs(config.OrfsConfig(_inputs(paths), cast(Path, output), **settings))
+    if result.counts.failed:
+        rows = read_rows(result.paths.failed)
+        _warn((row["input"], int(row["record"]), row["id"], row["reason"]) for row in rows)
+    return result.paths.results
 
 
 def _typed(row: Mapping[str, str]) -> SequenceRow:

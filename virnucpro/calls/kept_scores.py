@@ -17,7 +17,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from virnucpro.calls.scoring import Row, ScoredWindow, window_score
-from virnucpro.pipeline.frame_split import IndexedSequence, IndexedWindow
+from virnucpro.input.index import IndexedSequence, IndexedWindow
 
 logger = logging.getLogger("virnucpro.run")
 

@@ -13,9 +13,9 @@ from itertools import chain
 
 from virnucpro.core.threads import in_order
 from virnucpro.input.frames import ALL_STOPPED
+from virnucpro.input.index import WHOLE, IndexedSequence, IndexedWindow, WorkFile, read_index
 from virnucpro.io.store import Shard
 from virnucpro.pipeline.frame_run import Called
-from virnucpro.pipeline.frame_split import WHOLE, FramePart, IndexedSequence, IndexedWindow, read_index
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class _Scores:
         return ScoredWindow(window, [], None, failure or (lost[0] if lost else window.reason))
 
 
-def scored_rows(called: Called, parts: Iterable[FramePart], dna_only: bool, threads: int) -> Iterator[Row]:
+def scored_rows(called: Called, parts: Iterable[WorkFile], dna_only: bool, threads: int) -> Iterator[Row]:
     """All rows of work files that were scored, in input order; `threads` work files are read at a time.
 
     dna_only: whether windows with stop codons in all frames were scored, too.
@@ -103,7 +103,7 @@ def scored_rows(called: Called, parts: Iterable[FramePart], dna_only: bool, thre
         yield row
 
 
-def _part_rows(called: Called, dna_only: bool, part: FramePart) -> list[Row]:
+def _part_rows(called: Called, dna_only: bool, part: WorkFile) -> list[Row]:
     source, failure = called.source(part), called.failure(part)
     scores = _Scores({}, {}) if source is None else _Scores.of(called.files.scores(source))
 

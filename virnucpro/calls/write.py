@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, TextIO
@@ -14,14 +14,11 @@ from virnucpro.calls import tables
 from virnucpro.calls.discovery import Discovery
 from virnucpro.calls.scoring import Row, ScoredWindow
 from virnucpro.calls.verdicts import Callers, Region, SequenceCall, Verdict
-from virnucpro.input.fasta import BadRecord, Record, read_records, write_fasta
+from virnucpro.input.cut import read_inputs
+from virnucpro.input.fasta import BadRecord, write_fasta
+from virnucpro.input.index import IndexedSequence
+from virnucpro.input.windows import published_id
 from virnucpro.io.tables import Table, number
-from virnucpro.pipeline.frame_split import IndexedSequence
-
-
-def published_id(sequence_id: str, window: int, frame: str = "") -> str:
-    """What the published tool calls a window, or one of its frames."""
-    return f"{sequence_id}_chunk_{window}{frame}"
 
 
 @dataclass
@@ -204,7 +201,9 @@ def write_viruses(file: BinaryIO, inputs: Sequence[Path], viral: dict[int, Seque
     """The viral sequences, and the viral regions of mixed ones, in input order; the inputs are read again."""
     if not viral:
         return
-    for place, record in enumerate(_records(inputs)):
+    # What cannot be read of an input was reported when it was cut, and is none of the numbered sequences.
+    records = (record for _, record in read_inputs(inputs, inputs) if record.number)
+    for place, record in enumerate(records):
         if place not in viral or isinstance(record, BadRecord):
             continue
         regions = viral[place]
@@ -212,14 +211,3 @@ def write_viruses(file: BinaryIO, inputs: Sequence[Path], viral: dict[int, Seque
             write_fasta(file, record.header, record.sequence)
         for region in regions or ():
             write_fasta(file, region_id(record.id, region), record.sequence[region.start : region.end])
-
-
-def _records(inputs: Sequence[Path]) -> Iterator[Record | BadRecord]:
-    """Every record of all inputs, good or bad; what cannot be read was reported when the inputs were split."""
-    from virnucpro.errors import InputError
-
-    for path in inputs:
-        try:
-            yield from (record for record in read_records(path) if record.number)
-        except InputError:
-            continue

@@ -12,14 +12,16 @@ of the reverse strand: no reverse complement has to be made to find what is open
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.input.windows import Window
+
+Item = TypeVar("Item")
 
 #: F: as it stands; R: reverse complement; the digit is the offset from the strand's first base, plus 1.
 FRAME_NAMES = ("F1", "F2", "F3", "R1", "R2", "R3")
@@ -92,16 +94,17 @@ def scan_windows(windows: Iterable[Window], *, exact: bool = False) -> Iterator[
     exact: leave out the base beyond a frame's last codon that the published rule adds.
     Raises ValueError if a sequence holds letters beyond ASCII.
     """
-    for batch in _batches(windows):
+    for batch in batches(windows, lambda window: len(window.sequence), BATCH_BASES):
         yield from _Batch(batch, exact).scans()
 
 
-def _batches(windows: Iterable[Window]) -> Iterator[list[Window]]:
-    batch, bases = list[Window](), 0
-    for window in windows:
-        batch.append(window)
-        bases += len(window.sequence)
-        if bases >= BATCH_BASES:
+def batches(items: Iterable[Item], size: Callable[[Item], int], least: int) -> Iterator[list[Item]]:
+    """The items in lists of `least` bases or a little more, by the `size` of each; the last may hold fewer."""
+    batch, bases = list[Item](), 0
+    for item in items:
+        batch.append(item)
+        bases += size(item)
+        if bases >= least:
             yield batch
             batch, bases = [], 0
     if batch:

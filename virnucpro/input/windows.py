@@ -17,7 +17,7 @@ SHORTEST = 8
 class Window(NamedTuple):
     """Bases `start` to `end` (from 0, `end` excluded) of a record."""
 
-    #: `{record id}_chunk_{number from 1}`.
+    #: See `published_id`.
     id: str
     start: int
     end: int
@@ -51,10 +51,15 @@ def unknown_bases(sequence: str) -> int:
     return len(sequence) - sum(map(sequence.count, "ACGT"))
 
 
+def published_id(record_id: str, window: int, frame: str = "") -> str:
+    """What the published tool calls a window, by its number from 1, or one of its frames."""
+    return f"{record_id}_chunk_{window}{frame}"
+
+
 def iter_windows(record_id: str, sequence: str, size: int = DEFAULT_SIZE) -> Iterator[Window]:
     """The windows of a record in their order; none for an empty record, which the caller has to report.
 
     Raises ValueError if `size` is not positive.
     """
     for number, (start, end) in enumerate(window_bounds(len(sequence), size), 1):
-        yield Window(f"{record_id}_chunk_{number}", start, end, sequence[start:end])
+        yield Window(published_id(record_id, number), start, end, sequence[start:end])

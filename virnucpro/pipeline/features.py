@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.errors import InputError
+from virnucpro.input.index import WHOLE
 from virnucpro.io.store import Shard, read_shard
-from virnucpro.pipeline.frame_split import WHOLE
 from virnucpro.pipeline.parallel_dnabert import process_dnabert_files_worker
 from virnucpro.pipeline.parallel_esm import process_esm_files_worker
 

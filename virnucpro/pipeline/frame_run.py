@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from virnucpro.input.index import WorkFile
 from virnucpro.models.registry import LocalModel
 from virnucpro.pipeline.caller import CalledFiles, call_files
-from virnucpro.pipeline.events import Listener
-from virnucpro.pipeline.frame_split import FramePart, FramePlan, FrameSplitter, Rules
 from virnucpro.pipeline.placement import threads_a_worker
 from virnucpro.pipeline.run import Run, balance
-from virnucpro.runs.config import RunConfig
 from virnucpro.runs.paths import RunPaths
 
 Result = TypeVar("Result")
@@ -27,11 +24,6 @@ class FrameRun(Run[Result]):
 
     #: That of DNA, and that of proteins if the set reads frames.
     encoders: tuple[LocalModel, ...]
-    rules: Rules
-
-    def __init__(self, config: RunConfig, paths: RunPaths, listener: Listener | None) -> None:
-        super().__init__(config, paths, listener)
-        self._most = config.sequences_per_file
 
     @property
     def models(self) -> dict[str, LocalModel]:
@@ -47,21 +39,6 @@ class FrameRun(Run[Result]):
             "windows without a frame": self.rules.dna_only,
             "reads": self.rules.reads,
         }
-
-    def split(self) -> dict[str, Any]:
-        """Cut the input into work files of frames."""
-        splitter = FrameSplitter(self.paths, self.rules, self._most, len(self.placement.devices))
-        return splitter.split(self.inputs.paths, self.inputs.shown).to_json()
-
-    def take_plan(self, plan: dict[str, Any]) -> None:
-        """The work files."""
-        self.plan = FramePlan.from_json(plan)
-
-    def work_files(self) -> Iterator[tuple[Path, str]]:
-        """All files of the work files, with their sha256."""
-        for part in self.plan.parts:
-            for suffix, checksum in zip(self.rules.suffixes, part.sums, strict=True):
-                yield self.paths.part_file(part.name, suffix), checksum
 
     def call(self, stage: str, classifier: Path | None, vectors: bool) -> Called:
         """Bring every work file to its end, and note in the record how the devices shared the work."""
@@ -90,12 +67,12 @@ class Called:
     files: CalledFiles
     failed: dict[str, str]
 
-    def failure(self, part: FramePart) -> str:
+    def failure(self, part: WorkFile) -> str:
         """Why a work file has no results; empty if it has."""
         reason = self.failed.get(f"{part.name}.fna")
         return f"its work file failed: {reason}" if reason else ""
 
-    def source(self, part: FramePart) -> Path | None:
+    def source(self, part: WorkFile) -> Path | None:
         """The work file, if it has results; None if there was nothing in it to embed, or if it failed."""
         there = part.frames + part.whole and not self.failure(part)
         return self.paths.part_file(part.name, ".fna") if there else None

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from virnucpro.calls.write import published_id
+from virnucpro.input.index import WHOLE, IndexedSequence, WorkFile, read_index
+from virnucpro.input.windows import published_id
 from virnucpro.io.store import Layout, Shard, write_merged
 from virnucpro.models.card import Reads
 from virnucpro.pipeline.features import join
 from virnucpro.pipeline.frame_run import Called
-from virnucpro.pipeline.frame_split import WHOLE, FramePart, IndexedSequence, read_index
 from virnucpro.runs.paths import PredictPaths
 
 Shards = Callable[[], Iterator[Shard]]
@@ -24,7 +24,7 @@ def kept_paths(paths: PredictPaths, reads: Reads, vanilla: bool) -> tuple[Path, 
 
 
 def keep_embeddings(
-    called: Called, parts: Sequence[FramePart], paths: PredictPaths, names: Mapping[Path, Path], vanilla: bool
+    called: Called, parts: Sequence[WorkFile], paths: PredictPaths, names: Mapping[Path, Path], vanilla: bool
 ) -> None:
     """Write the embeddings of all frames, or windows, in input order; `names`: where each of `kept_paths` goes."""
     dna, protein = (partial(_named, called, parts, encoder) for encoder in range(2))
@@ -50,7 +50,7 @@ def _shape(shards: Iterator[Shard]) -> tuple[int, int]:
     return rows, dim
 
 
-def _named(called: Called, parts: Sequence[FramePart], encoder: int) -> Iterator[Shard]:
+def _named(called: Called, parts: Sequence[WorkFile], encoder: int) -> Iterator[Shard]:
     """One encoder's embeddings of frames, a work file at a time, under their published ids."""
     for part in parts:
         if source := called.source(part):
@@ -61,7 +61,7 @@ def _named(called: Called, parts: Sequence[FramePart], encoder: int) -> Iterator
                 yield Shard([names[shard.headers[row]] for row in rows], shard.embeddings[rows])
 
 
-def _published_ids(called: Called, part: FramePart) -> dict[str, str]:
+def _published_ids(called: Called, part: WorkFile) -> dict[str, str]:
     """By key, the ids of frames, or of windows where the set reads these."""
     names: dict[str, str] = {}
     sequence_id = ""
@@ -76,7 +76,7 @@ def _published_ids(called: Called, part: FramePart) -> dict[str, str]:
     return names
 
 
-def _merged(called: Called, parts: Sequence[FramePart]) -> Iterator[Shard]:
+def _merged(called: Called, parts: Sequence[WorkFile]) -> Iterator[Shard]:
     """Both vectors of each frame, a work file at a time, under their published ids."""
     for part in parts:
         if source := called.source(part):

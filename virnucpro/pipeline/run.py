@@ -17,6 +17,8 @@ from typing import Any, ClassVar, Generic, TypeVar
 from virnucpro._version import __version__
 from virnucpro.core.threads import in_order
 from virnucpro.errors import OutputError
+from virnucpro.input.cut import Cutter, Rules
+from virnucpro.input.index import Plan
 from virnucpro.io.files import sha256_of, sync
 from virnucpro.io.store import FORMAT_VERSION, READ_AHEAD
 from virnucpro.io.tables import FAILED, Table, text_file
@@ -89,7 +91,7 @@ class Run(ABC, Generic[Result]):
 
     @abstractmethod
     def choose(self) -> None:
-        """Find the models, and set `placement`."""
+        """Find the models, and set `rules` and `placement`."""
 
     @property
     @abstractmethod
@@ -103,18 +105,6 @@ class Run(ABC, Generic[Result]):
     def own_choices(self) -> dict[str, Any]:
         """What besides the vectors decides the results."""
         return {}
-
-    @abstractmethod
-    def split(self) -> dict[str, Any]:
-        """Cut the input into work files; returns the plan for the run record."""
-
-    @abstractmethod
-    def take_plan(self, plan: dict[str, Any]) -> None:
-        """Take up the plan of this run or an earlier one."""
-
-    @abstractmethod
-    def work_files(self) -> Iterator[tuple[Path, str]]:
-        """The work files of the plan, with their sha256."""
 
     @abstractmethod
     def work(self) -> Result:
@@ -135,8 +125,10 @@ class Run(ABC, Generic[Result]):
     def finish(self, result: Result) -> None:
         """What follows even where an earlier run was complete."""
 
+    rules: Rules
     placement: Placement
     session: Session
+    plan: Plan
 
     # Before anything is computed.
 
@@ -170,38 +162,43 @@ class Run(ABC, Generic[Result]):
     # Splitting, or taking up an earlier split.
 
     def _plan(self) -> None:
-        plan = self.session.own.plan if self._can_go_on() else self._split()
-        self.session.begin(self.results, self.identity, self.choices, plan, self._details())
+        self.plan = self._earlier_plan() or self._cut()
+        self.session.begin(self.results, self.identity, self.choices, self.plan.to_json(), self._details())
 
-    def _can_go_on(self) -> bool:
-        """Whether an earlier run has left work files of this one; then its plan is taken up."""
+    def _earlier_plan(self) -> Plan | None:
+        """That of an earlier run that has left the work files of this one."""
         record = self.session.record
         if record is None or not record.plan or not self._config.resume:
-            return False
+            return None
         if changed := differences(record.identity, self.identity):
             logger.warning("not resuming the earlier run: %s changed; starting anew", ", ".join(changed))
-            return False
+            return None
         self.session.take_over()
         if not self.paths.parts.is_dir():
-            return False
-        self.take_plan(record.plan)
-        if lost := self._lost():
+            return None
+        plan = Plan.from_json(record.plan)
+        if lost := self._lost(plan):
             logger.warning("not resuming the earlier run: work file %s is gone or damaged; starting anew", lost)
-            return False
-        return True
+            return None
+        return plan
 
-    def _lost(self) -> str | None:
-        """The first work file that is not what was written."""
-        files = list(self.work_files())
+    def _lost(self, plan: Plan) -> str | None:
+        """The first file of a work file that is not what was written."""
+        files = [
+            (self.paths.part_file(part.name, suffix), checksum)
+            for part in plan.parts
+            for suffix, checksum in zip(self.rules.suffixes, part.sums, strict=True)
+        ]
         sums = in_order(_sum_if_there, (path for path, _ in files), READ_AHEAD)
         return next((path.name for (path, wanted), found in zip(files, sums, strict=True) if found != wanted), None)
 
-    def _split(self) -> dict[str, Any]:
+    def _cut(self) -> Plan:
         self.session.start_anew()
+        cutter = Cutter(self.rules, self.paths.part_file, self._config.sequences_per_file, len(self.placement.devices))
         with self.session.stage("splitting"):
             try:
                 self.paths.parts.mkdir(parents=True)
-                plan = self.split()
+                plan = cutter.cut(self.inputs.paths, self.inputs.shown)
                 sync(self.paths.parts)
             except OSError as error:
                 raise OutputError(
@@ -209,7 +206,6 @@ class Run(ABC, Generic[Result]):
                     hint="free space, or choose a roomier place with --work-dir",
                 ) from error
             self.inputs.refuse_changed()
-        self.take_plan(plan)
         return plan
 
     def _details(self) -> dict[str, Any]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
 from virnucpro.core.device import select_devices
 from virnucpro.errors import InputError, OutputError, UsageError
+from virnucpro.input.cut import Rules
 from virnucpro.input.fasta import PROTEIN, read_records
+from virnucpro.input.index import IndexedSequence, WorkFile, origins, read_index
 from virnucpro.io.store import OUTPUT_SUFFIXES, Shard, ids_path, layout_of, read_shards, write_merged
 from virnucpro.models.registry import LocalModel, resolve
 from virnucpro.pipeline.events import Listener
@@ -17,7 +20,6 @@ from virnucpro.pipeline.parallel_dnabert import Embedded
 from virnucpro.pipeline.placement import Placement, driver, threads_a_worker, worker_class
 from virnucpro.pipeline.run import Failure, Run, balance, work_folder, write_failed
 from virnucpro.pipeline.schedule import DeviceStats
-from virnucpro.pipeline.split import Part, Plan, Splitter
 from virnucpro.runs.config import EmbedConfig
 from virnucpro.runs.paths import RunPaths
 
@@ -64,7 +66,7 @@ class EmbedRun(Run[EmbedResult]):
     def choose(self) -> None:
         """Model, devices, and the one dtype and token budget of the run."""
         self.model = resolve(self.config.model, self.config.models_dir)
-        self.alphabet = worker_class(self.model.kind).alphabet
+        self.rules = Rules(reads="records", alphabet=worker_class(self.model.kind).alphabet)
         config = self.config
         self.placement = Placement.choose(select_devices(config.device), [self.model], config.dtype, config.batch_size)
 
@@ -77,34 +79,21 @@ class EmbedRun(Run[EmbedResult]):
         """The longest sequence that is embedded."""
         return {"max_tokens": self.config.max_tokens}
 
-    def split(self) -> dict[str, Any]:
-        """Cut the input into work files."""
-        splitter = Splitter(self.paths, self.config.sequences_per_file, len(self.placement.devices), self.alphabet)
-        return splitter.split(self.inputs.paths, self.inputs.shown).to_json()
-
-    def take_plan(self, plan: dict[str, Any]) -> None:
-        """The work files, and what of the input could not be used."""
-        self.plan = Plan.from_json(plan)
-
-    def work_files(self) -> Iterator[tuple[Path, str]]:
-        """The work files, with their sha256."""
-        return ((self._path(part), part.sha256) for part in self.plan.parts)
-
-    def _path(self, part: Part) -> Path:
-        return self.paths.parts / part.name
+    def _path(self, part: WorkFile) -> Path:
+        return self.paths.part_file(part.name, ".fa")
 
     def work(self) -> EmbedResult:
         """Embed, merge, record."""
-        if not self.plan.parts:
-            self._publish([], self._failures({}, {}), 0, 0)
-            reasons = {item.reason for item in self.plan.rejected[:1]}
-            raise InputError(f"no usable sequence in the input: {'; '.join(reasons)}", hint=f"see {self.paths.failed}")
+        if not self.plan.whole:
+            failures = self._failures({}, {})
+            self._publish([], failures, 0, 0)
+            raise InputError(f"no usable sequence in the input: {failures[0][3]}", hint=f"see {self.paths.failed}")
         with self.session.stage("embedding"):
             embedded = self._embed()
         return self._complete(embedded)
 
     def _embed(self) -> Embedded:
-        counts = {self._path(part): part.sequences for part in self.plan.parts}
+        counts = {self._path(part): part.whole for part in self.plan.parts if part.whole}
         place = self.placement
         return driver(self.model.kind)(
             counts,
@@ -122,20 +111,20 @@ class EmbedRun(Run[EmbedResult]):
         )
 
     def _complete(self, embedded: Embedded) -> EmbedResult:
-        failed_parts = {path.name: reason for path, reason in embedded.failed}
-        good = [part for part in self.plan.parts if part.name not in failed_parts]
+        failed_files = {path.name: reason for path, reason in embedded.failed}
+        good = [part for part in self.plan.parts if part.whole and self._path(part).name not in failed_files]
         with self.session.stage("writing the result"):
             rows, dim, left_out = self._outline(good)
-            failures = self._failures(failed_parts, left_out)
+            failures = self._failures(failed_files, left_out)
             self._publish(good, failures, rows, dim)
         result = EmbedResult(self.config.output, rows, dim, failures, embedded.devices)
         summary = {"sequences": rows, "dim": dim, "failures": failures}
-        self.session.complete(balance(embedded.devices) | {"result": summary}, failed_parts)
+        self.session.complete(balance(embedded.devices) | {"result": summary}, failed_files)
         if not good:
             raise InputError("no work file could be embedded", hint=f"see {self.paths.failed}")
         return result
 
-    def _publish(self, good: list[Part], failures: list[Failure], rows: int, dim: int) -> None:
+    def _publish(self, good: list[WorkFile], failures: list[Failure], rows: int, dim: int) -> None:
         """The result, if anything is in it, and the list of failures, if there are any; older ones go."""
         results = (*(self.results if good else ()), *([self.paths.failed] if failures else []))
         with self.session.publishing(results, replaced=[self.paths.failed]) as names:
@@ -143,16 +132,16 @@ class EmbedRun(Run[EmbedResult]):
                 write_failed(names[self.paths.failed], failures)
             if good:
                 output = self.config.output
-                layout = layout_of(output, proteins=self.alphabet is PROTEIN)
+                layout = layout_of(output, proteins=self.rules.alphabet is PROTEIN)
                 ids = names.get(ids_path(output))
                 made_by = self.model.attributes(self.placement.dtype, self.placement.budgets[0])
                 attributes = made_by | {"fingerprint": self.fingerprint}
                 write_merged(names[output], self._shards(good), rows, dim, attributes, layout, ids)
 
-    def _shards(self, parts: list[Part]) -> Iterator[Shard]:
+    def _shards(self, parts: list[WorkFile]) -> Iterator[Shard]:
         return read_shards(self.paths.shard(self._path(part)) for part in parts)
 
-    def _outline(self, parts: list[Part]) -> tuple[int, int, dict[str, _LeftOut]]:
+    def _outline(self, parts: list[WorkFile]) -> tuple[int, int, dict[str, _LeftOut]]:
         """Rows and width of the result, and by work file what has no embedding."""
         rows = dim = 0
         left_out: dict[str, _LeftOut] = {}
@@ -161,25 +150,29 @@ class EmbedRun(Run[EmbedResult]):
             left_out[part.name] = shard.failed
         return rows, dim, left_out
 
-    def _failures(self, failed_parts: dict[str, str], left_out: dict[str, _LeftOut]) -> list[Failure]:
+    def _failures(self, failed_files: dict[str, str], left_out: dict[str, _LeftOut]) -> list[Failure]:
         """Everything without an embedding, in input order."""
-        found = [(item.input_index, item.record, item.id, item.reason) for item in self.plan.rejected]
+        found = []
         for part in self.plan.parts:
-            reason = failed_parts.get(part.name)
+            rows = read_index(self.paths.part_file(part.name, ".index"))
+            sequences = [row for row in rows if isinstance(row, IndexedSequence)]
+            found += [(row.input_index, row.record, row.id, row.reason) for row in sequences if row.failed]
+            reason = failed_files.get(self._path(part).name)
             of_part = left_out.get(part.name, []) if reason is None else self._whole(part, reason)
-            found += [(*part.origin(number), name, why) for number, name, why in of_part]
+            places = list(islice(origins(sequences), part.whole)) if of_part else []
+            found += [(*places[number - 1], name, why) for number, name, why in of_part]
         return self.in_input_order(found)
 
-    def _whole(self, part: Part, reason: str) -> _LeftOut:
+    def _whole(self, part: WorkFile, reason: str) -> _LeftOut:
         """All sequences of a work file that failed."""
         names = self._names(part)
-        numbers = range(1, part.sequences + 1)
+        numbers = range(1, part.whole + 1)
         return [(number, names.get(number, ""), f"its work file failed: {reason}") for number in numbers]
 
-    def _names(self, part: Part) -> dict[int, str]:
+    def _names(self, part: WorkFile) -> dict[int, str]:
         """The ids in a work file by record number; none if that is what it failed of."""
         try:
-            return {record.number: record.id for record in read_records(self._path(part), self.alphabet)}
+            return {record.number: record.id for record in read_records(self._path(part), self.rules.alphabet)}
         except InputError:
             return {}
 

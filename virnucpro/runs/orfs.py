@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from virnucpro._version import __version__
 from virnucpro.errors import InputError, OutputError, UsageError
-from virnucpro.input.fasta import BadRecord, Record, read_records, write_fasta
-from virnucpro.input.frames import scan_windows
-from virnucpro.input.windows import Window, iter_windows
+from virnucpro.input.cut import Rules, read_sequences
+from virnucpro.input.fasta import write_fasta
 from virnucpro.io.tables import FAILED, Table, text_file
 from virnucpro.pipeline.events import Listener, unheard
 from virnucpro.runs.config import OrfsConfig
@@ -95,34 +94,17 @@ def _write(config: OrfsConfig, names: Mapping[Path, Path], paths: OrfsPaths, inp
         files = [stack.enter_context(open(names[path], "wb", buffering=1 << 20)) for path in paths.results]
         failures = Table(stack.enter_context(text_file(names[paths.failed])), FAILED)
         windows, nucleotides, proteins = files
-        cut = _windows(inputs, config.window, failures, counts)
-        for window, frames, _ in scan_windows(cut, exact=config.exact):
-            write_fasta(windows, window.id, window.sequence)
-            for frame in frames:
-                write_fasta(nucleotides, window.id + frame.name, frame.nucleotide)
-                write_fasta(proteins, window.id + frame.name, frame.protein)
-            counts.windows += 1
-            counts.silent += not frames
-            counts.frames += len(frames)
+        for sequence, scans in read_sequences(inputs.paths, inputs.shown, Rules(config.window, config.exact)):
+            if sequence.failed:
+                failures.row(inputs.names[sequence.input_index], sequence.record, sequence.id, sequence.reason)
+            counts.failed += sequence.failed
+            counts.records += not sequence.failed
+            for window, frames, _ in scans:
+                write_fasta(windows, window.id, window.sequence)
+                for frame in frames:
+                    write_fasta(nucleotides, window.id + frame.name, frame.nucleotide)
+                    write_fasta(proteins, window.id + frame.name, frame.protein)
+                counts.windows += 1
+                counts.silent += not frames
+                counts.frames += len(frames)
     return counts
-
-
-def _windows(inputs: Inputs, size: int, failures: Table, counts: OrfsCounts) -> Iterator[Window]:
-    for index, record in _records(inputs):
-        if isinstance(record, BadRecord):
-            bad = record.renamed(inputs.paths[index], inputs.shown[index])
-            failures.row(inputs.names[index], bad.number, bad.id, bad.reason)
-            counts.failed += 1
-        else:
-            counts.records += 1
-            yield from iter_windows(record.id, record.sequence, size)
-
-
-def _records(inputs: Inputs) -> Iterator[tuple[int, Record | BadRecord]]:
-    """The records of all inputs, with the index of the input; number 0 for what could not be read of one."""
-    for index, path in enumerate(inputs.paths):
-        try:
-            for record in read_records(path):
-                yield index, record
-        except InputError as error:
-            yield index, BadRecord("", 0, str(error))

@@ -71,12 +71,8 @@ class RunPaths:
         """Everything that was said."""
         return self._beside(".log")
 
-    def part(self, number: int) -> Path:
-        """Work file `number`."""
-        return self.parts / f"{number:06d}.fa"
-
     def part_file(self, name: str, suffix: str) -> Path:
-        """One of the three files of a work file of frames."""
+        """One of the files of a work file."""
         return self.parts / f"{name}{suffix}"
 
     def shard(self, part: Path) -> Path:
@@ -121,7 +117,7 @@ class OrfsPaths(RunPaths):
     """Files of `virnucpro orfs`, whose results `output` begins; the record is named unlike that of `predict`."""
 
     @property
-    def results(self) -> tuple[Path, ...]:
+    def results(self) -> tuple[Path, Path, Path]:
         """What a complete run leaves for the user, whatever came out."""
         return self.windows, self.nucleotides, self.proteins
 

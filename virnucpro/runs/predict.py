@@ -21,6 +21,7 @@ from virnucpro.calls.verdicts import Callers, Thresholds, Verdict
 from virnucpro.calls.write import ResultWriter, Summary, VanillaTables, write_viruses
 from virnucpro.core.device import available_threads, select_devices
 from virnucpro.errors import InputError, UsageError
+from virnucpro.input.cut import Rules
 from virnucpro.io.tables import gzip_text, text_file
 from virnucpro.models.card import CARD, DEFAULT_PRESET, DNA_ONLY, Reads
 from virnucpro.models.classifier import WEIGHTS
@@ -28,7 +29,6 @@ from virnucpro.models.registry import sha256_of
 from virnucpro.models.sets import ModelSet, reads_of, resolve_set
 from virnucpro.pipeline.events import Listener
 from virnucpro.pipeline.frame_run import Called, FrameRun
-from virnucpro.pipeline.frame_split import Rules
 from virnucpro.pipeline.kept import keep_embeddings, kept_paths
 from virnucpro.pipeline.placement import Placement
 from virnucpro.pipeline.run import Failure, work_folder, write_failed

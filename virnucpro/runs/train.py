@@ -11,13 +11,13 @@ import numpy as np
 
 from virnucpro.core.device import select_devices
 from virnucpro.errors import InputError, UsageError
+from virnucpro.input.cut import Rules
 from virnucpro.models.card import CARD, DNA_ONLY, ClassifierCard, EncoderPin
 from virnucpro.models.classifier import Classifier, classifier_files, write
 from virnucpro.models.registry import MODELS, LocalModel
 from virnucpro.models.sets import resolve_encoders
 from virnucpro.pipeline.events import Listener
 from virnucpro.pipeline.frame_run import Called, FrameRun
-from virnucpro.pipeline.frame_split import Rules
 from virnucpro.pipeline.placement import Placement
 from virnucpro.pipeline.run import Failure, work_folder, write_failed
 from virnucpro.runs.config import TrainConfig
@@ -72,13 +72,13 @@ class TrainRun(FrameRun[TrainResult]):
 
     def choose(self) -> None:
         """Encoders, rules, devices, and the one dtype and token budget of the run."""
-        reads, named = resolve_encoders(self.config.model, self.config.models_dir)
+        self.set_reads, named = resolve_encoders(self.config.model, self.config.models_dir)
         self.names, self.encoders = tuple(named), tuple(named.values())
-        if self.config.dna_only and reads == "windows":
+        if self.config.dna_only and self.set_reads == "windows":
             raise UsageError(
                 f"--dna-only-head: {self.config.model} reads the DNA of every window anyway", hint="leave it out"
             )
-        self.rules = Rules(self.config.window, False, 0, self.config.dna_only, reads)
+        self.rules = Rules(self.config.window, False, 0, self.config.dna_only, self.set_reads)
         devices = select_devices(self.config.device)
         self.placement = Placement.choose(devices, self.encoders, self.config.dtype, self.config.batch_size)
 
@@ -151,7 +151,7 @@ class TrainRun(FrameRun[TrainResult]):
             window=(self.config.window,),
             dna=dna,
             protein=others[0] if others else None,
-            reads=self.rules.reads,
+            reads=self.set_reads,
             citation="the authors of the training data; virnucpro",
             licence="as its author says",
             source=f"virnucpro train, seed {self.config.seed}",

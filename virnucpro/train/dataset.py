@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from virnucpro.errors import InputError, UsageError
 from virnucpro.input.fasta import decoded
+from virnucpro.input.index import IndexedSequence, WorkFile, read_index, window_key
 from virnucpro.models.classifier import Classifier
 from virnucpro.pipeline.features import Features, join
 from virnucpro.pipeline.frame_run import Called
-from virnucpro.pipeline.frame_split import FramePart, IndexedSequence, read_index, window_key
 from virnucpro.runs.paths import TrainPaths
 from virnucpro.train.fit import Examples
 
@@ -84,9 +84,7 @@ class Dataset(Windows):
         return np.asarray(best[1] / (best[0] + best[1]))
 
 
-def read_windows(
-    paths: TrainPaths, parts: Sequence[FramePart], virus: int, groups: Mapping[str, str] | None
-) -> Windows:
+def read_windows(paths: TrainPaths, parts: Sequence[WorkFile], virus: int, groups: Mapping[str, str] | None) -> Windows:
     """The windows of all work files; the first `virus` inputs are viral, and without `groups` each record is a group.
 
     Raises InputError if `groups` lacks a record that has windows.
@@ -116,7 +114,7 @@ def read_windows(
 
 
 def gather(
-    windows: Windows, called: Called, paths: TrainPaths, parts: Sequence[FramePart]
+    windows: Windows, called: Called, paths: TrainPaths, parts: Sequence[WorkFile]
 ) -> tuple[Dataset, list[tuple[int, int, str, str]]]:
     """The windows with their features, and what could not be used: (index of the input, record, id, reason).
 

@@ -1,4 +1,4 @@
-"""Input → work files of frames and their indices, against the rules said slowly: all there, once, in order."""
+"""Input → work files and their indices, against the rules said slowly: all there, once, in order."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import gzip
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +17,24 @@ from hypothesis import strategies as st
 from slow_chain import reason_of
 from test_sequence import random_sequence, reference_frames, reference_windows
 
+from virnucpro.input import cut as cutting
+from virnucpro.input.cut import SUFFIXES, WINDOWS_A_FRAME, Cutter, Rules, part_limit
 from virnucpro.input.frames import ALL_STOPPED
+from virnucpro.input.index import WHOLE, IndexedSequence, IndexedWindow, Plan, WorkFile, origins, read_index
 from virnucpro.io.files import sha256_of
-from virnucpro.pipeline import frame_split
-from virnucpro.pipeline.frame_split import (
-    SUFFIXES,
-    WHOLE,
-    WINDOWS_A_FRAME,
-    FramePart,
-    FramePlan,
-    FrameSplitter,
-    IndexedSequence,
-    IndexedWindow,
-    Rules,
-    read_index,
-)
-from virnucpro.pipeline.split import part_limit
 from virnucpro.runs.paths import PredictPaths
 
 Row = IndexedSequence | IndexedWindow
-RULES = Rules(window=60, exact=False, min_length=0)
+RULES = Rules(60)
 #: Letters with few stop codons or none: most windows have frames; and what cannot be used as DNA, or is nothing.
 OPEN, BAD = "AACCCGGG", ("", "MKVLE", "AC-GT")
 
 
 @dataclass
 class Cut:
-    """What lies in the work files of a split."""
+    """What lies in the work files of an input."""
 
-    plan: FramePlan
+    plan: Plan
     paths: PredictPaths
     #: Rows of each work file.
     indices: list[list[Row]]
@@ -69,10 +59,10 @@ def read(path: Path) -> Records:
     return [(header[1:], sequence) for header, sequence in zip(lines[::2], lines[1::2], strict=True)]
 
 
-def split(folder: Path, inputs: Sequence[Path], rules: Rules = RULES, most: int = 8, devices: int = 1) -> Cut:
+def cut_up(folder: Path, inputs: Sequence[Path], rules: Rules = RULES, most: int = 8, devices: int = 1) -> Cut:
     paths = PredictPaths(folder / "o", folder / "work")
     paths.parts.mkdir(parents=True)
-    plan = FrameSplitter(paths, rules, most, devices).split(inputs, inputs)
+    plan = Cutter(rules, paths.part_file, most, devices).cut(inputs, inputs)
     names = [part.name for part in plan.parts]
     assert sorted(path.name for path in paths.parts.iterdir()) == sorted(
         n + suffix for n in names for suffix in SUFFIXES["frames"]
@@ -158,7 +148,7 @@ def check_parts(cut: Cut, most: int, devices: int) -> None:
         limit = part_limit(before, most, devices)
         full = [sum(load[:n]) >= limit or n >= WINDOWS_A_FRAME * limit for n in range(1, len(windows) + 1)]
         assert not any(full[:-1])
-        last, long = place == len(cut.plan.parts) - 1, len(index) >= frame_split.MOST_ROWS
+        last, long = place == len(cut.plan.parts) - 1, len(index) >= cutting.MOST_ROWS
         assert full[-1:] == [True] or long or last
         before += part.frames + part.whole
 
@@ -181,10 +171,10 @@ INPUTS = st.lists(st.lists(SEQUENCES, min_size=1, max_size=12), min_size=1, max_
 def test_everything_is_cut_by_the_rules_and_written_once_in_order(
     tmp_path_factory: pytest.TempPathFactory, inputs: list[list[str]], rules: Rules, most: int, devices: int
 ) -> None:
-    folder = tmp_path_factory.mktemp("split")
+    folder = tmp_path_factory.mktemp("cut")
     records = [[(f"r{i} of", sequence) for i, sequence in enumerate(sequences)] for sequences in inputs]
     files = [to_fasta(folder / f"{i}.fa", each) for i, each in enumerate(records)]
-    check(split(folder, files, rules, most, devices), records, rules, most, devices)
+    check(cut_up(folder, files, rules, most, devices), records, rules, most, devices)
 
 
 def some(count: int, seed: int = 0, longest: int = 300) -> Records:
@@ -194,7 +184,7 @@ def some(count: int, seed: int = 0, longest: int = 300) -> Records:
 
 def test_a_record_that_runs_over_many_work_files_is_named_in_each(tmp_path: Path) -> None:
     records = [("short", "ACG"), ("long", random_sequence(OPEN, 3000, 1)), ("after", "ACG")]
-    cut = split(tmp_path, [to_fasta(tmp_path / "a.fa", records)], most=8)
+    cut = cut_up(tmp_path, [to_fasta(tmp_path / "a.fa", records)], most=8)
     check(cut, [records], RULES, 8, 1)
     assert len(cut.indices) > 10
     assert all(isinstance(index[0], IndexedSequence) for index in cut.indices)
@@ -205,7 +195,7 @@ def test_a_record_that_runs_over_many_work_files_is_named_in_each(tmp_path: Path
 
 def test_a_work_file_that_ends_with_its_record_does_not_name_it_again(tmp_path: Path) -> None:
     records = [(f"s{i}", "ACG" * 20) for i in range(4)]  # each has one window of six frames
-    cut = split(tmp_path, [to_fasta(tmp_path / "a.fa", records)], most=6)
+    cut = cut_up(tmp_path, [to_fasta(tmp_path / "a.fa", records)], most=6)
     assert [[row.id for row in index if isinstance(row, IndexedSequence)] for index in cut.indices] == [
         [f"s{i}"] for i in range(4)
     ]
@@ -214,7 +204,7 @@ def test_a_work_file_that_ends_with_its_record_does_not_name_it_again(tmp_path: 
 def test_work_files_grow_with_the_input_and_are_smaller_for_more_devices(tmp_path: Path) -> None:
     records = some(300)
     path = to_fasta(tmp_path / "a.fa", records)
-    one, four = (split(tmp_path / name, [path], most=100, devices=n) for name, n in (("one", 1), ("four", 4)))
+    one, four = (cut_up(tmp_path / name, [path], most=100, devices=n) for name, n in (("one", 1), ("four", 4)))
     check(one, [records], RULES, 100, 1)
     check(four, [records], RULES, 100, 4)
     sizes = [part.frames for part in one.plan.parts]
@@ -224,29 +214,29 @@ def test_work_files_grow_with_the_input_and_are_smaller_for_more_devices(tmp_pat
 
 def test_input_without_frames_does_not_make_one_large_work_file(tmp_path: Path) -> None:
     records = [(f"s{i}", "TAA" * 20) for i in range(5)] + [("n", "N" * 60 * 100)]
-    cut = split(tmp_path, [to_fasta(tmp_path / "a.fa", records)], most=2)
+    cut = cut_up(tmp_path, [to_fasta(tmp_path / "a.fa", records)], most=2)
     check(cut, [records], RULES, 2, 1)
     assert max(part.windows for part in cut.plan.parts) <= WINDOWS_A_FRAME * 2
 
 
-@pytest.mark.parametrize("ahead", [frame_split.MOST_AHEAD, 50])
+@pytest.mark.parametrize("ahead", [cutting.AHEAD_BASES, 50 * cutting.AHEAD_BASES_A_SEQUENCE])
 def test_sequences_without_windows_do_not_make_one_large_work_file(
     ahead: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor do they all wait for the window before them to be scanned with others."""
-    monkeypatch.setattr(frame_split, "MOST_AHEAD", ahead)
-    monkeypatch.setattr(frame_split, "MOST_ROWS", 64)
+    monkeypatch.setattr(cutting, "AHEAD_BASES", ahead)
+    monkeypatch.setattr(cutting, "MOST_ROWS", 64)
     records = [*some(3), *((f"t{i}", "ACG") for i in range(1000)), *some(5), *((f"u{i}", "") for i in range(300))]
     rules = Rules(60, False, 4)
-    cut = split(tmp_path, [to_fasta(tmp_path / "a.fa", records)], rules)
+    cut = cut_up(tmp_path, [to_fasta(tmp_path / "a.fa", records)], rules)
     check(cut, [records], rules, 8, 1)
     assert max(map(len, cut.indices)) <= 64 + WINDOWS_A_FRAME * 8
 
 
 def test_exact_frames_are_a_base_shorter_where_there_was_one(tmp_path: Path) -> None:
     path = to_fasta(tmp_path / "a.fa", some(20))
-    published = split(tmp_path / "published", [path]).fna
-    exact = split(tmp_path / "exact", [path], Rules(60, True, 0)).fna
+    published = cut_up(tmp_path / "published", [path]).fna
+    exact = cut_up(tmp_path / "exact", [path], Rules(60, exact=True)).fna
     pairs = [pair for parts in zip(published, exact, strict=True) for pair in zip(*parts, strict=True)]
     assert {len(long) - len(short) for (_, long), (_, short) in pairs} == {0, 1}
     assert all(long.startswith(short) and len(short) % 3 == 0 for (_, long), (_, short) in pairs)
@@ -254,7 +244,7 @@ def test_exact_frames_are_a_base_shorter_where_there_was_one(tmp_path: Path) -> 
 
 def test_a_short_sequence_is_in_the_index_and_nowhere_else(tmp_path: Path) -> None:
     records = [("short", "ACG" * 5), ("fits", "ACG" * 6)]
-    cut = split(tmp_path, [to_fasta(tmp_path / "a.fa", records)], Rules(60, False, 18))
+    cut = cut_up(tmp_path, [to_fasta(tmp_path / "a.fa", records)], Rules(60, False, 18))
     first = cut.rows[0]
     assert first == IndexedSequence(0, 0, 1, "short", 15, "shorter than 18 bases (--min-length)", False)
     assert {key.partition("_")[0] for key, _ in cut.fna[0]} == {"1"}
@@ -262,11 +252,58 @@ def test_a_short_sequence_is_in_the_index_and_nowhere_else(tmp_path: Path) -> No
 
 def test_repeated_ids_stay_apart_and_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     records = [("same", sequence) for _, sequence in some(12)]
-    cut = split(tmp_path, [to_fasta(tmp_path / "a.fa", records)])
+    cut = cut_up(tmp_path, [to_fasta(tmp_path / "a.fa", records)])
     check(cut, [records], RULES, 8, 1)
     keys = [key for part in cut.fna for key, _ in part]
     assert len(set(keys)) == len(keys)
     assert caplog.text.count("more than once") == 1
+
+
+# Records as they stand.
+
+
+@given(INPUTS, st.sampled_from([1, 3, 1000]), st.integers(1, 3), st.sampled_from([3, 50_000]))
+@settings(max_examples=80)
+def test_records_are_written_once_in_order_and_their_places_are_known(
+    tmp_path_factory: pytest.TempPathFactory, inputs: list[list[str]], most: int, devices: int, rows: int
+) -> None:
+    folder = tmp_path_factory.mktemp("cut")
+    records = [[(f"r{i} of\tit", sequence) for i, sequence in enumerate(sequences)] for sequences in inputs]
+    files = [to_fasta(folder / f"{i}.fa", each) for i, each in enumerate(records)]
+    paths = PredictPaths(folder / "o", folder)
+    paths.parts.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cutting, "MOST_ROWS", rows)
+        plan = Cutter(Rules(reads="records"), paths.part_file, most, devices).cut(files, files)
+    good: Records = []
+    bad: list[tuple[int, int, str]] = []
+    places: list[tuple[int, int]] = []
+    for part in plan.parts:
+        found = read(paths.part_file(part.name, ".fa"))
+        assert (len(found), len(found), 0) == (part.windows, part.whole, part.frames)
+        assert len(found) <= part_limit(len(good), most, devices)
+        assert part.sums == [sha256_of(paths.part_file(part.name, suffix)) for suffix in SUFFIXES["records"]]
+        index = [row for row in read_index(paths.part_file(part.name, ".index")) if isinstance(row, IndexedSequence)]
+        assert len(index) <= rows
+        bad += [(row.input_index, row.record, row.id) for row in index if row.failed]
+        places += islice(origins(index), len(found))
+        good += found
+    all_of_them = [(i, n, record) for i, each in enumerate(records) for n, record in enumerate(each, 1)]
+    assert good == [record for _, _, record in all_of_them if record[1] not in BAD]
+    assert places == [(i, n) for i, n, record in all_of_them if record[1] not in BAD]
+    assert bad == [(i, n, record[0].split()[0]) for i, n, record in all_of_them if record[1] in BAD]
+
+
+def test_the_index_of_records_is_small_and_long_records_are_spread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cutting, "MOST_BASES", 100)
+    paths = PredictPaths(tmp_path / "o", tmp_path)
+    paths.parts.mkdir()
+    path = to_fasta(tmp_path / "a.fa", [(f"s{i}", "ACG" * 20) for i in range(100)])
+    plan = Cutter(Rules(reads="records"), paths.part_file, 1000, 1).cut([path], [path])
+    assert [part.whole for part in plan.parts] == [2] * 50
+    assert all(len(list(read_index(paths.part_file(part.name, ".index")))) == 1 for part in plan.parts)
 
 
 # Files that are damaged, or hold nothing.
@@ -277,7 +314,7 @@ def test_a_file_that_is_cut_off_is_told_of_between_its_records_and_the_next_file
     cut_file, next_file = tmp_path / "cut.fa.gz", to_fasta(tmp_path / "next.fa", records[:2])
     packed = gzip.compress(to_fasta(tmp_path / "all.fa", records).read_bytes())
     cut_file.write_bytes(packed[: len(packed) // 2])
-    found = split(tmp_path, [cut_file, next_file])
+    found = cut_up(tmp_path, [cut_file, next_file])
     sequences = [row for row in found.rows if isinstance(row, IndexedSequence)]
     (damage,) = (row for row in sequences if row.record == 0)
     read = damage.number
@@ -294,7 +331,7 @@ def test_a_file_that_is_cut_off_is_told_of_between_its_records_and_the_next_file
 def test_an_empty_file_among_others(place: int, number: int, tmp_path: Path) -> None:
     files = [to_fasta(tmp_path / f"{i}.fa", some(3, seed=i)) for i in range(2)]
     files.insert(place, to_fasta(tmp_path / "empty.fa", []))
-    found = split(tmp_path, files)
+    found = cut_up(tmp_path, files)
     (empty,) = (row for row in found.rows if isinstance(row, IndexedSequence) and row.record == 0)
     assert (empty.input_index, empty.number) == (place, number)
     assert "holds no sequences" in empty.reason
@@ -302,7 +339,7 @@ def test_an_empty_file_among_others(place: int, number: int, tmp_path: Path) -> 
 
 
 def test_nothing_but_an_empty_file(tmp_path: Path) -> None:
-    found = split(tmp_path, [to_fasta(tmp_path / "empty.fa", [])])
+    found = cut_up(tmp_path, [to_fasta(tmp_path / "empty.fa", [])])
     assert [row.record for row in found.rows if isinstance(row, IndexedSequence)] == [0]
     assert [(part.windows, part.frames) for part in found.plan.parts] == [(0, 0)]
 
@@ -311,7 +348,7 @@ def test_a_copy_of_an_input_is_called_as_the_user_calls_it(tmp_path: Path) -> No
     paths = PredictPaths(tmp_path / "o", tmp_path / "work")
     paths.parts.mkdir(parents=True)
     copy = to_fasta(tmp_path / "copy", [])
-    FrameSplitter(paths, RULES, 8, 1).split([copy], [Path("-")])
+    Cutter(RULES, paths.part_file, 8, 1).cut([copy], [Path("-")])
     (row,) = read_index(paths.part_file("000001", ".index"))
     assert isinstance(row, IndexedSequence)
     assert row.reason.startswith("- holds no sequences")
@@ -320,12 +357,12 @@ def test_a_copy_of_an_input_is_called_as_the_user_calls_it(tmp_path: Path) -> No
 def test_ids_of_any_kind_come_back_as_they_were(tmp_path: Path) -> None:
     ids = ["a/1", '"q"', "[1,2]", "ünï", "17_3R1", "\\n", "x" * 5000]
     records = [(name, "ACG" * 30) for name in ids]
-    found = split(tmp_path, [to_fasta(tmp_path / "a.fa", records)])
+    found = cut_up(tmp_path, [to_fasta(tmp_path / "a.fa", records)])
     assert [row.id for row in found.rows if isinstance(row, IndexedSequence)] == ids
 
 
 def test_a_plan_survives_the_run_record() -> None:
-    plan = FramePlan([FramePart("000001", 3, 4, 1, [1, 2, 3])], 7, 900)
+    plan = Plan([WorkFile("000001", 3, 4, 1, ["a", "b", "c"])], 7, 900)
     values: dict[str, Any] = plan.to_json()
-    assert FramePlan.from_json(values) == plan
-    assert plan.frames == 4
+    assert Plan.from_json(values) == plan
+    assert (plan.frames, plan.whole) == (4, 1)

@@ -1,0 +1,309 @@
+"""Inputs → sequences → windows → open frames → work files: the unit of work, of failure, of resuming.
+
+What is read of a sequence is the open frames of its windows, or the windows as they stand, or the record as it stands.
+A work file is several files of one name. `.fna` and `.faa` hold nucleotides and proteins of frames, `.fna` also windows
+as they stand, `.fa` records; `.index` tells what was cut from what (`input/index.py`).
+
+Work files grow with the input: none holds more than a small share of what came before it, up to the size asked for. So
+even a small input keeps every device busy, and a bin-packing plan has small files to even things out with, though a
+stream's length is not known beforehand. Memory stays flat.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Literal
+
+from virnucpro.errors import InputError
+from virnucpro.input.fasta import DNA, PROTEIN, Alphabet, BadRecord, Record, looks_like_dna, read_records, write_fasta
+from virnucpro.input.frames import ALL_STOPPED, BATCH_BASES, NO_CODON, Scan, batches, scan_windows
+from virnucpro.input.index import WHOLE, IndexedSequence, IndexedWindow, Plan, WorkFile, index_line
+from virnucpro.input.windows import DEFAULT_SIZE, SHORTEST, Window, iter_windows, unknown_bases
+from virnucpro.io.files import SummedFile
+
+logger = logging.getLogger("virnucpro.cut")
+
+Reads = Literal["frames", "windows", "records"]
+
+#: Of the files of a work file, by what is read.
+SUFFIXES: Mapping[Reads, tuple[str, ...]] = {
+    "frames": (".fna", ".faa", ".index"),
+    "windows": (".fna", ".index"),
+    "records": (".fa", ".index"),
+}
+
+#: A work file may hold this many frames, windows or records, if so many are allowed at all …
+FEWEST_SEQUENCES = 8
+#: … and at most this share, for each device, of those before it …
+SHARE_OF_A_DEVICE = 1 / 8
+#: … nor more bases than this, so that long records are spread too …
+MOST_BASES = 20_000_000
+#: … nor more windows for each frame that it may hold, so that input without frames does not make one large file …
+WINDOWS_A_FRAME = 8
+#: … and with so many rows of its index no further sequence begins in it: those that are too short have no windows.
+MOST_ROWS = 50_000
+
+#: Sequences are read ahead up to so many bases, where each counts a few more than it has: windows are scanned faster
+#: many at a time.
+AHEAD_BASES, AHEAD_BASES_A_SEQUENCE = 4 * BATCH_BASES, 25
+#: Ids that later ones are compared with: about 70 bytes each.
+MOST_WATCHED = 1_000_000
+
+#: Why a window is not read as it stands, if it is not that it has no codon.
+TOO_SHORT = f"shorter than {SHORTEST} bases"
+_CODON = re.compile("[ACGT]{3}")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How sequences are cut.
+
+    reads: what is embedded of a sequence; alphabet: of the records. Of what is cut into windows: window: bases;
+    min_length: the shortest sequence that is scored. Of frames: exact: without the extra base; dna_only: windows with
+    stop codons in all frames are scored, too, by their DNA alone.
+    """
+
+    window: int = DEFAULT_SIZE
+    exact: bool = False
+    min_length: int = 0
+    dna_only: bool = False
+    reads: Reads = "frames"
+    alphabet: Alphabet = DNA
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Of the files of a work file."""
+        return SUFFIXES[self.reads]
+
+    def too_short(self, sequence: str) -> str:
+        """Why a sequence is not cut; empty if it is. Bases that are not known do not make it longer."""
+        least = self.min_length
+        if len(sequence) < least:
+            return f"shorter than {least} bases (--min-length)"
+        if least and len(sequence) - unknown_bases(sequence) < least:
+            return f"fewer than {least} known bases (--min-length)"
+        return ""
+
+    def windows(self, record: Record) -> Iterable[Window]:
+        """The windows of a record; the record itself is one, by its header, where records are read."""
+        if self.reads == "records":
+            return (Window(record.header, 0, len(record.sequence), record.sequence),)
+        return iter_windows(record.id, record.sequence, self.window)
+
+    def number_of_windows(self, length: int) -> int:
+        """How many `windows` gives for so many bases."""
+        return 1 if self.reads == "records" else -(-length // self.window)
+
+    def scan(self, windows: Iterable[Window]) -> Iterator[Scan]:
+        """What is found in each window, in order; in one that is read as it stands, nothing is sought."""
+        if self.reads == "frames":
+            return scan_windows(windows, exact=self.exact)
+        return (Scan(window, [], self._why_not(window.sequence)) for window in windows)
+
+    def _why_not(self, sequence: str) -> str:
+        """Why a window is not read as it stands; empty if it is."""
+        if self.reads == "records":
+            return ""
+        if len(sequence) < SHORTEST:
+            return TOO_SHORT
+        return "" if _CODON.search(sequence) else NO_CODON
+
+    def reads_whole(self, scan: Scan) -> bool:
+        """Whether a window is embedded as it stands."""
+        if self.reads == "frames":
+            return self.dna_only and scan.reason == ALL_STOPPED
+        return not scan.reason
+
+
+# What is in the input.
+
+
+def read_inputs(
+    paths: Iterable[Path], names: Iterable[Path], alphabet: Alphabet = DNA
+) -> Iterator[tuple[int, Record | BadRecord]]:
+    """The records of several files, in order, with the place of their file; number 0 for what could not be read of one.
+
+    names: what messages call the files.
+    """
+    for index, (path, name) in enumerate(zip(paths, names, strict=True)):
+        try:
+            if alphabet is PROTEIN and looks_like_dna(path):
+                raise InputError(
+                    f"{path} looks like DNA, and the model embeds proteins",
+                    hint="translate it (`virnucpro orfs` finds open frames), or choose a DNA model",
+                )
+            for record in read_records(path, alphabet):
+                yield index, record.renamed(path, name) if isinstance(record, BadRecord) else record
+        except InputError as error:
+            yield index, BadRecord("", 0, str(error)).renamed(path, name)
+
+
+def read_sequences(
+    paths: Iterable[Path], names: Iterable[Path], rules: Rules
+) -> Iterator[tuple[IndexedSequence, Iterator[Scan]]]:
+    """The sequences of all inputs, in order, each with its windows and what was found in them.
+
+    A sequence's windows must be taken before the next sequence is. What cannot be used has none.
+    """
+    sequences = _sequences(paths, names, rules)
+    for batch in batches(sequences, lambda pair: pair[0].length + AHEAD_BASES_A_SEQUENCE, AHEAD_BASES):
+        scans = rules.scan(chain.from_iterable(rules.windows(record) for _, record in batch if record is not None))
+        for sequence, record in batch:
+            yield sequence, islice(scans, 0 if record is None else rules.number_of_windows(sequence.length))
+
+
+def _sequences(
+    paths: Iterable[Path], names: Iterable[Path], rules: Rules
+) -> Iterator[tuple[IndexedSequence, Record | None]]:
+    """Each sequence with its record, if that is to be cut."""
+    watch, number = NameWatch(), 0
+    for index, record in read_inputs(paths, names, rules.alphabet):
+        if isinstance(record, BadRecord):
+            yield IndexedSequence(number, index, record.number, record.id, 0, record.reason, True), None
+        else:
+            name, length, reason = watch.seen(record), len(record.sequence), rules.too_short(record.sequence)
+            sequence = IndexedSequence(number, index, record.number, name, length, reason, False, record.note)
+            yield sequence, None if reason else record
+        number += record.number > 0
+
+
+class NameWatch:
+    """Warns once when an id comes again, and once when a record has none of its own."""
+
+    def __init__(self) -> None:
+        #: Hashes of the first ids: a set of the ids themselves would be several times larger.
+        self._seen: set[int] = set()
+        self._warned_again = self._warned_note = False
+
+    def seen(self, record: Record) -> str:
+        """The record's id, of which note is taken."""
+        name = record.id
+        key = hash(name)
+        if key in self._seen and not self._warned_again:
+            logger.warning("the id %r occurs more than once; all are kept, in input order", name[:80])
+            self._warned_again = True
+        if len(self._seen) < MOST_WATCHED:
+            self._seen.add(key)
+        if record.note and not self._warned_note:
+            logger.warning("a record has %s and is called %s, by its place in its file", record.note, name)
+            self._warned_note = True
+        return name
+
+
+# Work files.
+
+
+def part_limit(before: int, most: int, devices: int) -> int:
+    """The most frames, windows or records of the next work file, when the ones before hold `before` of them."""
+    return min(most, max(FEWEST_SEQUENCES, int(before * SHARE_OF_A_DEVICE / devices)))
+
+
+class Cutter:
+    """Cuts inputs into work files of at most about `most` frames, windows or records, sized for `devices` devices.
+
+    part_file: where the file of a name and a suffix stands.
+    """
+
+    def __init__(self, rules: Rules, part_file: Callable[[str, str], Path], most: int, devices: int) -> None:
+        self.rules, self.part_file, self.most, self.devices = rules, part_file, most, devices
+        self.plan = Plan()
+        self._embedded = 0
+        self._open: _OpenFile | None = None
+
+    def cut(self, inputs: Iterable[Path], names: Sequence[Path]) -> Plan:
+        """Write the work files; what cannot be used stands in their indices. Raises OSError."""
+        with contextlib.closing(self):
+            for sequence, scans in read_sequences(inputs, names, self.rules):
+                self._take(sequence, scans)
+        return self.plan
+
+    def _take(self, sequence: IndexedSequence, scans: Iterable[Scan]) -> None:
+        self.plan.sequences += sequence.record > 0
+        self.plan.bases += sequence.length
+        if self._open and self._open.rows >= MOST_ROWS:
+            self.close()
+        self._file_of(sequence)
+        for place, scan in enumerate(scans, 1):
+            file = self._file_of(sequence)
+            file.write(f"{sequence.number}_{place}", scan)
+            if file.is_full:
+                self.close()
+
+    def _file_of(self, sequence: IndexedSequence) -> _OpenFile:
+        """The open work file, in whose index the sequence stands: again, if it began in an earlier one."""
+        if self._open is None:
+            name = f"{len(self.plan.parts) + 1:06d}"
+            files = {suffix: SummedFile(self.part_file(name, suffix)) for suffix in self.rules.suffixes}
+            self._open = _OpenFile(self.rules, name, files, part_limit(self._embedded, self.most, self.devices))
+        self._open.name_sequence(sequence)
+        return self._open
+
+    def close(self) -> None:
+        """End the work file that is open, if one is."""
+        file, self._open = self._open, None  # first, for a full disk is met here, and `close` then called again
+        if file is not None:
+            self.plan.parts.append(file.closed())
+            self._embedded += file.embedded
+
+
+class _OpenFile:
+    """A work file that is being written; limit: of frames, windows or records that are embedded."""
+
+    def __init__(self, rules: Rules, name: str, files: Mapping[str, SummedFile], limit: int) -> None:
+        self.rules, self.name, self.files, self.limit = rules, name, files, limit
+        self.rows = self.windows = self.frames = self.whole = self.bases = 0
+        self._sequence: IndexedSequence | None = None
+
+    @property
+    def embedded(self) -> int:
+        """What the encoders will read of it."""
+        return self.frames + self.whole
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing may be added."""
+        many = self.embedded >= self.limit or self.windows >= WINDOWS_A_FRAME * self.limit
+        return many or self.bases >= MOST_BASES
+
+    def name_sequence(self, sequence: IndexedSequence) -> None:
+        """Write into the index which sequence comes next, unless it is plain."""
+        if sequence is not self._sequence:
+            if self.rules.reads != "records" or not sequence.follows(self._sequence):
+                self._index(sequence)
+            self._sequence = sequence
+
+    def write(self, key: str, scan: Scan) -> None:
+        """Add one window and its frames."""
+        window, nucleotides = scan.window, self.files[self.rules.suffixes[0]]
+        whole = self.rules.reads_whole(scan)
+        if self.rules.reads == "records":
+            write_fasta(nucleotides, window.id, window.sequence)
+        else:
+            names, unknown = tuple(frame.name for frame in scan.frames), unknown_bases(window.sequence)
+            self._index(IndexedWindow(key, window.start, window.end, names, scan.reason, unknown))
+            if whole:
+                write_fasta(nucleotides, key + WHOLE, window.sequence)
+        for frame in scan.frames:
+            write_fasta(nucleotides, key + frame.name, frame.nucleotide)
+            write_fasta(self.files[".faa"], key + frame.name, frame.protein)
+        self.windows += 1
+        self.whole += whole
+        self.frames += len(scan.frames)
+        self.bases += len(window.sequence)
+
+    def _index(self, row: IndexedSequence | IndexedWindow) -> None:
+        self.rows += 1
+        self.files[".index"].write(index_line(row))
+
+    def closed(self) -> WorkFile:
+        """Close all its files, and say what is in them. Raises OSError."""
+        with contextlib.ExitStack() as stack:
+            for file in self.files.values():
+                stack.enter_context(file)
+        return WorkFile(self.name, self.windows, self.frames, self.whole, [file.sha256 for file in self.files.values()])
