@@ -176,7 +176,7 @@ class _Clock:
     def __init__(self) -> None:
         self.began = self.ready = self.end = time.perf_counter()
 
-    def __call__(self, _index: int, event: object) -> None:
+    def __call__(self, _index: int | None, event: object) -> None:
         if isinstance(event, Ready):
             self.ready = time.perf_counter()
         elif isinstance(event, (FileDone, Progress)):

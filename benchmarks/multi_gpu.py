@@ -93,14 +93,14 @@ class Watch:
         self.queue = queue
         queue.on_event = self.take
 
-    def take(self, index: int, event: object) -> None:
+    def take(self, index: int | None, event: object) -> None:
         """One event of worker `index`."""
         if isinstance(event, Ready) and self.killed is None:
             self.ready = time.perf_counter()
         if isinstance(event, (FileDone, Progress)):
             self.end = time.perf_counter()
         self.left -= isinstance(event, FileDone)
-        if self.kill and self.left == 0 and self.killed is None:
+        if self.kill and self.left == 0 and self.killed is None and index is not None:
             self.queue.launcher.kill(index)
             self.killed = index
 

@@ -52,15 +52,15 @@ class Reporter:
         if self.bars:
             self.bars.stop()
 
-    def __call__(self, worker: int, event: object) -> None:
+    def __call__(self, worker: int | None, event: events.Event | events.Phase) -> None:
         """Take one event of a run."""
-        if isinstance(event, events.Progress):
-            self._advance(worker, event.sequences)
-        elif worker < 0:
-            self._phase(event)
+        match event:
+            case events.Phase():
+                self._phase(event)
+            case events.Progress() if worker is not None:
+                self._advance(worker, event.sequences)
 
-    def _phase(self, event: object) -> None:
-        assert isinstance(event, events.Phase)
+    def _phase(self, event: events.Phase) -> None:
         logger.debug("%s", event.name)
         if not event.total:
             return

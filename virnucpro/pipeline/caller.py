@@ -197,7 +197,7 @@ def call_files(
     unit = "windows" if len(files.models) == 1 else "windows and proteins"
     announce(files.models, files.dtype, files.budgets, devices, counts, done, unit)
     total, name = sum(counts.values()), "scoring" if files.classifier else "embedding"
-    listen(-1, Phase(name, total, total - sum(left.values()), tuple(devices), unit))
+    listen(None, Phase(name, total, total - sum(left.values()), tuple(devices), unit))
     options = {
         "models": files.models,
         "dtype": files.dtype,

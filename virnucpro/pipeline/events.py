@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from logging import LogRecord
 from pathlib import Path
 from typing import Protocol
 
@@ -99,8 +100,8 @@ Message = Event | Request | Crashed | Unusable | Fatal | Died
 class EventSink(Protocol):
     """Takes events: a `multiprocessing.Queue`, or anything with its `put`."""
 
-    def put(self, item: object, /) -> None:
-        """Take one event."""
+    def put(self, item: Message | LogRecord, /) -> None:
+        """Take one event, or a log record."""
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,9 @@ class Phase:
     unit: str = "sequences"
 
 
-#: A listener for progress: the index of a worker and one of its events, or -1 and a `Phase`.
-Listener = Callable[[int, object], None]
+#: A listener for progress: the index of a worker and one of its events, or None and a `Phase` of the run.
+Listener = Callable[[int | None, Event | Phase], None]
 
 
-def unheard(worker: int, event: object) -> None:
+def unheard(worker: int | None, event: Event | Phase) -> None:
     """The listener of whoever wants to hear nothing."""

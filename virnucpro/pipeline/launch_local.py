@@ -160,7 +160,7 @@ class _Sink:
         self._lock = threading.Lock()
         self.broken: BaseException | None = None
 
-    def put(self, item: object, /) -> None:
+    def put(self, item: Any, /) -> None:
         with self._lock:
             try:
                 self._send(item)

@@ -222,7 +222,7 @@ def embed_files(
     counts = counts or _count_all(files)
     announce([model], dtype, [batch_size], names, counts, done)
     total = sum(counts.values())
-    listen(-1, Phase(f"embedding with {model.name}", total, sum(counts[path] for path in done), tuple(names)))
+    listen(None, Phase(f"embedding with {model.name}", total, sum(counts[path] for path in done), tuple(names)))
     settings = {**kwargs, "model": model, "dtype": dtype, "threads": options.threads or threads_a_worker(len(names))}
     left = {path: counts[path] for path in files if path not in done}
     end = WorkQueue(process, names, batch_size, output.folder, left, settings, listen, stall_seconds).run()

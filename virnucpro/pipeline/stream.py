@@ -27,7 +27,7 @@ from virnucpro.input.fasta import Alphabet, BadRecord, Record, read_records
 from virnucpro.io.store import Shard
 from virnucpro.models.attention import PackedLayout, to_device
 from virnucpro.pipeline.channel import Aborted, Channel
-from virnucpro.pipeline.events import FLUSH, EventSink, FileDone, FileFailed, Progress, Ready
+from virnucpro.pipeline.events import FLUSH, Event, EventSink, FileDone, FileFailed, Progress, Ready
 from virnucpro.pipeline.packing import PackedBatch, Packer
 
 logger = logging.getLogger("virnucpro.worker")
@@ -199,7 +199,7 @@ class Stream:
         self.batches.abort()
         self.results.abort()
 
-    def _emit(self, event: object) -> None:
+    def _emit(self, event: Event) -> None:
         if self.events is not None:
             self.events.put(event)
 

@@ -131,7 +131,7 @@ class Session:
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Announce a stage, and take its time."""
-        self.listen(-1, Phase(name))
+        self.listen(None, Phase(name))
         began = time.monotonic()
         yield
         self._seconds[name] = self._seconds.get(name, 0.0) + time.monotonic() - began
