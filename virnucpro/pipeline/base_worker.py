@@ -25,7 +25,8 @@ from virnucpro.models.attention import PackedLayout
 from virnucpro.models.backend import kernels_for, why_no_kernels
 from virnucpro.models.graph import Recorded
 from virnucpro.models.linear import prepack
-from virnucpro.models.registry import LocalModel, resolve
+from virnucpro.models.local import LocalModel
+from virnucpro.models.registry import resolve
 from virnucpro.pipeline.events import EventSink
 from virnucpro.pipeline.packing import BUDGET_STEP, round_budget
 from virnucpro.pipeline.stream import Stream

@@ -15,7 +15,7 @@ from virnucpro.core.device import Device, available_threads, select_devices, sel
 from virnucpro.errors import InputError
 from virnucpro.input.fasta import DNA, PROTEIN, Alphabet
 from virnucpro.io.store import read_shard
-from virnucpro.models.registry import LocalModel
+from virnucpro.models.local import LocalModel
 from virnucpro.pipeline.events import Listener, Phase
 from virnucpro.pipeline.launch_local import check_can_spawn
 from virnucpro.pipeline.packing import round_budget

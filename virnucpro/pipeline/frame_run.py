@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from virnucpro.models.registry import LocalModel
+from virnucpro.models.local import LocalModel
 from virnucpro.pipeline.encode import Encoding, WorkFile
 from virnucpro.pipeline.events import Listener
 from virnucpro.pipeline.features import EmbeddedParts

@@ -20,8 +20,8 @@ from virnucpro.errors import OutputError
 from virnucpro.io.files import sha256_of, sync
 from virnucpro.io.store import FORMAT_VERSION, READ_AHEAD
 from virnucpro.io.tables import FAILED, Table, text_file
-from virnucpro.models.registry import LocalModel
-from virnucpro.models.registry import sha256_of as model_sha256
+from virnucpro.models.local import LocalModel
+from virnucpro.models.local import sha256_of as model_sha256
 from virnucpro.pipeline.encode import Placement
 from virnucpro.pipeline.events import Listener
 from virnucpro.pipeline.work_queue import DeviceStats

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 from virnucpro.errors import InputError, OutputError, UsageError
 from virnucpro.input.fasta import PROTEIN, read_records
 from virnucpro.io.store import OUTPUT_SUFFIXES, Shard, ids_path, layout_of, read_shards, write_merged
-from virnucpro.models.registry import LocalModel, resolve
+from virnucpro.models.local import LocalModel
+from virnucpro.models.registry import resolve
 from virnucpro.pipeline.encode import ALPHABETS, Encoding, Placement, WorkFile
 from virnucpro.pipeline.events import Listener
 from virnucpro.pipeline.run import Failure, Run, balance, work_folder, write_failed

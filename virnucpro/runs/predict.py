@@ -21,7 +21,7 @@ from virnucpro.errors import InputError, UsageError
 from virnucpro.io.tables import gzip_text, text_file
 from virnucpro.models.card import CARD, DEFAULT_PRESET, DNA_ONLY, Reads
 from virnucpro.models.classifier import WEIGHTS, Classifier
-from virnucpro.models.registry import sha256_of
+from virnucpro.models.local import sha256_of
 from virnucpro.models.sets import ModelSet, reads_of, resolve_set
 from virnucpro.pipeline.encode import Placement
 from virnucpro.pipeline.events import Listener
