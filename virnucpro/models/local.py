@@ -5,10 +5,11 @@ A folder or a weights file is a model, too; its family is known by its config or
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from virnucpro._version import __version__
 from virnucpro.errors import ModelError
 from virnucpro.io.files import read_json
 from virnucpro.io.files import sha256_of as sum_of_file
+from virnucpro.models.checksums import Checksum
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
@@ -73,7 +75,19 @@ class LocalModel:
     @cached_property
     def sha256(self) -> str:
         """Checksum of the weights, of several files that of their checksums; a ModelError if one cannot be read."""
-        return combined([sha256_of(path) for path in weight_files(self.weights)])
+        return combined(self._checksums[path].sha256 for path in weight_files(self.weights))
+
+    @cached_property
+    def _checksums(self) -> dict[Path, Checksum]:
+        return {path: Checksum.of(path) for path in self.files}
+
+    @contextlib.contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """For a block that reads the files: raise a ModelError if they are not those that the checksums are of."""
+        checksums = self._checksums
+        yield
+        for path, checksum in checksums.items():
+            checksum.refuse_changed(path)
 
     def attributes(self, dtype: str, token_budget: int) -> dict[str, object]:
         """What an embedding in a file says of its making: this model, the numbers and the batch, the versions."""

@@ -229,7 +229,8 @@ class BaseEmbeddingWorker(ABC):
     def load(self, device: torch.device, dtype: torch.dtype, budget: int) -> None:
         """Read tokenizer and weights and put the network on `device` in `dtype`. Raises ModelError, DeviceError."""
         began = time.perf_counter()
-        self.tokenizer, network, self.dim = self.read_model(dtype)
+        with self.model.unchanged():
+            self.tokenizer, network, self.dim = self.read_model(dtype)
         self.pad_id = self.tokenizer.pad_id
         try:
             self.network = self.encode = network.to(device=device, dtype=dtype)
