@@ -30,7 +30,8 @@ from virnucpro.errors import VirnucproError
 from virnucpro.input.fasta import write_fasta
 from virnucpro.io.store import read_result
 from virnucpro.models.dnabert_s import DNABERTConfig
-from virnucpro.models.registry import CONFIG, EMBEDDED, TOKENIZER, WEIGHTS
+from virnucpro.models.local import CONFIG, TOKENIZER, WEIGHTS
+from virnucpro.models.registry import EMBEDDED
 from virnucpro.pipeline.events import FileDone, Progress, Ready
 from virnucpro.pipeline.work_queue import DeviceStats, Worker, WorkQueue
 

@@ -31,7 +31,8 @@ from benchmarks.esm import random_esm_worker, random_proteins
 from benchmarks.scaling import together, unequal_sizes
 from virnucpro.errors import DeviceError
 from virnucpro.io.store import read_result, read_shard, read_shards, write_merged
-from virnucpro.models.registry import resolve, sha256_of
+from virnucpro.models.local import sha256_of
+from virnucpro.models.registry import resolve
 from virnucpro.pipeline.events import FileDone, Progress, Ready
 from virnucpro.pipeline.parallel_dnabert import process_dnabert_files_worker
 from virnucpro.pipeline.work_queue import Worker, WorkQueue

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, linear
 
 from virnucpro.models.dnabert_s import DNABERTConfig
-from virnucpro.models.registry import CONFIG, WEIGHTS
+from virnucpro.models.local import CONFIG, WEIGHTS
 
 Ids = NDArray[np.int64]
 

@@ -48,7 +48,8 @@ from benchmarks.common import (
 from virnucpro.input.cut import Cutter, Rules
 from virnucpro.models.attention import PackedLayout
 from virnucpro.models.dnabert_s import DNABERTConfig
-from virnucpro.models.registry import LocalModel, resolve
+from virnucpro.models.local import LocalModel
+from virnucpro.models.registry import resolve
 from virnucpro.models.tokenizer import DNATokenizer
 from virnucpro.pipeline.base_worker import set_up_worker_logging
 from virnucpro.pipeline.parallel_dnabert import DNABERTWorker, process_dnabert_files_worker

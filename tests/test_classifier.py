@@ -20,8 +20,9 @@ from virnucpro.errors import ModelError, OutputError
 from virnucpro.models.card import CARD, ClassifierCard, EncoderPin, check_encoders
 from virnucpro.models.card import KEYS as CARD_KEYS
 from virnucpro.models.classifier import BLOCK, KEYS, WEIGHTS, Classifier, save
+from virnucpro.models.local import sha256_of
 from virnucpro.models.published import read_published
-from virnucpro.models.registry import resolve, sha256_of
+from virnucpro.models.registry import resolve
 
 MINI, FULL = (128, 128), (768, 2560)
 Features = NDArray[np.float32]

@@ -20,7 +20,8 @@ from virnucpro.input.windows import SHORTEST
 from virnucpro.models.attention import PackedLayout
 from virnucpro.models.codon import OUTSIDE, UNKNOWN, CodonTokenizer, _at_once, _window_by_window, load_codon
 from virnucpro.models.linear import Convolution, prepack, prepacking_available
-from virnucpro.models.registry import CONFIG, WEIGHTS, resolve
+from virnucpro.models.local import CONFIG, WEIGHTS
+from virnucpro.models.registry import resolve
 from virnucpro.pipeline.parallel_codon import process_codon_files_worker
 
 #: Of windows, those included for which a frame ends within a position or a slot is larger than another frame's.

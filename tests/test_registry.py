@@ -24,7 +24,6 @@ from virnucpro.cli.models import models
 from virnucpro.errors import ModelError
 from virnucpro.models import registry
 from virnucpro.models.registry import EMBEDDED, MODELS, FilePin, ModelSpec, resolve, verify
-from virnucpro.models.sets import resolve_set
 
 DNABERT_S = MODELS["dnabert-s"]
 ESM_WIDTHS = {"esm2-8m": 320, "esm2-35m": 480, "esm2-150m": 640, "esm2-650m": 1280, "esm2-3b": 2560}
@@ -33,8 +32,6 @@ TINY = ModelSpec(
     name="tiny",
     kind="dnabert",
     dim=8,
-    trained=True,
-    description="a repository for these tests",
     licence="MIT",
     citation="nobody",
     hub_id="org/tiny",
@@ -110,8 +107,7 @@ def test_embedded_model_resolves_and_matches_its_description(name: str) -> None:
     assert (model.tokenizer is None) is (model.kind == "esm2")
     assert model.kind == spec.kind
     assert config["hidden_size"] == spec.dim
-    assert config["trained"] is spec.trained is model.trained
-    assert ("UNTRAINED" in spec.label) is not spec.trained
+    assert config["trained"] is model.trained is True
 
 
 def test_copy_of_an_untrained_model_stays_untrained(tmp_path: Path) -> None:
@@ -237,14 +233,14 @@ def test_esm_model_is_known_by_its_config_or_its_tensors(tmp_path: Path) -> None
         assert (model.name, model.kind, model.config, model.trained) == (file, "esm2", None, True)
         assert model.files == (by_keys / file,)
     copy = write(tmp_path / "c", {path.name: path.read_bytes() for path in mini.iterdir()})
-    assert resolve(str(copy)).trained is MODELS["esm2-mini"].trained
+    assert resolve(str(copy)).trained
     assert resolve("dnabert-mini").kind == "dnabert"
 
 
 def test_weights_in_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = {f"model-0000{i}-of-00003.safetensors": bytes([i]) * i for i in (1, 2, 3)}
     spec = ModelSpec(
-        name="split", kind="esm2", dim=8, trained=True, description="", licence="MIT", citation="nobody",
+        name="split", kind="esm2", dim=8, licence="MIT", citation="nobody",
         hub_id="org/split", revision="0" * 40,
         pins={name: FilePin(len(data), hashlib.sha256(data).hexdigest()) for name, data in parts.items()},
     )  # fmt: skip
@@ -489,19 +485,16 @@ def test_cli_list(tmp_path: Path) -> None:
     os.truncate(tmp_path / "dnabert-2" / "pytorch_model.bin", 468354983)
     result = run("list", "--models-dir", tmp_path)
     mini = MODELS["dnabert-mini"]
-    trained = "trained" if mini.trained else "UNTRAINED"
-    set_trained = "trained" if resolve_set("mini-1").trained else "UNTRAINED"
-    esm_trained = "trained" if MODELS["esm2-mini"].trained else "UNTRAINED"
     assert rows(result) == [
         ["name", "status", "trained", "dim", "licence", "location", "kind"],
-        ["dnabert-mini", "embedded", trained, str(mini.dim), "MIT", str(EMBEDDED / "dnabert-mini"), "dnabert"],
+        ["dnabert-mini", "embedded", "trained", str(mini.dim), "MIT", str(EMBEDDED / "dnabert-mini"), "dnabert"],
         ["dnabert-s", "damaged", "trained", "768", "Apache-2.0", "-", "dnabert"],
         ["dnabert-2", "downloaded", "trained", "768", "Apache-2.0", str(tmp_path / "dnabert-2"), "dnabert"],
         ["codon-mini", "embedded", "trained", "768", "MIT", str(EMBEDDED / "codon-mini"), "codon"],
-        ["esm2-mini", "embedded", esm_trained, "160", "MIT", str(EMBEDDED / "esm2-mini"), "esm2"],
+        ["esm2-mini", "embedded", "trained", "160", "MIT", str(EMBEDDED / "esm2-mini"), "esm2"],
         *([name, "not downloaded", "trained", str(dim), "MIT", "-", "esm2"] for name, dim in ESM_WIDTHS.items()),
         ["mini", "ready", "trained", str(MODELS["codon-mini"].dim), "MIT", str(EMBEDDED / "mini"), "set"],
-        ["mini-1", "ready", set_trained, "288", "MIT", str(EMBEDDED / "mini-1"), "set"],
+        ["mini-1", "ready", "trained", "288", "MIT", str(EMBEDDED / "mini-1"), "set"],
         ["500", "needs dnabert-s, esm2-3b, virnucpro-500", "trained", "3328", "-", "-", "set"],
         ["300", "needs dnabert-s, esm2-3b, virnucpro-300", "trained", "3328", "-", "-", "set"],
     ]
@@ -536,19 +529,10 @@ def test_cli_list_on_a_terminal_is_a_table(tmp_path: Path) -> None:
     assert str(store / "dnabert-s") in shown
 
 
-def test_cli_help_and_path_warn_of_untrained_models() -> None:
-    untrained = not MODELS["dnabert-mini"].trained
-    result = run("path", "dnabert-mini")
+def test_cli_download_of_an_embedded_model_prints_its_folder() -> None:
+    result = run("download", "dnabert-mini")
     assert result.stdout == f"{EMBEDDED / 'dnabert-mini'}\n"
-    assert ("UNTRAINED" in result.stderr) is untrained
-    assert ("dnabert-mini (UNTRAINED" in run("--help").stdout) is untrained
-    assert ("UNTRAINED" in run("download", "dnabert-mini").stderr) is untrained
-
-
-def test_cli_says_nothing_of_training_for_a_trained_model(tmp_path: Path) -> None:
-    write_dnabert_s(tmp_path / "dnabert-s")
-    result = run("path", "dnabert-s", "--models-dir", tmp_path)
-    assert (result.stdout, result.stderr) == (f"{tmp_path / 'dnabert-s'}\n", "")
+    assert result.stderr.startswith("dnabert-mini: licence MIT; please cite virnucpro")
 
 
 def test_cli_verify(tmp_path: Path, tiny: ModelSpec) -> None:
@@ -577,6 +561,6 @@ def test_cli_verify(tmp_path: Path, tiny: ModelSpec) -> None:
 
 
 def test_cli_errors_are_model_errors() -> None:
-    for command in ("path", "verify", "download"):
+    for command in ("verify", "download"):
         assert isinstance(run(command, "dnabert-x").exception, ModelError)
-    assert isinstance(run("path", "dnabert-s").exception, ModelError)
+    assert isinstance(run("verify", "dnabert-s").exception, ModelError)

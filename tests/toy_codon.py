@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from virnucpro.models.registry import CONFIG, WEIGHTS
+from virnucpro.models.local import CONFIG, WEIGHTS
 
 Weights = dict[str, NDArray[np.float64]]
 COMPLEMENT = str.maketrans("ACGT", "TGCA")

@@ -21,8 +21,7 @@ from virnucpro.runs.config import DEFAULT_MAX_TOKENS, DEFAULT_MODEL, DEFAULT_SEQ
 
 
 def _model_help() -> str:
-    names = ", ".join(spec.label for spec in MODELS.values())
-    return f"A registered model ({names}), or a local folder or weights file. See `virnucpro models list`."
+    return f"A registered model ({', '.join(MODELS)}), or a local folder or weights file. See `virnucpro models list`."
 
 
 click.rich_click.OPTION_GROUPS["virnucpro embed"] = [

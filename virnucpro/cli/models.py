@@ -1,4 +1,4 @@
-"""`virnucpro models`: list, download, import, verify and find the networks."""
+"""`virnucpro models`: list, download, verify and import them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LIST_COLUMNS = ("name", "status", "trained", "dim", "licence", "location", "kind
 VERIFY_COLUMNS = ("name", "file", "status", "expected", "found", "path")
 NO_PIN = "no checksum pinned for this file"
 
-NAMES = ", ".join(spec.label for spec in MODELS.values())
+NAMES = ", ".join(MODELS)
 
 models_dir_option = click.option(
     "--models-dir",
@@ -57,7 +57,7 @@ def download(name: str, models_dir: Path | None) -> None:
     """
     model = registry.download(name, models_dir)
     spec = MODELS[name]
-    _say(f"{spec.label}: licence {spec.licence}; please cite {spec.citation}")
+    _say(f"{name}: licence {spec.licence}; please cite {spec.citation}")
     click.echo(model.weights.parent)
 
 
@@ -78,17 +78,6 @@ def verify(name: str | None, models_dir: Path | None) -> None:
             f"not the published file: {', '.join(wrong)}",
             hint="`virnucpro models download NAME`, with the same --models-dir, replaces it",
         )
-
-
-@models.command()
-@click.argument("name")
-@models_dir_option
-def path(name: str, models_dir: Path | None) -> None:
-    """Print the folder that holds the model NAME."""
-    model = registry.resolve(name, models_dir)
-    if not model.trained:
-        _say(f"{model.name} is UNTRAINED: its weights are random")
-    click.echo(model.weights.parent)
 
 
 @models.command("import")
@@ -119,7 +108,7 @@ def import_model(file: Path, window: str | None, models_dir: Path | None, force:
 def _list_row(item: Availability) -> list[str]:
     spec = item.spec
     place = "-" if item.model is None else str(item.model.weights.parent)
-    return [spec.name, item.status, _trained(spec.trained), str(spec.dim), spec.licence, place, spec.kind]
+    return [spec.name, item.status, _trained(True), str(spec.dim), spec.licence, place, spec.kind]
 
 
 def _set_row(item: SetStatus) -> list[str]:

@@ -1,4 +1,7 @@
-"""Where Numba, Triton and matplotlib keep what they made, if they may not write at home: the ordinary container."""
+"""Folders in which what was made once is kept: this package's own, and those of Numba, Triton and matplotlib.
+
+In the ordinary container a user may not write at home; then a folder of the user's own below the temporary one serves.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,12 @@ from pathlib import Path
 _PLACES = {"NUMBA_CACHE_DIR": ".cache/numba", "TRITON_HOME": ".triton", "MPLCONFIGDIR": ".config/matplotlib"}
 
 
+def own_folder() -> Path | None:
+    """The folder of this package in the user's cache, or else below the temporary one; None if there cannot be one."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return (_private(Path(cache, "virnucpro")) if _is_writable(cache) else None) or _temporary_folder()
+
+
 def settle_caches() -> None:
     """Give each of them that cannot write at home a folder below the temporary one; call this before its import.
 
@@ -19,7 +28,7 @@ def settle_caches() -> None:
     """
     for variable, place in _PLACES.items():
         if variable not in os.environ and not _is_writable(os.path.join(os.path.expanduser("~"), place)):
-            folder = _own_folder()
+            folder = _temporary_folder()
             if folder is not None:
                 os.environ[variable] = str(folder)
 
@@ -33,11 +42,14 @@ def _is_writable(path: str) -> bool:
     return os.access(path, os.W_OK)
 
 
-def _own_folder() -> Path | None:
-    """A folder that nobody else can write, since code is loaded from it; None if there cannot be one."""
-    folder = Path(tempfile.gettempdir()) / f"virnucpro-{os.getuid()}"
+def _temporary_folder() -> Path | None:
+    return _private(Path(tempfile.gettempdir()) / f"virnucpro-{os.getuid()}")
+
+
+def _private(folder: Path) -> Path | None:
+    """The folder, made if need be, that nobody else can write, since what it holds is trusted; None if it cannot be."""
     try:
-        folder.mkdir(mode=0o700, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.lstat()
     except OSError:
         return None

@@ -12,7 +12,8 @@ from typing import Any, Literal, get_args
 from virnucpro.calls.model import CallModel
 from virnucpro.errors import ModelError
 from virnucpro.io.files import read_json
-from virnucpro.models.registry import MODELS, LocalModel
+from virnucpro.models.local import LocalModel
+from virnucpro.models.registry import MODELS
 
 CARD = "model.json"
 #: Beside it, if there: a network that reads the DNA vector of a whole window, for windows without an open frame.

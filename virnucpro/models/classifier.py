@@ -24,7 +24,7 @@ from virnucpro.errors import ModelError
 from virnucpro.io.files import atomic_paths
 from virnucpro.models.card import CARD, DNA_ONLY, LABELS, ClassifierCard
 from virnucpro.models.linear import Linear, prepack
-from virnucpro.models.registry import sha256_of
+from virnucpro.models.local import sha256_of
 from virnucpro.models.weights import check_keys, read_weights
 
 WEIGHTS = "model.safetensors"

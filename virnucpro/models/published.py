@@ -20,7 +20,8 @@ from virnucpro.core.threads import unbroken
 from virnucpro.errors import ModelError, OutputError, UsageError
 from virnucpro.models.card import CARD, ClassifierCard, EncoderPin
 from virnucpro.models.classifier import EPS, NORM, check_state, save
-from virnucpro.models.registry import MODELS, VARIABLE, sha256_of
+from virnucpro.models.local import sha256_of
+from virnucpro.models.registry import MODELS, VARIABLE
 from virnucpro.models.sets import SETS, SetSpec
 
 NETWORK = "__main__.MLPClassifier"

@@ -7,10 +7,8 @@ the embedded set lies in the package. A folder with a classifier is a name too; 
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -18,7 +16,19 @@ from typing import TypeVar
 from virnucpro.errors import ModelError
 from virnucpro.models import registry
 from virnucpro.models.card import CARD, DNA_ONLY, ClassifierCard, EncoderPin, Reads, check_encoders
-from virnucpro.models.registry import EMBEDDED, MODELS, VARIABLE, Availability, LocalModel, folders, resolve
+from virnucpro.models.local import LocalModel
+from virnucpro.models.registry import (
+    DATA,
+    EMBEDDED,
+    MODELS,
+    REINSTALL,
+    VARIABLE,
+    Availability,
+    folders,
+    nearest,
+    option,
+    resolve,
+)
 
 _T = TypeVar("_T")
 
@@ -38,8 +48,8 @@ class SetSpec:
 
     name: str
     dna: str
-    protein: str | None
     classifier: str
+    protein: str | None = None
     published: str | None = None
 
     @property
@@ -66,15 +76,7 @@ class SetSpec:
         return next((folder for folder in self.folders(models_dir) if os.path.isfile(folder / CARD)), None)
 
 
-SETS: dict[str, SetSpec] = {
-    spec.name: spec
-    for spec in (
-        SetSpec("mini", "codon-mini", None, "mini"),
-        SetSpec("mini-1", "dnabert-mini", "esm2-mini", "mini-1"),
-        SetSpec("500", "dnabert-s", "esm2-3b", "virnucpro-500", "500_model.pth"),
-        SetSpec("300", "dnabert-s", "esm2-3b", "virnucpro-300", "300_model.pth"),
-    )
-}
+SETS = {name: SetSpec(name, **values) for name, values in DATA["sets"].items()}
 
 
 @dataclass(frozen=True)
@@ -124,9 +126,8 @@ class SetStatus:
 
     @property
     def trained(self) -> bool:
-        """Whether all parts are, or will be once they are here."""
-        encoders = all(MODELS[name].trained for name in self.spec.encoders)
-        return encoders and (self.card is None or self.card.trained)
+        """Whether its classifier is, or will be once it is here."""
+        return self.card is None or self.card.trained
 
 
 def resolve_set(name: str, models_dir: Path | None = None) -> ModelSet:
@@ -206,17 +207,16 @@ def _classifier(spec: SetSpec, models_dir: Path | None) -> Path:
     )
     raise ModelError(
         f"classifier {spec.classifier} is not on this machine; {CARD} sought in: {places}",
-        hint=_cure(spec, models_dir),
+        hint=_how_to_get(spec, models_dir),
     )
 
 
-def _cure(spec: SetSpec, models_dir: Path | None) -> str:
+def _how_to_get(spec: SetSpec, models_dir: Path | None) -> str:
     """How to get the classifier of a set."""
     if spec.published is None:
-        return "install virnucpro again"
-    place = shlex.quote(str(models_dir)) if models_dir else "DIR"
-    option = f" --models-dir {place}" if models_dir or not any(spec.folders(None)) else ""
-    return f"run `virnucpro models import {spec.published}{option}` with the file that VirNucPro publishes"
+        return REINSTALL
+    place = models_dir or (None if any(spec.folders(None)) else Path("DIR"))
+    return f"run `virnucpro models import {spec.published}{option(place)}` with the file that VirNucPro publishes"
 
 
 def _local(name: str, models_dir: Path | None) -> ModelSet:
@@ -273,8 +273,5 @@ def _status(spec: SetSpec, models: dict[str, Availability], models_dir: Path | N
 
 
 def _unknown(name: str) -> ModelError:
-    close = get_close_matches(name.lower(), SETS, n=1)
-    hint = f"did you mean {close[0]}?" if close else "see `virnucpro models list`"
-    if name in MODELS:
-        hint = f"{name} is an encoder alone; a set has a classifier, too"
+    hint = f"{name} is an encoder alone; a set has a classifier, too" if name in MODELS else nearest(name, SETS)
     return ModelError(f"no model set {name!r}: neither {', '.join(SETS)}, nor a folder with {CARD}", hint=hint)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from virnucpro.core.threads import unbroken
 from virnucpro.errors import ModelError
-from virnucpro.models.registry import weight_files
+from virnucpro.models.local import weight_files
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -28,7 +28,8 @@ from virnucpro.models.attention import PackedLayout
 from virnucpro.models.backend import kernels_for, why_no_kernels
 from virnucpro.models.graph import Recorded
 from virnucpro.models.linear import prepack
-from virnucpro.models.registry import LocalModel, resolve
+from virnucpro.models.local import LocalModel
+from virnucpro.models.registry import resolve
 from virnucpro.pipeline.events import EventSink
 from virnucpro.pipeline.packing import BUDGET_STEP, round_budget
 from virnucpro.pipeline.stream import Encoder, Stream
@@ -237,7 +238,8 @@ class BaseEmbeddingWorker(ABC):
     def load(self, device: torch.device, dtype: str, budget: int) -> Encoder:
         """The model on `device`, for buffers of `budget` tokens. Raises ModelError, DeviceError."""
         began = time.perf_counter()
-        model = self.read_model(TORCH_DTYPES[dtype])
+        with self.model.unchanged():
+            model = self.read_model(TORCH_DTYPES[dtype])
         try:
             module = model.module.to(device=device, dtype=TORCH_DTYPES[dtype])
         except torch.OutOfMemoryError as error:

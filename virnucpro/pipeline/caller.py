@@ -16,7 +16,7 @@ import numpy as np
 
 from virnucpro.io.store import Shard, read_shard, write_shard
 from virnucpro.models.classifier import Classifier
-from virnucpro.models.registry import LocalModel
+from virnucpro.models.local import LocalModel
 from virnucpro.pipeline.base_worker import WorkerOptions, is_done, made_from, torch_device
 from virnucpro.pipeline.events import Listener, Phase
 from virnucpro.pipeline.features import Features, join

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from virnucpro.input.index import WorkFile
-from virnucpro.models.registry import LocalModel
+from virnucpro.models.local import LocalModel
 from virnucpro.pipeline.caller import CalledFiles, call_files
 from virnucpro.pipeline.placement import threads_a_worker
 from virnucpro.pipeline.run import Run, balance

@@ -13,7 +13,7 @@ from virnucpro.pipeline.launch_local import check_can_spawn
 from virnucpro.pipeline.packing import round_budget
 
 if TYPE_CHECKING:
-    from virnucpro.models.registry import LocalModel
+    from virnucpro.models.local import LocalModel
     from virnucpro.pipeline.base_worker import BaseEmbeddingWorker
     from virnucpro.pipeline.parallel_dnabert import Embedded
 

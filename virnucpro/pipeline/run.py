@@ -22,8 +22,8 @@ from virnucpro.input.index import Plan
 from virnucpro.io.files import sha256_of, sync
 from virnucpro.io.store import FORMAT_VERSION, READ_AHEAD
 from virnucpro.io.tables import FAILED, Table, text_file
-from virnucpro.models.registry import LocalModel
-from virnucpro.models.registry import sha256_of as model_sha256
+from virnucpro.models.local import LocalModel
+from virnucpro.models.local import sha256_of as model_sha256
 from virnucpro.pipeline.events import Listener, unheard
 from virnucpro.pipeline.placement import Placement
 from virnucpro.pipeline.work_queue import DeviceStats

@@ -14,7 +14,8 @@ from virnucpro.input.cut import Rules
 from virnucpro.input.fasta import PROTEIN, read_records
 from virnucpro.input.index import IndexedSequence, WorkFile, origins, read_index
 from virnucpro.io.store import OUTPUT_SUFFIXES, Shard, ids_path, layout_of, read_shards, write_merged
-from virnucpro.models.registry import LocalModel, resolve
+from virnucpro.models.local import LocalModel
+from virnucpro.models.registry import resolve
 from virnucpro.pipeline.events import Listener
 from virnucpro.pipeline.parallel_dnabert import Embedded
 from virnucpro.pipeline.placement import Placement, driver, threads_a_worker, worker_class

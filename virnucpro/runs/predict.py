@@ -25,7 +25,7 @@ from virnucpro.input.cut import Rules
 from virnucpro.io.tables import gzip_text, text_file
 from virnucpro.models.card import CARD, DEFAULT_PRESET, DNA_ONLY, Reads
 from virnucpro.models.classifier import WEIGHTS
-from virnucpro.models.registry import sha256_of
+from virnucpro.models.local import sha256_of
 from virnucpro.models.sets import ModelSet, reads_of, resolve_set
 from virnucpro.pipeline.events import Listener
 from virnucpro.pipeline.frame_run import Called, FrameRun

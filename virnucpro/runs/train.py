@@ -14,7 +14,8 @@ from virnucpro.errors import InputError, UsageError
 from virnucpro.input.cut import Rules
 from virnucpro.models.card import CARD, DNA_ONLY, ClassifierCard, EncoderPin
 from virnucpro.models.classifier import Classifier, classifier_files, write
-from virnucpro.models.registry import MODELS, LocalModel
+from virnucpro.models.local import LocalModel
+from virnucpro.models.registry import MODELS
 from virnucpro.models.sets import resolve_encoders
 from virnucpro.pipeline.events import Listener
 from virnucpro.pipeline.frame_run import Called, FrameRun

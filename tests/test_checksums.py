@@ -1,0 +1,232 @@
+"""Checksums of large weights: remembered while a file stays as it is, never trusted once anything differs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import random_records, to_fasta
+
+from virnucpro.core.caches import own_folder
+from virnucpro.errors import ModelError
+from virnucpro.models import checksums
+from virnucpro.models.checksums import Checksum, FileState
+from virnucpro.models.registry import EMBEDDED, resolve
+from virnucpro.pipeline.events import Phase
+from virnucpro.runs.config import EmbedConfig
+from virnucpro.runs.embed import run_embed
+
+#: What a memory is made to say, so that it shows whether it or the file was read.
+FORGED = "f" * 64
+
+
+@pytest.fixture(autouse=True)
+def every_file_is_large_and_old(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(checksums, "LARGE", 1)
+    monkeypatch.setattr(checksums, "SETTLED", 0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "weights.bin"
+    path.write_bytes(b"weights of a model")
+    return path
+
+
+def sum_of(path: Path) -> str:
+    return Checksum.of(path).sha256
+
+
+def true_sum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def memory(path: Path) -> Path:
+    found = checksums._memory(FileState.of(path))
+    assert found is not None
+    return found
+
+
+def forge(path: Path) -> None:
+    """Remember another checksum of the file as it is."""
+    known = memory(path)
+    known.write_text(json.dumps(json.loads(known.read_text()) | {"sha256": FORGED}))
+    assert sum_of(path) == FORGED
+
+
+def test_checksum_is_remembered(weights: Path, tmp_path: Path) -> None:
+    assert sum_of(weights) == true_sum(weights)
+    assert list((tmp_path / "cache" / "virnucpro" / "checksums").iterdir()) == [memory(weights)]
+    forge(weights)
+    link = tmp_path / "link.bin"
+    link.symlink_to(weights)
+    assert sum_of(link) == FORGED
+
+
+def test_small_or_fresh_file_is_read(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(checksums, "SETTLED", 10**18)
+        sum_of(weights)
+    assert not memory(weights).exists()
+    sum_of(weights)
+    forge(weights)
+    monkeypatch.setattr(checksums, "LARGE", weights.stat().st_size + 1)
+    assert sum_of(weights) == true_sum(weights)
+
+
+def _rewrite(path: Path) -> None:
+    """Other bytes, as many, and the time of the change put back."""
+    before = path.stat()
+    while path.stat().st_ctime_ns == before.st_ctime_ns:  # the clock of a file system may be coarse
+        path.write_bytes(path.read_bytes()[::-1])
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    path.write_bytes(b"WEIGHTS OF A MODEL")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def _replace(path: Path) -> None:
+    """Another file of the same size and time."""
+    other = path.with_suffix(".other")
+    shutil.copy2(path, other)
+    os.replace(other, path)
+
+
+def _append(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"!")
+
+
+@pytest.mark.parametrize("change", [_rewrite, _replace, _append])
+def test_changed_file_is_read(weights: Path, change: Callable[[Path], None]) -> None:
+    sum_of(weights)
+    forge(weights)
+    change(weights)
+    assert sum_of(weights) == true_sum(weights)
+
+
+def _folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:-20]),
+        lambda path: path.write_bytes(b"\xff\xfe"),
+        lambda path: path.write_text("[]"),
+        lambda path: path.write_text(path.read_text().replace('"sha256"', '"sum"')),
+        lambda path: path.write_text(path.read_text().replace(FORGED, "f")),
+        lambda path: path.write_text(path.read_text().replace('"inode": ', '"inode": 1')),
+        _folder,
+        _pipe,
+    ],
+)
+def test_damaged_memory_is_none(weights: Path, damage: Callable[[Path], object]) -> None:
+    sum_of(weights)
+    forge(weights)
+    damage(memory(weights))
+    assert sum_of(weights) == true_sum(weights)
+
+
+def test_without_a_place_to_remember_the_file_is_read(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cache").write_text("no folder")
+    (tmp_path / "temporary").write_text("nor this")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    assert own_folder() is None
+    assert sum_of(weights) == sum_of(weights) == true_sum(weights)
+
+
+def test_folder_that_others_can_write_is_not_used(weights: Path, tmp_path: Path) -> None:
+    sum_of(weights)
+    forge(weights)
+    (tmp_path / "cache" / "virnucpro").chmod(0o777)
+    assert sum_of(weights) == true_sum(weights)
+
+
+def _sum_often(path: Path) -> None:
+    checksums.LARGE = checksums.SETTLED = 0
+    for _ in range(50):
+        assert sum_of(path) == true_sum(path)
+        memory(path).unlink(missing_ok=True)
+
+
+def test_many_processes_remember_at_once(weights: Path) -> None:
+    processes = [multiprocessing.get_context("fork").Process(target=_sum_often, args=(weights,)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert list(memory(weights).parent.iterdir()) in ([], [memory(weights)])
+
+
+def test_change_while_a_file_is_read_is_found(weights: Path) -> None:
+    os.truncate(weights, 256 << 20)
+    stop = threading.Event()
+
+    def keep_changing() -> None:
+        while not stop.is_set():
+            os.utime(weights)
+
+    thread = threading.Thread(target=keep_changing)
+    thread.start()
+    try:
+        with pytest.raises(ModelError, match=r"weights\.bin changed while it was read"):
+            sum_of(weights)
+    finally:
+        stop.set()
+        thread.join()
+    assert not memory(weights).exists()
+
+
+def copy_of_mini(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(EMBEDDED / "dnabert-mini", tmp_path / "model"))
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_model_that_changes_while_it_is_loaded_is_refused(tmp_path: Path, file: str) -> None:
+    path = copy_of_mini(tmp_path) / file
+    model = resolve(str(path.parent))
+    data = path.read_bytes()
+    with model.unchanged():
+        path.write_bytes(data)  # at another time, but the same
+    with pytest.raises(ModelError, match=f"{file} changed"), model.unchanged():
+        path.write_bytes(data + b"\n")
+    path.unlink()
+    with pytest.raises(ModelError, match=f"{file} changed"), model.unchanged():
+        pass
+
+
+def test_run_whose_weights_change_before_they_are_loaded_ends(tmp_path: Path) -> None:
+    """What the record says of the weights is true of what was computed with."""
+    model = copy_of_mini(tmp_path)
+    other = (EMBEDDED / "esm2-mini" / "model.safetensors").read_bytes()
+
+    def change(_index: int, event: object) -> None:
+        if isinstance(event, Phase) and event.name.startswith("embedding"):
+            (model / "model.safetensors").write_bytes(data[:-4] + other[-4:])
+
+    data = (model / "model.safetensors").read_bytes()
+    assert data[-4:] != other[-4:]
+    config = EmbedConfig(
+        (to_fasta(tmp_path / "in.fa", random_records(3)),), tmp_path / "out.h5", model=str(model), device="cpu"
+    )
+    with pytest.raises(ModelError, match=r"model\.safetensors changed while it was read"):
+        run_embed(config, change)
+    assert not config.output.exists()

@@ -1,0 +1,110 @@
+"""Checksums of large weights, remembered from run to run: to read 11 GB again takes longer than all else at the start.
+
+A file is known again by its path, size, inode, and times of change. If one of them differs, or if what was remembered
+is damaged, the file is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from virnucpro.core.caches import own_folder
+from virnucpro.errors import ModelError, OutputError
+from virnucpro.io.files import atomic_path, read_json, sha256_of
+
+#: Bytes from which on a checksum is remembered; a smaller file is read in a moment.
+LARGE = 64 << 20
+#: Nanoseconds for which a file must have stood still: a change soon after another may leave the times as they are.
+SETTLED = 2 * 10**9
+
+
+@dataclass(frozen=True)
+class FileState:
+    """What tells that a file is the one that was read; times in nanoseconds."""
+
+    path: str
+    size: int
+    inode: int
+    modified: int
+    changed: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileState:
+        """The state now of a file, or of what a link points to. Raises OSError."""
+        real = os.path.realpath(path)
+        found = os.stat(real)
+        return cls(real, found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns)
+
+
+@dataclass(frozen=True)
+class Checksum:
+    """SHA-256 of a file, in hexadecimal, and the state that the file had."""
+
+    state: FileState
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> Checksum:
+        """The checksum of a file, read or remembered. Raises ModelError if it cannot be read, or changes meanwhile."""
+        try:
+            state = FileState.of(path)
+            known = _recall(state) if state.size >= LARGE else None
+            return cls(state, known or _read(path, state))
+        except OSError as error:
+            raise ModelError(f"cannot read {path}: {error.strerror}") from error
+
+    def refuse_changed(self, path: Path) -> None:
+        """Raise a ModelError if the file at `path` is not what was read."""
+        try:
+            is_same = FileState.of(path) == self.state or sha256_of(path) == self.sha256
+        except OSError:
+            is_same = False
+        if not is_same:
+            raise _changed(path)
+
+
+def _read(path: Path, state: FileState) -> str:
+    found = sha256_of(path)
+    if FileState.of(path) != state:
+        raise _changed(path)
+    if state.size >= LARGE and time.time_ns() - state.changed >= SETTLED:
+        _remember(Checksum(state, found))
+    return found
+
+
+def _changed(path: Path) -> ModelError:
+    return ModelError(f"{path} changed while it was read", hint="run the same command again once it is whole")
+
+
+def _recall(state: FileState) -> str | None:
+    memory = _memory(state)
+    try:
+        values = read_json(memory) if memory else {}
+    except (OSError, ValueError):
+        return None
+    if not isinstance(values, dict) or {**values, "sha256": None} != {**asdict(state), "sha256": None}:
+        return None
+    return values["sha256"] if re.fullmatch("[0-9a-f]{64}", str(values["sha256"])) else None
+
+
+def _remember(checksum: Checksum) -> None:
+    memory = _memory(checksum.state)
+    if memory is None:
+        return
+    with contextlib.suppress(OSError, OutputError):  # the file will be read again
+        memory.parent.mkdir(exist_ok=True)
+        with atomic_path(memory) as temporary:
+            temporary.write_text(json.dumps({**asdict(checksum.state), "sha256": checksum.sha256}), encoding="utf-8")
+
+
+def _memory(state: FileState) -> Path | None:
+    """Where the checksum of a file is remembered; None where there is no place."""
+    folder, name = own_folder(), hashlib.sha256(os.fsencode(state.path)).hexdigest()[:32]
+    return folder / "checksums" / f"{name}.json" if folder else None

@@ -1,0 +1,202 @@
+"""A model's files on this machine: the weights, in one file or several, and what lies beside them.
+
+A folder or a weights file is a model, too; its family is known by its config or its tensors. Nothing heavy is imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from virnucpro._version import __version__
+from virnucpro.errors import ModelError
+from virnucpro.io.files import read_json
+from virnucpro.io.files import sha256_of as sum_of_file
+from virnucpro.models.checksums import Checksum
+
+CONFIG = "config.json"
+TOKENIZER = "tokenizer.json"
+#: Files besides the weights that a network of each kind cannot be built without. ESM-2 says all in its weights.
+NEEDED: Mapping[str, tuple[str, ...]] = {"dnabert": (CONFIG, TOKENIZER), "esm2": (), "codon": (CONFIG,)}
+#: Names of weights in a model folder, the preferred one first; each may be split, as in weight_files.
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+#: What a weights file given by its path may end in.
+WEIGHTS_SUFFIXES = (".safetensors", ".bin", ".pt")
+#: Files that weights may be split into: more have not been seen.
+_MOST_FILES = 10_000
+#: Names of tensors that only ESM networks have, and how much of a file is searched for them.
+_ESM_KEYS, _HEAD_BYTES = (b"rot_emb.inv_freq", b"rotary_embeddings.inv_freq", b"esm.encoder.layer."), 1 << 20
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """The files of a model on this machine; `trained` is False where the weights are random.
+
+    `kind` is the family of the network, a key of NEEDED: files that it can do without may be None. Of weights in
+    several files `weights` is the first. `revision` is None unless the weights are those that a registered source
+    publishes.
+    """
+
+    name: str
+    kind: str
+    weights: Path
+    config: Path | None
+    tokenizer: Path | None
+    revision: str | None
+    trained: bool
+
+    @classmethod
+    def of(
+        cls, weights: Path, name: str, kind: str, *, revision: str | None = None, trained: bool = True
+    ) -> LocalModel:
+        """The model of these weights, with the files beside them that its family takes."""
+        config, tokenizer = weights.with_name(CONFIG), weights.with_name(TOKENIZER)
+        return cls(
+            name,
+            kind,
+            weights,
+            config if _readable(config) else None,
+            tokenizer if TOKENIZER in NEEDED[kind] else None,
+            revision,
+            trained,
+        )
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file of the model, the weights first."""
+        return (*weight_files(self.weights), *(path for path in (self.config, self.tokenizer) if path is not None))
+
+    @cached_property
+    def sha256(self) -> str:
+        """Checksum of the weights, of several files that of their checksums; a ModelError if one cannot be read."""
+        return combined(self._checksums[path].sha256 for path in weight_files(self.weights))
+
+    @cached_property
+    def _checksums(self) -> dict[Path, Checksum]:
+        return {path: Checksum.of(path) for path in self.files}
+
+    @contextlib.contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """For a block that reads the files: raise a ModelError if they are not those that the checksums are of."""
+        checksums = self._checksums
+        yield
+        for path, checksum in checksums.items():
+            checksum.refuse_changed(path)
+
+    def attributes(self, dtype: str, token_budget: int) -> dict[str, object]:
+        """What an embedding in a file says of its making: this model, the numbers and the batch, the versions."""
+        import torch
+
+        return {
+            "model": self.name,
+            "model_revision": self.revision or "",
+            "model_sha256": self.sha256,
+            "model_trained": self.trained,
+            "dtype": dtype,
+            "token_budget": token_budget,
+            "virnucpro_version": __version__,
+            "torch_version": str(torch.__version__),
+        }
+
+
+def weight_files(first: Path) -> tuple[Path, ...]:
+    """Every file of weights whose `first` is given: itself, or all of NAME-00001-of-0000N.SUFFIX."""
+    match = re.fullmatch(r"(.+)-0*1-of-(\d+)", first.stem)
+    if match is None:
+        return (first,)
+    name, last = match.groups()
+    if int(last) > _MOST_FILES:
+        raise ModelError(f"{first} is the first of {last} files, by its name", hint="rename it if it is the only one")
+    digits = len(last)
+    return tuple(
+        first.with_name(f"{name}-{number:0{digits}}-of-{last}{first.suffix}") for number in range(1, int(last) + 1)
+    )
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal; a ModelError if it cannot be read."""
+    try:
+        return sum_of_file(path)
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}") from error
+
+
+def combined(sums: Iterable[str]) -> str:
+    """The checksum of weights in one file or several."""
+    first, *others = sums
+    return hashlib.sha256("\n".join((first, *others)).encode()).hexdigest() if others else first
+
+
+def find_local(name: str) -> LocalModel | None:
+    """The model in the folder or the weights file `name`; None if it is neither. Raises ModelError."""
+    path = Path(os.path.expanduser(name))
+    is_file = os.path.isfile(path) and path.suffix in WEIGHTS_SUFFIXES
+    if not is_file and not os.path.isdir(path):
+        return None
+    folder, names = (path.parent, (path.name,)) if is_file else (path, WEIGHTS)
+    config = _config_values(folder / CONFIG)
+    kind = _kind(config, _candidates(folder, names))
+    weights = pick_weights(folder, names, kind, "put it there, or name a registered model")
+    # A copy of an embedded model that is not trained yet says so in its config.
+    return LocalModel.of(weights, path.resolve().name, kind, trained=config.get("trained") is not False)
+
+
+def pick_weights(folder: Path, names: tuple[str, ...], kind: str, hint: str) -> Path:
+    """The first of these weights in a folder that has all that `kind` needs; a ModelError names what it lacks."""
+    missing = [file for file in NEEDED[kind] if not _readable(folder / file)]
+    readable = _candidates(folder, names)
+    if not readable:
+        missing.append(" or ".join(names))
+    else:
+        missing += [file.name for file in weight_files(readable[0]) if not _readable(file)]
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise ModelError(f"{folder} holds no readable {', no '.join(missing[:3])}{more}", hint=hint)
+    return readable[0]
+
+
+def _config_values(config: Path) -> Mapping[str, object]:
+    """What a `config.json` says, nothing if there is none; a ModelError if it is not a JSON object."""
+    if not _readable(config):
+        return {}
+    try:
+        values = read_json(config)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot read {config}: {error}", hint="it must be a JSON object") from error
+    if not isinstance(values, dict):
+        raise ModelError(f"cannot read {config}: it is no JSON object")
+    return values
+
+
+def _kind(config: Mapping[str, object], weights: list[Path]) -> str:
+    """The family of a local model: by what its config says, or by the names of its tensors."""
+    if config.get("kind") == "codon":
+        return "codon"
+    is_esm = config.get("model_type") == "esm" or (weights and _has_esm_keys(weights[0]))
+    return "esm2" if is_esm else "dnabert"
+
+
+def _has_esm_keys(weights: Path) -> bool:
+    # Either format names its tensors near the beginning of the file, in plain letters: no need to load anything.
+    with weights.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    return any(key in head for key in _ESM_KEYS)
+
+
+def _candidates(folder: Path, names: tuple[str, ...]) -> list[Path]:
+    """Readable weights of these names in a folder, each in one file or the first of several."""
+    paths: list[Path] = []
+    for name in map(Path, names):
+        paths += [folder / name, *sorted(folder.glob(f"{name.stem}-00001-of-*{name.suffix}"))]
+    return [path for path in paths if _readable(path)]
+
+
+def _readable(path: Path) -> bool:
+    """Whether it is a file, and no pipe, which may never answer."""
+    return os.path.isfile(path) and os.access(path, os.R_OK)
