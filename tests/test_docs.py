@@ -18,6 +18,7 @@ TABLES = {
     "PREFIX.sequences.tsv": tables.SEQUENCES,
     "PREFIX.windows.tsv.gz": tables.WINDOWS,
     "PREFIX.regions.bed": tables.REGIONS,
+    "PREFIX.virus_summary.tsv": tables.VIRUSES,
     "PREFIX.failed.tsv": FAILED,
 }
 

@@ -42,7 +42,10 @@ RECORDS = toy_records()
 #: The toy set's first window.
 WINDOW = 150
 CPU = ("-d", "cpu", "--dtype", "fp32")
-TABLES = {"in.sequences.tsv", "in.windows.tsv.gz", "in.regions.bed", "in.virus.fna", "in.failed.tsv"}
+TABLES = {
+    *("in.sequences.tsv", "in.windows.tsv.gz", "in.regions.bed", "in.regions.gff3"),
+    *("in.virus.fna", "in.virus_summary.tsv", "in.failed.tsv"),
+}
 VANILLA = {"prediction_results.txt", "prediction_results_highestscore.csv"}
 KEPT = {"in.dna.h5", "in.protein.h5", "in_DNABERT_S.pt", "in_ESM.pt", "in_merged.pt"}
 RECORD = {"in.run.json", "run.log"}
@@ -119,6 +122,8 @@ def check_tables(folder: Path, slow: Slow) -> None:
     assert text_of(folder / "in.sequences.tsv") == table(list(tables.SEQUENCES), slow.sequences)
     assert text_of(folder / "in.regions.bed") == table(list(tables.REGIONS), slow.regions)
     assert text_of(folder / "in.virus.fna") == "".join(f">{name}\n{bases}\n" for name, bases in slow.viruses)
+    best_first = sorted(slow.summary, key=lambda line: str(line[7]), reverse=True)
+    assert text_of(folder / "in.virus_summary.tsv") == table(list(tables.VIRUSES), best_first)
     assert text_of(folder / "in.failed.tsv") == table(list(FAILED), slow.failed)
 
 
@@ -371,6 +376,13 @@ def test_a_measured_set_calls_by_its_model(fasta: Path, measured: Path, complete
     assert {row["verdict"] for row in called.values()} >= {"virus", "other", "not_scored"}
 
 
+def test_viral_sequences_keep_their_case(tmp_path: Path, toy: Path) -> None:
+    masked = viral(150, 1)[:100] + viral(150, 1)[100:].lower()
+    path = to_fasta(tmp_path / "in.fa", [("v", masked.replace("T", "U").replace("t", "u") + "xX")])
+    run_predict(config(path, tmp_path / "out", toy))
+    assert text_of(tmp_path / "out" / "in.virus.fna") == f">v\n{masked}nN\n"
+
+
 def test_viral_sequences_are_one_feature_each(fasta: Path, measured: Path, tmp_path: Path) -> None:
     run_predict(config(fasta, tmp_path / "out", measured))
     found = rows(tmp_path / "out" / "in.regions.bed")
@@ -458,6 +470,8 @@ def test_nothing_viral_is_success(tmp_path: Path, toy: Path, cli: Cli) -> None:
     assert text_of(tmp_path / "out" / "in.regions.bed") == table(list(tables.REGIONS), [])
     assert text_of(tmp_path / "out" / "in.failed.tsv") == table(list(FAILED), [])
     assert text_of(tmp_path / "out" / "in.virus.fna") == ""
+    assert text_of(tmp_path / "out" / "in.virus_summary.tsv") == table(list(tables.VIRUSES), [])
+    assert text_of(tmp_path / "out" / "in.regions.gff3") == "##gff-version 3\n"
     assert [row["verdict"] for row in rows(tmp_path / "out" / "in.sequences.tsv")] == ["other", "not_scored"]
 
 
@@ -514,7 +528,7 @@ def test_a_file_that_is_cut_off_gives_what_was_read(tmp_path: Path, toy: Path, c
     assert 20 < len(found) < 400
     assert [row["sequence_id"] for row in found] == [f"s{i}" for i in range(len(found))]
     ((place),) = rows(tmp_path / "out" / "in.failed.tsv")
-    assert (place["record"], place["id"]) == ("0", "")
+    assert (place["record"], place["sequence_id"]) == ("0", "")
     assert f"reading ended after {len(found)} records" in place["reason"]
 
 
@@ -664,7 +678,7 @@ def test_headers_of_any_kind(tmp_path: Path, toy: Path, cli: Cli) -> None:
     ids = [header.split()[0] for header in headers]
     for name, expected in (("sequences", ids + [name for name, _ in bad]), ("failed", [name for name, _ in bad])):
         columns, *lines = (line.split("\t") for line in text_of(tmp_path / "out" / f"in.{name}.tsv").split("\n")[:-1])
-        place = columns.index("id" if name == "failed" else "sequence_id")
+        place = columns.index("sequence_id")
         assert [line[place] for line in lines] == expected
     assert "no name in its header" in text_of(tmp_path / "out" / "in.sequences.tsv").split("\n")[2]
     assert "has no name in its header and is called record_2" in done.stderr

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import BinaryIO, NamedTuple, TextIO
 
 import numpy as np
 
 from virnucpro.calls import tables
 from virnucpro.calls.discovery import Discovery
+from virnucpro.calls.gff3 import Features
 from virnucpro.calls.scoring import Row, ScoredWindow
-from virnucpro.calls.verdicts import Callers, Region, SequenceCall, Verdict
-from virnucpro.input.fasta import BadRecord, Record, read_records, write_fasta
+from virnucpro.calls.verdicts import Callers, Region, SequenceCall, Verdict, region_id
+from virnucpro.input.fasta import DNA_AS_WRITTEN, BadRecord, Record, read_records, write_fasta
 from virnucpro.io.tables import Table, number
 from virnucpro.pipeline.frame_split import IndexedSequence
 
@@ -24,19 +26,34 @@ def published_id(sequence_id: str, window: int, frame: str = "") -> str:
     return f"{sequence_id}_chunk_{window}{frame}"
 
 
+class Viral(NamedTuple):
+    """A viral sequence, whose place in all of the input is `number` from 0, or a viral region of a mixed one."""
+
+    number: int
+    id: str
+    verdict: Verdict
+    region: Region
+    false_positives: float | None
+
+    @property
+    def name(self) -> str:
+        """What it is called in the FASTA of viruses."""
+        return self.id if self.verdict is Verdict.VIRUS else region_id(self.id, self.region)
+
+
 @dataclass
 class Summary:
     """What came out of a run.
 
-    viral: for each sequence that is viral or holds a viral region its regions, None for the whole of it; discovery:
-    the scores of sequences that are not mixed; regions, host: viral regions in sequences that are not viral as a whole,
-    and the bases around them; failures: (index of the input, record or 0, id, reason).
+    viral: what was found, in input order; discovery: the scores of sequences that are not mixed; regions, host: viral
+    regions in sequences that are not viral as a whole, and the bases around them; failures: (index of the input, record
+    or 0, id, reason).
     """
 
     verdicts: Counter[Verdict] = field(default_factory=Counter)
     windows: int = 0
     windows_scored: int = 0
-    viral: dict[int, Sequence[Region] | None] = field(default_factory=dict)
+    viral: list[Viral] = field(default_factory=list)
     discovery: Discovery = field(default_factory=Discovery)
     regions: int = 0
     host: int = 0
@@ -51,6 +68,7 @@ class ResultWriter:
         sequences: TextIO,
         windows: TextIO,
         regions: TextIO,
+        features: TextIO,
         inputs: Sequence[Path],
         callers: Callers,
         vanilla: VanillaTables | None,
@@ -59,6 +77,7 @@ class ResultWriter:
         self.sequences = Table(sequences, tables.SEQUENCES)
         self.windows = Table(windows, tables.WINDOWS)
         self.regions = Table(regions, tables.REGIONS)
+        self.features = Features(features)
         self.summary = Summary()
         self._sequence: IndexedSequence | None = None
 
@@ -121,8 +140,7 @@ class ResultWriter:
     def _sum(self, sequence: IndexedSequence, call: SequenceCall) -> None:
         summary, verdict = self.summary, call.verdict
         summary.verdicts[verdict] += 1
-        if verdict in (Verdict.VIRUS, Verdict.MIXED):
-            summary.viral[sequence.number] = None if verdict is Verdict.VIRUS else call.regions
+        summary.viral.extend(_viral(sequence, call))
         if verdict in (Verdict.MIXED, Verdict.OTHER):
             summary.regions += len(call.regions)
             summary.host += sequence.length - sum(region.bases for region in call.regions)
@@ -150,6 +168,8 @@ class ResultWriter:
         )
         for region in call.regions:
             self._region(sequence.id, region)
+        if call.verdict in (Verdict.VIRUS, Verdict.MIXED):
+            self.features.add(sequence, call)
 
     def _region(self, name: str, region: Region) -> None:
         score = region.score
@@ -159,14 +179,18 @@ class ResultWriter:
         )
 
 
+def _viral(sequence: IndexedSequence, call: SequenceCall) -> Iterator[Viral]:
+    if call.verdict is Verdict.VIRUS and call.score is not None:
+        whole = Region(0, sequence.length, call.score, call.scored, call.viral)
+        yield Viral(sequence.number, sequence.id, call.verdict, whole, call.false_positives)
+    if call.verdict is Verdict.MIXED:
+        for region in call.regions:
+            yield Viral(sequence.number, sequence.id, call.verdict, region, None)
+
+
 def _counted(reasons: Counter[str]) -> str:
     """Reasons, the most frequent first, each with its number of windows."""
     return "; ".join(f"{reason} ({count} windows)" if count > 1 else reason for reason, count in reasons.most_common())
-
-
-def region_id(sequence_id: str, region: Region) -> str:
-    """`ID:START-END`, both from 1 and included, as samtools writes a region."""
-    return f"{sequence_id}:{region.start + 1}-{region.end}"
 
 
 class VanillaTables:
@@ -196,18 +220,36 @@ class VanillaTables:
             self._calls.write(f"{name}\t{virus >= other}\n")
 
 
-def write_viruses(file: BinaryIO, inputs: Sequence[Path], viral: dict[int, Sequence[Region] | None]) -> None:
+def write_virus_summary(file: TextIO, viral: Sequence[Viral]) -> None:
+    """A row for each record of the FASTA of viruses, the highest score first."""
+    table = Table(file, tables.VIRUSES)
+    for each in sorted(viral, key=lambda each: -each.region.score):
+        region = each.region
+        table.row(
+            each.name,
+            each.number + 1,
+            each.id,
+            region.start + 1,
+            region.end,
+            region.bases,
+            each.verdict.value,
+            number(region.score),
+            number(each.false_positives),
+            region.windows,
+            region.viral,
+        )
+
+
+def write_viruses(file: BinaryIO, inputs: Sequence[Path], viral: Sequence[Viral]) -> None:
     """The viral sequences, and the viral regions of mixed ones, in input order; the inputs are read again."""
-    if not viral:
-        return
-    for place, record in enumerate(_records(inputs)):
-        if place not in viral or isinstance(record, BadRecord):
-            continue
-        regions = viral[place]
-        if regions is None:
-            write_fasta(file, record.header, record.sequence)
-        for region in regions or ():
-            write_fasta(file, region_id(record.id, region), record.sequence[region.start : region.end])
+    records = enumerate(_records(inputs)) if viral else iter(())
+    for wanted, found in groupby(viral, lambda each: each.number):
+        record = next((record for place, record in records if place == wanted), None)
+        if not isinstance(record, Record):
+            continue  # the input has changed, which is told where all is written
+        for each in found:
+            header = record.header if each.verdict is Verdict.VIRUS else each.name
+            write_fasta(file, header, record.sequence[each.region.start : each.region.end])
 
 
 def _records(inputs: Sequence[Path]) -> Iterator[Record | BadRecord]:
@@ -216,6 +258,6 @@ def _records(inputs: Sequence[Path]) -> Iterator[Record | BadRecord]:
 
     for path in inputs:
         try:
-            yield from (record for record in read_records(path) if record.number)
+            yield from (record for record in read_records(path, DNA_AS_WRITTEN) if record.number)
         except InputError:
             continue

@@ -186,9 +186,19 @@ class PredictPaths(RunPaths):
         return self._beside(".regions.bed")
 
     @property
+    def features(self) -> Path:
+        """Viral sequences and regions as annotation."""
+        return self._beside(".regions.gff3")
+
+    @property
     def viruses(self) -> Path:
         """The viral sequences."""
         return self._beside(".virus.fna")
+
+    @property
+    def virus_summary(self) -> Path:
+        """A row for each of the viral sequences."""
+        return self._beside(".virus_summary.tsv")
 
     @property
     def plots(self) -> Path:

@@ -15,7 +15,7 @@ from virnucpro.calls.model import CallModel
 from virnucpro.calls.scoring import Scorer
 from virnucpro.calls.segment import ModelCaller
 from virnucpro.calls.verdicts import Callers, Thresholds, Verdict
-from virnucpro.calls.write import ResultWriter, Summary, VanillaTables, write_viruses
+from virnucpro.calls.write import ResultWriter, Summary, VanillaTables, write_virus_summary, write_viruses
 from virnucpro.core.device import available_threads
 from virnucpro.errors import InputError, UsageError
 from virnucpro.io.tables import gzip_text, text_file
@@ -81,7 +81,8 @@ class PredictRun(FrameRun[PredictResult]):
         paths = self.paths
         vanilla = (paths.vanilla_scores, paths.vanilla_calls) if self.config.vanilla_output else ()
         kept = kept_paths(paths, self.set_reads, self.config.vanilla_output) if self.config.keep_embeddings else ()
-        return (paths.sequences, paths.windows, paths.regions, paths.viruses, *vanilla, *kept, paths.failed)
+        tables = paths.sequences, paths.windows, paths.regions, paths.features, paths.viruses, paths.virus_summary
+        return (*tables, *vanilla, *kept, paths.failed)
 
     def finish(self, result: PredictResult) -> None:
         """Draw the pictures, for a run that was complete before may have been stopped while it drew."""
@@ -198,6 +199,8 @@ class PredictRun(FrameRun[PredictResult]):
             summary = self._write_tables(temporary, scorer)
             with open(temporary[self.paths.viruses], "wb", buffering=1 << 20) as file:
                 write_viruses(file, self.inputs.paths, summary.viral)
+            with text_file(temporary[self.paths.virus_summary]) as table:
+                write_virus_summary(table, summary.viral)
             self.inputs.refuse_changed()
             failures = self.in_input_order(summary.failures)
             write_failed(temporary[self.paths.failed], failures)
@@ -224,9 +227,8 @@ class PredictRun(FrameRun[PredictResult]):
             vanilla = None
             if self.config.vanilla_output:
                 vanilla = VanillaTables(text(paths.vanilla_scores), text(paths.vanilla_calls))
-            writer = ResultWriter(
-                text(paths.sequences), windows, text(paths.regions), self.config.inputs, self._callers, vanilla
-            )
+            files = text(paths.sequences), windows, text(paths.regions), text(paths.features)
+            writer = ResultWriter(*files, self.config.inputs, self._callers, vanilla)
             for row in scorer.rows(self.plan.parts, self.config.threads or available_threads()):
                 writer.take(row)
             writer.finish()
