@@ -660,9 +660,9 @@ def test_a_file_name_that_is_no_utf8(tmp_path: Path, toy: Path, cli: Cli) -> Non
     path = to_fasta(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.fa")), [*CLEAN, ("p", "MKVLE")])
     done = cli("predict", path, "-o", tmp_path / "out", "--model", toy, *CPU, "--report")
     assert done.returncode == 6, done.stderr
-    assert len(list((tmp_path / "out").glob("*.plots/*.png"))) == 1
-    assert cli("plot", tmp_path / "out", "--force").returncode == 0
-    assert rb"caf\udce9.plots" in (tmp_path / "out" / "run.log").read_bytes()
+    assert len(list((tmp_path / "out").glob("*.report.html"))) == 1
+    assert cli("report", tmp_path / "out").returncode == 0
+    assert rb"caf\udce9.report.html" in (tmp_path / "out" / "run.log").read_bytes()
     for name in ("sequences", "failed"):
         table_of = Path(os.fsdecode(os.fsencode(tmp_path) + b"/out/caf\xe9.%s.tsv" % name.encode()))
         assert os.fsencode(path) in table_of.read_bytes()

@@ -78,7 +78,7 @@ def _lines(columns: Mapping[str, str]) -> Iterator[str]:
     "--report/--no-report",
     default=False,
     show_default=True,
-    help="Also draw the sequences, as `virnucpro plot DIR` does; needs the extra: pip install 'virnucpro[report]'.",
+    help="Also write PREFIX.report.html, as `virnucpro report DIR` does: a page that shows the results.",
 )
 @click.option(
     "--vanilla-output",

@@ -1,4 +1,4 @@
-"""Where Numba, Triton and matplotlib keep what they made, if they may not write at home: the ordinary container."""
+"""Where Numba and Triton keep what they made, if they may not write at home: the ordinary container."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 #: Variables that name a folder for one of them, and the folder that it takes at home without.
-_PLACES = {"NUMBA_CACHE_DIR": ".cache/numba", "TRITON_HOME": ".triton", "MPLCONFIGDIR": ".config/matplotlib"}
+_PLACES = {"NUMBA_CACHE_DIR": ".cache/numba", "TRITON_HOME": ".triton"}
 
 
 def settle_caches() -> None:

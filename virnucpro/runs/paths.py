@@ -201,9 +201,9 @@ class PredictPaths(RunPaths):
         return self._beside(".virus_summary.tsv")
 
     @property
-    def plots(self) -> Path:
-        """Folder of the pictures."""
-        return self._beside(".plots")
+    def report(self) -> Path:
+        """The page that shows it all."""
+        return self._beside(".report.html")
 
     @property
     def vanilla_scores(self) -> Path:

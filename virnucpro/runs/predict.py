@@ -18,6 +18,7 @@ from virnucpro.calls.verdicts import Callers, Thresholds, Verdict
 from virnucpro.calls.write import ResultWriter, Summary, VanillaTables, write_virus_summary, write_viruses
 from virnucpro.core.device import available_threads
 from virnucpro.errors import InputError, UsageError
+from virnucpro.io.files import unfinished
 from virnucpro.io.tables import gzip_text, text_file
 from virnucpro.models.card import CARD, DEFAULT_PRESET, DNA_ONLY, Reads
 from virnucpro.models.classifier import WEIGHTS, Classifier
@@ -29,8 +30,8 @@ from virnucpro.pipeline.frame_run import FrameRun
 from virnucpro.pipeline.frame_split import Rules
 from virnucpro.pipeline.kept import keep_embeddings, kept_paths
 from virnucpro.pipeline.run import Failure, work_folder, write_failed
-from virnucpro.report import FORMATS
 from virnucpro.runs.config import STDIN, PredictConfig
+from virnucpro.runs.names import check_names
 from virnucpro.runs.paths import PredictPaths
 
 #: The published rule calls a window viral from this score on.
@@ -85,20 +86,20 @@ class PredictRun(FrameRun[PredictResult]):
         return (*tables, *vanilla, *kept, paths.failed)
 
     def finish(self, result: PredictResult) -> None:
-        """Draw the pictures, for a run that was complete before may have been stopped while it drew."""
+        """Write the page, for a run that was complete before may have been stopped while it did, or had none."""
+        for each in unfinished(self.paths.report):
+            each.unlink(missing_ok=True)
         if self.config.report:
-            from virnucpro.report import plot_results
+            from virnucpro.report import write_report
 
-            with self.session.stage("drawing"):
-                plot_results(self.paths.folder, self.paths.output.name, self.paths.plots, force=True)
+            with self.session.stage("writing the report"):
+                write_report(self.paths.folder, self.paths.output.name)
 
     def check(self) -> None:
         """Raise what can be known before anything is read."""
         super().check()
         if self.config.report:
-            from virnucpro.report import check_matplotlib
-
-            check_matplotlib()
+            check_names(self.paths, (self.paths.report,), self.reads, self.cure)
 
     def choose(self) -> None:
         """Model set, rules, devices, and the one dtype and token budget of the run."""
@@ -193,9 +194,8 @@ class PredictRun(FrameRun[PredictResult]):
         return sum(result.verdicts.values()) > sum(1 for _, record, _, _ in result.failures if record)
 
     def _write(self, scorer: Scorer) -> PredictResult:
-        """All results under temporary names, then all at once under their own; pictures of older ones go."""
-        pictures = (path for suffix in FORMATS for path in self.paths.plots.glob(f"[0-9]*.{suffix}"))
-        with self.session.publishing(self.results, pictures) as temporary:
+        """All results under temporary names, then all at once under their own; the report of older ones goes."""
+        with self.session.publishing(self.results, (self.paths.report,)) as temporary:
             summary = self._write_tables(temporary, scorer)
             with open(temporary[self.paths.viruses], "wb", buffering=1 << 20) as file:
                 write_viruses(file, self.inputs.paths, summary.viral)
