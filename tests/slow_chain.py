@@ -32,6 +32,8 @@ class Slow:
     windows: list[Line] = field(default_factory=list)
     regions: list[Line] = field(default_factory=list)
     viruses: list[tuple[str, str]] = field(default_factory=list)
+    #: In input order.
+    summary: list[Line] = field(default_factory=list)
     failed: list[Line] = field(default_factory=list)
     #: The published tool's tables.
     scores: list[Line] = field(default_factory=list)
@@ -115,9 +117,11 @@ class SlowChain:
         )
         row = (number, name, len(sequence), *numbers, len(call.regions), self.path, number, note)
         self.slow.sequences.append(row)
-        self._regions(name, sequence, call)
+        self._regions(number, name, sequence, call)
         if call.verdict == "virus":
-            self.slow.viruses.append((header, sequence.upper()))
+            self.slow.viruses.append((header, sequence))
+            place = (1, len(sequence), len(sequence))
+            self.slow.summary.append((name, number, name, *place, "virus", six(call.score), "", scored, viral))
 
     def _window(self, number: int, place: int, name: str, window: Window) -> float | None:
         found, whole = self.found.get((number, place), []), self.whole.get((number, place))
@@ -145,13 +149,15 @@ class SlowChain:
             self.slow.scores.append((window + frame, label, str(score1), str(score2)))
             self.slow.vectors[window + frame] = dna, protein
 
-    def _regions(self, name: str, sequence: str, call: Expected) -> None:
+    def _regions(self, number: int, name: str, sequence: str, call: Expected) -> None:
         for start, end, windows, viral, score in call.regions:
             place = f"{name}:{start + 1}-{end}"
             row = (name, start, end, place, round(1000 * score), ".", six(score), windows, viral)
             self.slow.regions.append(row)
             if call.verdict == "mixed":
-                self.slow.viruses.append((place, sequence[start:end].upper()))
+                self.slow.viruses.append((place, sequence[start:end]))
+                where = (start + 1, end, end - start)
+                self.slow.summary.append((place, number, name, *where, "mixed", six(score), "", windows, viral))
 
 
 def _fasta(beside: Path, sequences: Sequence[str]) -> Path:

@@ -18,6 +18,7 @@ TABLES = {
     "PREFIX.sequences.tsv": tables.SEQUENCES,
     "PREFIX.windows.tsv.gz": tables.WINDOWS,
     "PREFIX.regions.bed": tables.REGIONS,
+    "PREFIX.virus_summary.tsv": tables.VIRUSES,
     "PREFIX.failed.tsv": FAILED,
 }
 
@@ -34,7 +35,7 @@ def options_of(command: click.Command) -> list[str]:
     return [name for option in options for name in (*option.opts, *option.secondary_opts) if name.startswith("--")]
 
 
-@pytest.mark.parametrize("name", ["predict", "train", "embed", "orfs", "plot"])
+@pytest.mark.parametrize("name", ["predict", "train", "embed", "orfs", "report"])
 def test_every_option_stands_in_the_reference(name: str) -> None:
     reference = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
     section = reference.split(f"\n## `virnucpro {name}`\n")[1].split("\n## ")[0]

@@ -44,7 +44,10 @@ RECORDS = toy_records()
 #: The toy set's first window.
 WINDOW = 150
 CPU = ("-d", "cpu", "--dtype", "fp32")
-TABLES = {"in.scores.gz", "in.sequences.tsv", "in.windows.tsv.gz", "in.regions.bed", "in.virus.fna", "in.failed.tsv"}
+TABLES = {
+    *("in.sequences.tsv", "in.windows.tsv.gz", "in.regions.bed", "in.regions.gff3", "in.scores.gz"),
+    *("in.virus.fna", "in.virus_summary.tsv", "in.failed.tsv"),
+}
 VANILLA = {"prediction_results.txt", "prediction_results_highestscore.csv"}
 KEPT = {"in.dna.h5", "in.protein.h5", "in_DNABERT_S.pt", "in_ESM.pt", "in_merged.pt"}
 RECORD = {"in.run.json", "run.log"}
@@ -121,6 +124,8 @@ def check_tables(folder: Path, slow: Slow) -> None:
     assert text_of(folder / "in.sequences.tsv") == table(list(tables.SEQUENCES), slow.sequences)
     assert text_of(folder / "in.regions.bed") == table(list(tables.REGIONS), slow.regions)
     assert text_of(folder / "in.virus.fna") == "".join(f">{name}\n{bases}\n" for name, bases in slow.viruses)
+    best_first = sorted(slow.summary, key=lambda line: str(line[7]), reverse=True)
+    assert text_of(folder / "in.virus_summary.tsv") == table(list(tables.VIRUSES), best_first)
     assert text_of(folder / "in.failed.tsv") == table(list(FAILED), slow.failed)
 
 
@@ -370,6 +375,13 @@ def test_a_measured_set_calls_by_its_model(fasta: Path, measured: Path, complete
     assert {row["verdict"] for row in called.values()} >= {"virus", "other", "not_scored"}
 
 
+def test_viral_sequences_keep_their_case(tmp_path: Path, toy: Path) -> None:
+    masked = viral(150, 1)[:100] + viral(150, 1)[100:].lower()
+    path = to_fasta(tmp_path / "in.fa", [("v", masked.replace("T", "U").replace("t", "u") + "xX")])
+    run_predict(config(path, tmp_path / "out", toy))
+    assert text_of(tmp_path / "out" / "in.virus.fna") == f">v\n{masked}nN\n"
+
+
 def test_viral_sequences_are_one_feature_each(fasta: Path, measured: Path, tmp_path: Path) -> None:
     run_predict(config(fasta, tmp_path / "out", measured))
     found = rows(tmp_path / "out" / "in.regions.bed")
@@ -457,6 +469,8 @@ def test_nothing_viral_is_success(tmp_path: Path, toy: Path, cli: Cli) -> None:
     assert text_of(tmp_path / "out" / "in.regions.bed") == table(list(tables.REGIONS), [])
     assert text_of(tmp_path / "out" / "in.failed.tsv") == table(list(FAILED), [])
     assert text_of(tmp_path / "out" / "in.virus.fna") == ""
+    assert text_of(tmp_path / "out" / "in.virus_summary.tsv") == table(list(tables.VIRUSES), [])
+    assert text_of(tmp_path / "out" / "in.regions.gff3") == "##gff-version 3\n"
     assert [row["verdict"] for row in rows(tmp_path / "out" / "in.sequences.tsv")] == ["other", "not_scored"]
 
 
@@ -513,7 +527,7 @@ def test_a_file_that_is_cut_off_gives_what_was_read(tmp_path: Path, toy: Path, c
     assert 20 < len(found) < 400
     assert [row["sequence_id"] for row in found] == [f"s{i}" for i in range(len(found))]
     ((place),) = rows(tmp_path / "out" / "in.failed.tsv")
-    assert (place["record"], place["id"]) == ("0", "")
+    assert (place["record"], place["sequence_id"]) == ("0", "")
     assert f"reading ended after {len(found)} records" in place["reason"]
 
 
@@ -645,9 +659,9 @@ def test_a_file_name_that_is_no_utf8(tmp_path: Path, toy: Path, cli: Cli) -> Non
     path = to_fasta(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.fa")), [*CLEAN, ("p", "MKVLE")])
     done = cli("predict", path, "-o", tmp_path / "out", "--model", toy, *CPU, "--report")
     assert done.returncode == 6, done.stderr
-    assert len(list((tmp_path / "out").glob("*.plots/*.png"))) == 1
-    assert cli("plot", tmp_path / "out", "--force").returncode == 0
-    assert rb"caf\udce9.plots" in (tmp_path / "out" / "run.log").read_bytes()
+    assert len(list((tmp_path / "out").glob("*.report.html"))) == 1
+    assert cli("report", tmp_path / "out").returncode == 0
+    assert rb"caf\udce9.report.html" in (tmp_path / "out" / "run.log").read_bytes()
     for name in ("sequences", "failed"):
         table_of = Path(os.fsdecode(os.fsencode(tmp_path) + b"/out/caf\xe9.%s.tsv" % name.encode()))
         assert os.fsencode(path) in table_of.read_bytes()
@@ -663,7 +677,7 @@ def test_headers_of_any_kind(tmp_path: Path, toy: Path, cli: Cli) -> None:
     ids = [header.split()[0] for header in headers]
     for name, expected in (("sequences", ids + [name for name, _ in bad]), ("failed", [name for name, _ in bad])):
         columns, *lines = (line.split("\t") for line in text_of(tmp_path / "out" / f"in.{name}.tsv").split("\n")[:-1])
-        place = columns.index("id" if name == "failed" else "sequence_id")
+        place = columns.index("sequence_id")
         assert [line[place] for line in lines] == expected
     assert "no name in its header" in text_of(tmp_path / "out" / "in.sequences.tsv").split("\n")[2]
     assert "has no name in its header and is called record_2" in done.stderr

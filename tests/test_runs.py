@@ -21,7 +21,7 @@ from virnucpro.pipeline.events import Phase
 from virnucpro.runs.config import EmbedConfig, OrfsConfig, PredictConfig, TrainConfig
 from virnucpro.runs.embed import run_embed
 from virnucpro.runs.orfs import run_orfs
-from virnucpro.runs.paths import OrfsPaths, PredictPaths, RunPaths
+from virnucpro.runs.paths import OrfsPaths, RunPaths
 from virnucpro.runs.predict import run_predict
 from virnucpro.runs.record import Record
 
@@ -339,29 +339,14 @@ def test_another_threshold_goes_on_from_the_same_vectors(
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes()
 
 
-def test_results_that_a_forced_run_does_not_make_are_removed(
-    settings: dict[str, Any], tmp_path: Path, small_picture: Callable[[Path], Path]
-) -> None:
+def test_results_that_a_forced_run_does_not_make_are_removed(settings: dict[str, Any], tmp_path: Path) -> None:
     settings |= {"model": "mini-1"}
-    run_predict(PredictConfig(**settings, vanilla_output=True, keep_embeddings=True))
+    run_predict(PredictConfig(**settings, vanilla_output=True, keep_embeddings=True, report=True))
     folder = tmp_path / "out"
-    others = {"in.dna.h5", "in.protein.h5", "in_merged.pt", "prediction_results.txt"}
+    others = {"in.report.html", "in.dna.h5", "in.protein.h5", "in_merged.pt", "prediction_results.txt"}
     assert others < {path.name for path in folder.iterdir()}
-    pictures = PredictPaths(folder / "in").plots
-    old, mine = small_picture(pictures / "000001_s0.png"), small_picture(pictures / "mine.png")
     run_predict(PredictConfig(**settings, min_score=0.25, force=True))
     assert not others & {path.name for path in folder.iterdir()}
-    assert (old.exists(), mine.exists()) == (False, True)
-
-
-@pytest.fixture
-def small_picture() -> Callable[[Path], Path]:
-    def make(path: Path) -> Path:
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(b"a picture")
-        return path
-
-    return make
 
 
 def test_another_work_folder_takes_over_what_is_done(

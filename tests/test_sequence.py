@@ -358,7 +358,7 @@ def test_command_lists_what_it_cannot_use(tmp_path: Path) -> None:
     assert "4 failed, see" in done.stderr
     rows = list(csv.reader((tmp_path / "out.failed.tsv").open(newline=""), delimiter="\t"))
     wanted = [(mixed, "2", "empty"), (mixed, "3", "protein"), (broken, "0", ""), ("-", "0", "")]
-    assert rows[0] == ["input", "record", "id", "reason"]
+    assert rows[0] == ["input", "record", "sequence_id", "reason"]
     assert [tuple(row[:3]) for row in rows[1:]] == [(str(path), number, name) for path, number, name in wanted]
     reasons = (
         "no sequence follows",

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from training.pieces import Piece, read
 from virnucpro.calls.model import log_odds
-from virnucpro.calls.read import Region, Results
+from virnucpro.calls.read import Region, Results, ScoredWindow
 from virnucpro.calls.segment import WindowOdds
 from virnucpro.runs.config import PredictConfig
 from virnucpro.runs.predict import run_predict
@@ -41,24 +40,12 @@ class Called:
 def called(fasta: Path, model: str, out: Path, **settings: Any) -> list[Called]:
     """What `virnucpro predict` makes of the sequences of `training.pieces`, in order; a complete run is taken up."""
     run_predict(PredictConfig((fasta,), out, model=model, **settings))
-    results = Results(out, fasta.stem)
-    regions = list(results.regions())
-    windows = _windows(results)
     pieces = {piece.name: piece for piece in read(fasta.with_suffix(".tsv"))}
     return [
-        Called(
-            pieces[row.id],
-            row.length,
-            row.verdict,
-            row.score,
-            next(windows) if row.windows else [],
-            regions[row.regions.start : row.regions.stop],
-        )
-        for row in results.sequences()
+        Called(pieces[row.id], row.length, row.verdict, row.score, _scored(windows), regions)
+        for row, windows, regions in Results(out, fasta.stem).called()
     ]
 
 
-def _windows(results: Results) -> Iterator[list[WindowOdds]]:
-    """The scored windows of each sequence that has windows."""
-    for _, rows in groupby(results.windows(), lambda row: row.number):
-        yield [WindowOdds(row.start, row.end, log_odds(row.score), False) for row in rows if row.score is not None]
+def _scored(windows: Iterable[ScoredWindow]) -> list[WindowOdds]:
+    return [WindowOdds(row.start, row.end, log_odds(row.score), False) for row in windows if row.score is not None]

@@ -7,8 +7,9 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from virnucpro.calls.tables import REGIONS, SEQUENCES, WINDOWS
 from virnucpro.errors import InputError, UsageError
@@ -16,38 +17,60 @@ from virnucpro.runs.paths import PredictPaths
 
 CURE = "make it again with `virnucpro predict`"
 
+Row = TypeVar("Row")
+
 
 class Sequence(NamedTuple):
-    """A row of the sequences table; length in bases, score None where there is none.
-
-    windows, regions: which rows of the other two tables, from 0, are this sequence's. All three are in input order.
-    """
+    """A row of the sequences table: length in bases, None where a cell is empty; windows, regions: how many it has."""
 
     number: int
     id: str
     length: int
     verdict: str
     score: float | None
-    windows: range
-    regions: range
+    threshold: float | None
+    false_positive_rate: float | None
+    windows: int
+    windows_scored: int
+    windows_viral: int
+    regions: int
+    input: str
+    record: int
     note: str
 
 
 class ScoredWindow(NamedTuple):
-    """Bases `start` to `end` (from 0, `end` excluded) of sequence `number`; score None if it has none."""
+    """Bases `start` to `end` (from 0, `end` excluded) of sequence `number`; score None if it has none.
+
+    frames: names of its open frames; best_frame: empty where the score rests on no frame; viral: by itself.
+    """
 
     number: int
     start: int
     end: int
+    frames: tuple[str, ...]
+    best_frame: str
     score: float | None
+    viral: bool
 
 
 class Region(NamedTuple):
-    """Bases `start` to `end` (from 0, `end` excluded) of a sequence with this id."""
+    """Bases `start` to `end` (from 0, `end` excluded) of a sequence with this id, and its scored and viral windows."""
 
     id: str
     start: int
     end: int
+    score: float
+    windows_scored: int
+    windows_viral: int
+
+
+class Called(NamedTuple):
+    """A sequence with all its windows and regions."""
+
+    sequence: Sequence
+    windows: list[ScoredWindow]
+    regions: list[Region]
 
 
 def find_prefix(folder: Path) -> str:
@@ -72,48 +95,99 @@ class Results:
     def __init__(self, folder: Path, prefix: str) -> None:
         self.paths = PredictPaths(folder / prefix)
 
-    def min_score(self) -> float:
-        """The score from which on the run called a window viral."""
+    def record(self) -> dict[str, Any]:
+        """The record of the run, which must be complete."""
         path = self.paths.manifest
-        with _reading(path):
-            record = json.loads(path.read_text(encoding="utf-8"))
+        with reading(path):
+            record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             if record["command"] != "predict":
                 raise InputError(f"{path} is the record of `virnucpro {record['command']}`", hint=CURE)
-            return float(record["result"]["min_score"])
+            if record["state"] != "complete":
+                raise InputError(f"{path} is of a run that has not ended", hint="let the same command run to its end")
+        return record
 
     def sequences(self) -> Iterator[Sequence]:
         """All sequences in input order."""
-        windows = regions = 0
-        with _reading(self.paths.sequences):
-            for row in _rows(self.paths.sequences, SEQUENCES):
-                sequence = _sequence(row, windows, regions)
-                windows, regions = sequence.windows.stop, sequence.regions.stop
-                yield sequence
+        with reading(self.paths.sequences):
+            yield from map(_sequence, _rows(self.paths.sequences, SEQUENCES))
 
     def windows(self) -> Iterator[ScoredWindow]:
         """All windows in input order."""
-        with _reading(self.paths.windows):
-            for row in _rows(self.paths.windows, WINDOWS):
-                yield ScoredWindow(int(row["number"]), int(row["start"]) - 1, int(row["end"]), _score(row["score"]))
+        with reading(self.paths.windows):
+            yield from map(_window, _rows(self.paths.windows, WINDOWS))
 
     def regions(self) -> Iterator[Region]:
         """All viral regions in input order."""
-        with _reading(self.paths.regions):
-            for row in _rows(self.paths.regions, REGIONS):
-                yield Region(row["#sequence_id"], int(row["start"]), int(row["end"]))
+        with reading(self.paths.regions):
+            yield from map(_region, _rows(self.paths.regions, REGIONS))
+
+    def called(self) -> Iterator[Called]:
+        """All sequences in input order, each with its windows and regions; the tables must belong together."""
+        windows, regions = self.windows(), self.regions()
+        for sequence in self.sequences():
+            called = Called(
+                sequence,
+                self._next(self.paths.windows, windows, sequence.windows),
+                self._next(self.paths.regions, regions, sequence.regions),
+            )
+            if any(window.number != sequence.number for window in called.windows):
+                raise self._foreign(self.paths.windows)
+            if any(region.id != sequence.id for region in called.regions):
+                raise self._foreign(self.paths.regions)
+            yield called
+        for path, rows in ((self.paths.windows, windows), (self.paths.regions, regions)):
+            if next(rows, None) is not None:
+                raise self._foreign(path)
+
+    def _next(self, path: Path, rows: Iterator[Row], count: int) -> list[Row]:
+        found = list(islice(rows, count))
+        if len(found) < count:
+            raise self._foreign(path)
+        return found
+
+    def _foreign(self, path: Path) -> InputError:
+        return InputError(f"{path} has other rows than {self.paths.sequences} counts", hint=CURE)
 
 
-def _sequence(row: Mapping[str, str], windows: int, regions: int) -> Sequence:
-    """The sequence of a row, before which the other tables have so many rows."""
+def _sequence(row: Mapping[str, str]) -> Sequence:
     return Sequence(
         number=int(row["number"]),
         id=row["sequence_id"],
         length=int(row["length"]),
         verdict=row["verdict"],
         score=_score(row["score"]),
-        windows=range(windows, windows + int(row["windows"])),
-        regions=range(regions, regions + int(row["regions"])),
+        threshold=_score(row["threshold"]),
+        false_positive_rate=_score(row["false_positive_rate"]),
+        windows=int(row["windows"]),
+        windows_scored=int(row["windows_scored"]),
+        windows_viral=int(row["windows_viral"]),
+        regions=int(row["regions"]),
+        input=row["input"],
+        record=int(row["record"]),
         note=row["note"],
+    )
+
+
+def _window(row: Mapping[str, str]) -> ScoredWindow:
+    return ScoredWindow(
+        number=int(row["number"]),
+        start=int(row["start"]) - 1,
+        end=int(row["end"]),
+        frames=tuple(filter(None, row["frames"].split(","))),
+        best_frame=row["best_frame"],
+        score=_score(row["score"]),
+        viral=row["call"] == "virus",
+    )
+
+
+def _region(row: Mapping[str, str]) -> Region:
+    return Region(
+        id=row["#sequence_id"],
+        start=int(row["start"]),
+        end=int(row["end"]),
+        score=float(row["region_score"]),
+        windows_scored=int(row["windows_scored"]),
+        windows_viral=int(row["windows_viral"]),
     )
 
 
@@ -135,7 +209,7 @@ def _rows(path: Path, columns: Mapping[str, str]) -> Iterator[dict[str, str]]:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
     """Every way in which reading `path` can fail, as InputError."""
     try:
         yield

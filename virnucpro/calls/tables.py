@@ -50,6 +50,20 @@ REGIONS: Mapping[str, str] = {
     "score": "1000 times region_score, rounded, as BED wants it",
     "strand": "always . (the calls do not tell strands)",
     "region_score": "what it would score as a sequence; without a model of sequences the mean of its windows' scores",
-    "windows": "scored windows in the region",
+    "windows_scored": "scored windows in the region",
+    "windows_viral": "those of them that are viral",
+}
+
+VIRUSES: Mapping[str, str] = {
+    "name": "as in the FASTA of viruses: the sequence's id, or SEQUENCE_ID:START-END of a region",
+    "number": "the sequence, as in the sequences table",
+    "sequence_id": "first word of its header",
+    "start": "first base, from 1",
+    "end": "last base, included",
+    "length": "bases from start to end",
+    "verdict": "virus, or mixed: a region of a sequence that is not viral as a whole",
+    "score": "score of the sequence, or region_score of the region; the highest come first",
+    "false_positive_rate": "as in the sequences table; empty for a region",
+    "windows_scored": "windows in it with a score",
     "windows_viral": "those of them that are viral",
 }

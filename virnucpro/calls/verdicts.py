@@ -53,6 +53,11 @@ class Region:
         return self.end - self.start
 
 
+def region_id(sequence_id: str, region: Region) -> str:
+    """`ID:START-END`, both from 1 and included, as samtools writes a region."""
+    return f"{sequence_id}:{region.start + 1}-{region.end}"
+
+
 @dataclass(frozen=True)
 class SequenceCall:
     """What came out for a sequence.

@@ -3,31 +3,48 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import BinaryIO, NamedTuple, TextIO
 
 import numpy as np
 
 from virnucpro.calls import tables
 from virnucpro.calls.discovery import Discovery
+from virnucpro.calls.gff3 import Features
 from virnucpro.calls.scoring import Row, ScoredWindow
-from virnucpro.calls.verdicts import Callers, Region, SequenceCall, Verdict
+from virnucpro.calls.verdicts import Callers, Region, SequenceCall, Verdict, region_id
 from virnucpro.input.cut import read_inputs
-from virnucpro.input.fasta import BadRecord, write_fasta
+from virnucpro.input.fasta import DNA_AS_WRITTEN, Record, write_fasta
 from virnucpro.input.index import IndexedSequence
 from virnucpro.input.windows import published_id
 from virnucpro.io.tables import Table, number
+
+
+class Viral(NamedTuple):
+    """A viral sequence, whose place in all of the input is `number` from 0, or a viral region of a mixed one."""
+
+    number: int
+    id: str
+    verdict: Verdict
+    region: Region
+    false_positives: float | None
+
+    @property
+    def name(self) -> str:
+        """What it is called in the FASTA of viruses."""
+        return self.id if self.verdict is Verdict.VIRUS else region_id(self.id, self.region)
 
 
 @dataclass
 class Summary:
     """What came out of a run.
 
-    frames: open ones; viral: for each sequence that is viral or holds a viral region its regions, None for the whole of
-    it; discovery: the scores of sequences that are not mixed; regions, host: viral regions in sequences that are not
-    viral as a whole, and the bases around them; failures: (index of the input, record or 0, id, reason).
+    frames: open ones; viral: what was found, in input order; discovery: the scores of sequences that are not mixed;
+    regions, host: viral regions in sequences that are not viral as a whole, and the bases around them; failures: (index
+    of the input, record or 0, id, reason).
     """
 
     verdicts: Counter[Verdict] = field(default_factory=Counter)
@@ -35,7 +52,7 @@ class Summary:
     windows: int = 0
     frames: int = 0
     windows_scored: int = 0
-    viral: dict[int, Sequence[Region] | None] = field(default_factory=dict)
+    viral: list[Viral] = field(default_factory=list)
     discovery: Discovery = field(default_factory=Discovery)
     regions: int = 0
     host: int = 0
@@ -50,6 +67,7 @@ class ResultWriter:
         sequences: TextIO,
         windows: TextIO,
         regions: TextIO,
+        features: TextIO,
         inputs: Sequence[Path],
         callers: Callers,
         vanilla: VanillaTables | None,
@@ -58,6 +76,7 @@ class ResultWriter:
         self.sequences = Table(sequences, tables.SEQUENCES)
         self.windows = Table(windows, tables.WINDOWS)
         self.regions = Table(regions, tables.REGIONS)
+        self.features = Features(features)
         self.summary = Summary()
         self._sequence: IndexedSequence | None = None
 
@@ -122,8 +141,7 @@ class ResultWriter:
         summary, verdict = self.summary, call.verdict
         summary.verdicts[verdict] += 1
         summary.bases += sequence.length
-        if verdict in (Verdict.VIRUS, Verdict.MIXED):
-            summary.viral[sequence.number] = None if verdict is Verdict.VIRUS else call.regions
+        summary.viral.extend(_viral(sequence, call))
         if verdict in (Verdict.MIXED, Verdict.OTHER):
             summary.regions += len(call.regions)
             summary.host += sequence.length - sum(region.bases for region in call.regions)
@@ -151,6 +169,8 @@ class ResultWriter:
         )
         for region in call.regions:
             self._region(sequence.id, region)
+        if call.verdict in (Verdict.VIRUS, Verdict.MIXED):
+            self.features.add(sequence, call)
 
     def _region(self, name: str, region: Region) -> None:
         score = region.score
@@ -160,14 +180,18 @@ class ResultWriter:
         )
 
 
+def _viral(sequence: IndexedSequence, call: SequenceCall) -> Iterator[Viral]:
+    if call.verdict is Verdict.VIRUS and call.score is not None:
+        whole = Region(0, sequence.length, call.score, call.scored, call.viral)
+        yield Viral(sequence.number, sequence.id, call.verdict, whole, call.false_positives)
+    if call.verdict is Verdict.MIXED:
+        for region in call.regions:
+            yield Viral(sequence.number, sequence.id, call.verdict, region, None)
+
+
 def _counted(reasons: Counter[str]) -> str:
     """Reasons, the most frequent first, each with its number of windows."""
     return "; ".join(f"{reason} ({count} windows)" if count > 1 else reason for reason, count in reasons.most_common())
-
-
-def region_id(sequence_id: str, region: Region) -> str:
-    """`ID:START-END`, both from 1 and included, as samtools writes a region."""
-    return f"{sequence_id}:{region.start + 1}-{region.end}"
 
 
 class VanillaTables:
@@ -197,17 +221,35 @@ class VanillaTables:
             self._calls.write(f"{name}\t{virus >= other}\n")
 
 
-def write_viruses(file: BinaryIO, inputs: Sequence[Path], viral: dict[int, Sequence[Region] | None]) -> None:
+def write_virus_summary(file: TextIO, viral: Sequence[Viral]) -> None:
+    """A row for each record of the FASTA of viruses, the highest score first."""
+    table = Table(file, tables.VIRUSES)
+    for each in sorted(viral, key=lambda each: -each.region.score):
+        region = each.region
+        table.row(
+            each.name,
+            each.number + 1,
+            each.id,
+            region.start + 1,
+            region.end,
+            region.bases,
+            each.verdict.value,
+            number(region.score),
+            number(each.false_positives),
+            region.windows,
+            region.viral,
+        )
+
+
+def write_viruses(file: BinaryIO, inputs: Sequence[Path], viral: Sequence[Viral]) -> None:
     """The viral sequences, and the viral regions of mixed ones, in input order; the inputs are read again."""
-    if not viral:
-        return
     # What cannot be read of an input was reported when it was cut, and is none of the numbered sequences.
-    records = (record for _, record in read_inputs(inputs, inputs) if record.number)
-    for place, record in enumerate(records):
-        if place not in viral or isinstance(record, BadRecord):
-            continue
-        regions = viral[place]
-        if regions is None:
-            write_fasta(file, record.header, record.sequence)
-        for region in regions or ():
-            write_fasta(file, region_id(record.id, region), record.sequence[region.start : region.end])
+    numbered = (record for _, record in read_inputs(inputs, inputs, DNA_AS_WRITTEN) if record.number)
+    records = enumerate(numbered) if viral else iter(())
+    for wanted, found in groupby(viral, lambda each: each.number):
+        record = next((record for place, record in records if place == wanted), None)
+        if not isinstance(record, Record):
+            continue  # the input has changed, which is told where all is written
+        for each in found:
+            header = record.header if each.verdict is Verdict.VIRUS else each.name
+            write_fasta(file, header, record.sequence[each.region.start : each.region.end])

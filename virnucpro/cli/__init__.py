@@ -20,8 +20,8 @@ from virnucpro.cli.doctor import doctor
 from virnucpro.cli.embed import embed
 from virnucpro.cli.models import models
 from virnucpro.cli.orfs import orfs
-from virnucpro.cli.plot import plot
 from virnucpro.cli.predict import predict
+from virnucpro.cli.report import report
 from virnucpro.cli.train import train
 from virnucpro.core import log
 from virnucpro.errors import DeviceError, Interrupted, VirnucproError
@@ -41,7 +41,7 @@ def cli() -> None:
     """
 
 
-for command in (predict, plot, train, embed, orfs, models, devices, doctor):
+for command in (predict, report, train, embed, orfs, models, devices, doctor):
     cli.add_command(command)
 
 

@@ -49,6 +49,7 @@ def _columns() -> str:
         ("sequences.tsv", tables.SEQUENCES),
         ("windows.tsv.gz", tables.WINDOWS),
         ("regions.bed", tables.REGIONS),
+        ("virus_summary.tsv", tables.VIRUSES),
         ("failed.tsv", FAILED),
     )
     blocks = ("\n".join(("\b", f"Columns of PREFIX.{name}:", *_lines(columns))) for name, columns in described)
@@ -77,7 +78,7 @@ def _lines(columns: Mapping[str, str]) -> Iterator[str]:
     "--report/--no-report",
     default=False,
     show_default=True,
-    help="Also draw the sequences, as `virnucpro plot DIR` does; needs the extra: pip install 'virnucpro[report]'.",
+    help="Also write PREFIX.report.html, as `virnucpro report DIR` does: a page that shows the results.",
 )
 @click.option(
     "--vanilla-output",
@@ -147,13 +148,15 @@ def predict(quiet: bool, verbose: bool, log_format: str, frames: str, **settings
     zcat reads.fq.gz | virnucpro predict - -o out -p reads --model 300 -d 0,1
 
     \b
-    PREFIX.sequences.tsv   a row for every sequence, in input order
-    PREFIX.windows.tsv.gz  a row for every window
-    PREFIX.regions.bed     viral regions, also of sequences that are not viral as a whole
-    PREFIX.virus.fna       the viral sequences, and the viral regions of mixed ones
-    PREFIX.failed.tsv      what could not be used, and why
-    PREFIX.run.json        versions, models, settings, inputs, devices, times
-    run.log                every message
+    PREFIX.sequences.tsv      a row for every sequence, in input order
+    PREFIX.windows.tsv.gz     a row for every window
+    PREFIX.regions.bed        viral regions, also of sequences that are not viral as a whole
+    PREFIX.regions.gff3       the same as annotation, with the sequences they are in
+    PREFIX.virus.fna          the viral sequences, and the viral regions of mixed ones
+    PREFIX.virus_summary.tsv  a row for each of these, the highest score first
+    PREFIX.failed.tsv         what could not be used, and why
+    PREFIX.run.json           versions, models, settings, inputs, devices, times
+    run.log                   every message
 
     Sequences are cut into windows, open frames are found in six-frame translation, their DNA and proteins are
     embedded, and a classifier scores each frame. A window has the score of its best frame. No viral sequence is

@@ -1,4 +1,4 @@
-"""Folders in which what was made once is kept: this package's own, and those of Numba, Triton and matplotlib.
+"""Folders in which what was made once is kept: this package's own, and those of Numba and Triton.
 
 In the ordinary container a user may not write at home; then a folder of the user's own below the temporary one serves.
 """
@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 #: Variables that name a folder for one of them, and the folder that it takes at home without.
-_PLACES = {"NUMBA_CACHE_DIR": ".cache/numba", "TRITON_HOME": ".triton", "MPLCONFIGDIR": ".config/matplotlib"}
+_PLACES = {"NUMBA_CACHE_DIR": ".cache/numba", "TRITON_HOME": ".triton"}
 
 
 def own_folder() -> Path | None:

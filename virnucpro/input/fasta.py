@@ -29,12 +29,16 @@ _MARKS = frozenset(">\ufeff")
 
 
 class Alphabet:
-    """The letters that sequences are written in; `meaning` maps each to the one it is read as, in upper case."""
+    """The letters that sequences are written in; `meaning` maps each to the one it is read as.
+
+    Those in lower case, too, where it has none of these.
+    """
 
     def __init__(self, name: str, meaning: Mapping[str, str], last: bytes, cure: str) -> None:
         self.name = name
+        either = {letter.lower(): read for letter, read in meaning.items()} | dict(meaning)
         #: Every byte as the letter it stands for, or `_FOREIGN`.
-        self.letters = "".join(meaning.get(chr(byte).upper(), _FOREIGN) for byte in range(256)).encode("ascii")
+        self.letters = "".join(either.get(chr(byte), _FOREIGN) for byte in range(256)).encode("ascii")
         #: What may stand behind the last letter, and is left out.
         self.last = last
         #: What to do about a character that is no letter.
@@ -42,7 +46,7 @@ class Alphabet:
         self._foreign = re.compile(rf"[^{''.join(meaning)}\s]", re.ASCII | re.IGNORECASE)
 
     def read(self, text: bytes | bytearray) -> bytes | bytearray:
-        """The letters of a sequence, in upper case; `?` for each character that is none."""
+        """The letters of a sequence; `?` for each character that is none."""
         if self.last:
             text = text.rstrip(_LAYOUT).removesuffix(self.last)
         return text.translate(self.letters, _LAYOUT)
@@ -52,12 +56,13 @@ class Alphabet:
         return next(self._foreign.finditer(text))
 
 
-DNA = Alphabet(
-    "DNA",
-    # X: what was masked, as RepeatMasker and cross_match write it.
-    {**{code: code for code in "ACGTRYSWKMBDHVN"}, "U": "T", "X": "N"},
-    b"",
-    "put N for an unknown base (allowed are A C G T U X and the IUPAC codes)",
+# X: what was masked, as RepeatMasker and cross_match write it.
+_BASES = {**{code: code for code in "ACGTRYSWKMBDHVN"}, "U": "T", "X": "N"}
+_BASES_CURE = "put N for an unknown base (allowed are A C G T U X and the IUPAC codes)"
+DNA = Alphabet("DNA", _BASES, b"", _BASES_CURE)
+#: The same, in the case in which it stands: lower case masks repeats.
+DNA_AS_WRITTEN = Alphabet(
+    "DNA", _BASES | {base.lower(): read.lower() for base, read in _BASES.items()}, b"", _BASES_CURE
 )
 PROTEIN = Alphabet(
     "protein",
@@ -100,7 +105,7 @@ class Record:
 
     #: All that stands after '>' or '@', as it stands there; `record_N`, by its number, where no name stands there.
     header: str
-    #: Upper case; DNA: A C G T and the IUPAC codes for more than one of them; protein: A to Z.
+    #: Upper case (but for DNA_AS_WRITTEN); DNA: A C G T and the IUPAC codes for more than one; protein: A to Z.
     sequence: str
     #: Position in the file, from 1.
     number: int

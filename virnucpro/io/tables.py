@@ -12,7 +12,7 @@ from typing import TextIO, cast
 FAILED: Mapping[str, str] = {
     "input": "file",
     "record": "place of the record in that file, from 1; 0 is the rest of the file",
-    "id": "first word of the header",
+    "sequence_id": "first word of the header",
     "reason": "what is wrong, and the cure",
 }
 

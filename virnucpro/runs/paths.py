@@ -182,6 +182,11 @@ class PredictPaths(RunPaths):
         return self._beside(".regions.bed")
 
     @property
+    def features(self) -> Path:
+        """Viral sequences and regions as annotation."""
+        return self._beside(".regions.gff3")
+
+    @property
     def viruses(self) -> Path:
         """The viral sequences."""
         return self._beside(".virus.fna")
@@ -192,9 +197,14 @@ class PredictPaths(RunPaths):
         return self._beside(".scores.gz")
 
     @property
-    def plots(self) -> Path:
-        """Folder of the pictures."""
-        return self._beside(".plots")
+    def virus_summary(self) -> Path:
+        """A row for each of the viral sequences."""
+        return self._beside(".virus_summary.tsv")
+
+    @property
+    def report(self) -> Path:
+        """The page that shows it all."""
+        return self._beside(".report.html")
 
     @property
     def vanilla_scores(self) -> Path:

@@ -18,10 +18,11 @@ from virnucpro.calls.model import CallModel
 from virnucpro.calls.scoring import Row, scored_rows
 from virnucpro.calls.segment import ModelCaller
 from virnucpro.calls.verdicts import Callers, Thresholds, Verdict
-from virnucpro.calls.write import ResultWriter, Summary, VanillaTables, write_viruses
+from virnucpro.calls.write import ResultWriter, Summary, VanillaTables, write_virus_summary, write_viruses
 from virnucpro.core.device import available_threads, select_devices
 from virnucpro.errors import InputError, UsageError
 from virnucpro.input.cut import Rules
+from virnucpro.io.files import unfinished
 from virnucpro.io.tables import gzip_text, text_file
 from virnucpro.models.card import CARD, DEFAULT_PRESET, DNA_ONLY, Reads
 from virnucpro.models.classifier import WEIGHTS
@@ -32,8 +33,8 @@ from virnucpro.pipeline.frame_run import Called, FrameRun
 from virnucpro.pipeline.kept import keep_embeddings, kept_paths
 from virnucpro.pipeline.placement import Placement
 from virnucpro.pipeline.run import Failure, work_folder, write_failed
-from virnucpro.report import FORMATS
 from virnucpro.runs.config import STDIN, PredictConfig
+from virnucpro.runs.names import check_names
 from virnucpro.runs.paths import PredictPaths
 from virnucpro.runs.record import differences
 
@@ -87,7 +88,7 @@ class PredictRun(FrameRun[PredictResult]):
         """The tables and the viral sequences; what was asked for besides."""
         paths = self.paths
         vanilla = (paths.vanilla_scores, paths.vanilla_calls) if self.config.vanilla_output else ()
-        tables = paths.sequences, paths.windows, paths.regions, paths.viruses
+        tables = paths.sequences, paths.windows, paths.regions, paths.features, paths.viruses, paths.virus_summary
         return (*tables, *vanilla, paths.scores, *self._kept, paths.failed)
 
     @property
@@ -97,20 +98,20 @@ class PredictRun(FrameRun[PredictResult]):
         return kept_paths(self.paths, self.set_reads, self.config.vanilla_output) if asked else ()
 
     def finish(self, result: PredictResult) -> None:
-        """Draw the pictures, for a run that was complete before may have been stopped while it drew."""
+        """Write the page, for a run that was complete before may have been stopped while it did, or had none."""
+        for each in unfinished(self.paths.report):
+            each.unlink(missing_ok=True)
         if self.config.report:
-            from virnucpro.report import plot_results
+            from virnucpro.report import write_report
 
-            with self.session.stage("drawing"):
-                plot_results(self.paths.folder, self.paths.output.name, self.paths.plots, force=True)
+            with self.session.stage("writing the report"):
+                write_report(self.paths.folder, self.paths.output.name)
 
     def check(self) -> None:
         """Raise what can be known before anything is read."""
         super().check()
         if self.config.report:
-            from virnucpro.report import check_matplotlib
-
-            check_matplotlib()
+            check_names(self.paths, (self.paths.report,), self.reads, self.cure)
 
     def choose(self) -> None:
         """Model set, rules, devices, and the one dtype and token budget of the run."""
@@ -225,18 +226,17 @@ class PredictRun(FrameRun[PredictResult]):
         return sum(result.verdicts.values()) > sum(1 for _, record, _, _ in result.failures if record)
 
     def _write(self, rows: Iterable[Row], called: Called | None) -> tuple[PredictResult, Summary]:
-        """All results under temporary names, then all at once under their own; pictures of older ones go."""
-        pictures = (path for suffix in FORMATS for path in self.paths.plots.glob(f"[0-9]*.{suffix}"))
+        """All results under temporary names, then all at once under their own; the report of older ones goes."""
         computed = () if called else (self.paths.scores, *self._kept)
         results = [path for path in self.results if path not in computed]
-        with self.session.publishing(results, pictures) as temporary:
+        with self.session.publishing(results, (self.paths.report,)) as temporary:
             if called:
-                kept = self._keep(temporary, rows, not called.failed)
-                summary = self._write_tables(temporary, kept)
-            else:
-                summary = self._write_tables(temporary, rows)
+                rows = self._keep(temporary, rows, not called.failed)
+            summary = self._write_tables(temporary, rows)
             with open(temporary[self.paths.viruses], "wb", buffering=1 << 20) as file:
                 write_viruses(file, self.inputs.paths, summary.viral)
+            with text_file(temporary[self.paths.virus_summary]) as table:
+                write_virus_summary(table, summary.viral)
             self.inputs.refuse_changed()
             failures = self.in_input_order(summary.failures)
             write_failed(temporary[self.paths.failed], failures)
@@ -269,9 +269,8 @@ class PredictRun(FrameRun[PredictResult]):
             vanilla = None
             if self.config.vanilla_output:
                 vanilla = VanillaTables(text(paths.vanilla_scores), text(paths.vanilla_calls))
-            writer = ResultWriter(
-                text(paths.sequences), windows, text(paths.regions), self.config.inputs, self._callers, vanilla
-            )
+            files = text(paths.sequences), windows, text(paths.regions), text(paths.features)
+            writer = ResultWriter(*files, self.config.inputs, self._callers, vanilla)
             for row in rows:
                 writer.take(row)
             writer.finish()

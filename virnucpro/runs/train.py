@@ -64,10 +64,7 @@ class TrainRun(FrameRun[TrainResult]):
 
     def check(self) -> None:
         """Raise what can be known before anything is read."""
-        from virnucpro.report import check_matplotlib
-
         check_sklearn()
-        check_matplotlib()
         self.groups = read_groups(self.config.group_by) if self.config.group_by else None
         super().check()
 

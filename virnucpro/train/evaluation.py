@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from virnucpro.models.card import DEFAULT_PRESET, ClassifierCard
+from virnucpro.train.curves import write_curves
 from virnucpro.train.dataset import Dataset, Floats, Ints, Part
 from virnucpro.train.fit import Fitted
 from virnucpro.train.metrics import Estimate, confusion, evaluate, threshold_at
@@ -123,22 +124,6 @@ def _text(card: ClassifierCard, trial: Trial, fitted: Fitted) -> Iterator[str]:
 
 def draw_curves(path: Path, trial: Trial, fitted: Fitted) -> None:
     """Losses by epoch, and ROC and precision-recall curves of the windows. Raises OSError."""
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-    from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
-
-    figure = Figure(figsize=(12, 4), layout="constrained")
-    losses, roc, recall = figure.subplots(1, 3)
-    for name, values in (("training", fitted.training_loss), ("validation", fitted.validation_loss)):
-        losses.plot(range(1, len(values) + 1), values, label=name)
-    losses.set(xlabel="epoch", ylabel="cross entropy", title="losses")
-    losses.legend()
-    for part, name in _NAMES.items():
-        labels, scores, _ = trial.of(part)
-        if len(np.unique(labels)) == 2:
-            RocCurveDisplay.from_predictions(labels, scores, name=name, ax=roc)
-            PrecisionRecallDisplay.from_predictions(labels, scores, name=name, ax=recall)
-    # Neither time nor chance in the file, so that equal runs give equal bytes.
-    with matplotlib.rc_context({"svg.hashsalt": "virnucpro"}):
-        FigureCanvasSVG(figure).print_svg(path, metadata={"Date": None})  # type: ignore[no-untyped-call]
+    parts = ((name, *trial.of(part)[:2]) for part, name in _NAMES.items())
+    scored = {name: (labels, scores) for name, labels, scores in parts if len(np.unique(labels)) == 2}
+    write_curves(path, {"training": fitted.training_loss, "validation": fitted.validation_loss}, scored)

@@ -1,0 +1,48 @@
+"""`virnucpro report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import rich_click as click
+
+from virnucpro.cli.options import OutputPath
+
+click.rich_click.OPTION_GROUPS["virnucpro report"] = [
+    {"name": "Which, and where to", "options": ["--prefix", "--output"]},
+    {"name": "Messages", "options": ["--quiet", "--help"]},
+]
+
+
+@click.command()
+@click.argument("folder", metavar="OUT_DIR", type=click.Path(path_type=Path))
+@click.option("-p", "--prefix", help="Beginning of the results' names; needed if OUT_DIR holds several.")
+@click.option(
+    "-o",
+    "--output",
+    type=OutputPath(),
+    metavar="FILE",
+    help="The page; default: OUT_DIR/PREFIX.report.html. An earlier report there is replaced, nothing else is.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+def report(folder: Path, prefix: str | None, output: Path | None, quiet: bool) -> None:
+    """Show results of `virnucpro predict` on one page, to open in a browser.
+
+    OUT_DIR: the folder that `virnucpro predict` wrote.
+
+    \b
+    virnucpro report out
+
+    What was found and how many calls are expected to be false; scores by length, and what another threshold would
+    call; all sequences, to sort and to filter; the windows and regions of each; sequences that are viral in part; what
+    was not used, and why; settings and a paragraph for the methods of a paper. The page is one file that needs no
+    network, to keep or to send.
+    """
+    from rich.console import Console
+
+    from virnucpro.calls.read import find_prefix
+    from virnucpro.core import log
+    from virnucpro.report import write_report
+
+    log.set_up(Console(stderr=True), "quiet" if quiet else "normal")
+    write_report(folder, find_prefix(folder) if prefix is None else prefix, output)

@@ -1,0 +1,100 @@
+"""How a run was made, from its record: a table of settings, and a paragraph for the methods of a paper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Record = Mapping[str, Any]
+
+#: The paper of the method, and how to cite this implementation.
+CITATION = (
+    "Li J, Mi J, Lin W, Tian F, Wan J, Gao J, Tong Y (2025). VirNucPro: an identifier for the identification of viral "
+    "short sequences using six-frame translation and large language models. Briefings in Bioinformatics. "
+    "https://doi.org/10.1093/bib/bbaf224\n"
+    "The virnucpro developers. virnucpro {version}."
+)
+
+
+def citation(record: Record) -> str:
+    """What to cite, a work a line."""
+    return CITATION.format(version=record["identity"]["virnucpro_version"])
+
+
+def settings(record: Record) -> list[tuple[str, str]]:
+    """Everything that decided the results, as (what, how). Raises KeyError for what is no record of `predict`."""
+    identity, result = record["identity"], record["result"]
+    rows = [
+        ("Model set", f"{record['model set']['name']}, windows of {result['window']} bases"),
+        *((part, f"{model['name']}, {_sum(model['sha256'])}") for part, model in record["models"].items()),
+        ("Classifier", _sum(record["choices"]["classifier"][0])),
+        ("Thresholds", _thresholds(result["thresholds"])),
+        ("Shortest sequence scored", f"{identity['min length']:,} bases"),
+        ("Read", "whole windows" if identity["reads"] == "windows" else f"open frames, {identity['frames']} rule"),
+        ("Share of viral sequences", _share(result["false_discovery"])),
+        ("Numbers", f"{identity['dtype']}, {identity['token_budget']:,} tokens a batch"),
+        ("Kind of device", ", ".join(identity["device_kinds"])),
+        ("Versions", _versions(identity)),
+    ]
+    return rows + [
+        ("Input", f"{each['path']}, {each['size']:,} bytes, {_sum(each['sha256'])}") for each in record["inputs"]
+    ]
+
+
+def _sum(sha256: str) -> str:
+    """Enough of a checksum to tell two files apart; all of it stands in the record."""
+    return f"sha256 {sha256[:16]}…"
+
+
+def _thresholds(scores: Mapping[str, float]) -> str:
+    found = f"window {scores['window']:.4g}, sequence {scores['sequence']:.4g}"
+    return found if scores["long"] == scores["sequence"] else f"{found}, 8,000 bases or more {scores['long']:.4g}"
+
+
+def _share(discovery: Mapping[str, Any] | None) -> str:
+    if discovery is None:
+        return "not asked: the scores of this set are no probabilities"
+    return f"{discovery['share']:.2%}, {'estimated from the scores' if discovery['estimated'] else 'given'}"
+
+
+def _versions(identity: Mapping[str, Any]) -> str:
+    triton = identity["triton_version"]
+    return f"virnucpro {identity['virnucpro_version']}, PyTorch {identity['torch_version']}" + (
+        f", Triton {triton}" if triton else ""
+    )
+
+
+def paragraph(record: Record) -> str:
+    """A paragraph for the methods of a paper. Raises KeyError for what is no record of `predict`."""
+    identity, result, model_set = record["identity"], record["result"], record["model set"]
+    verdicts, scores = result["verdicts"], result["thresholds"]
+    encoders = " and ".join(model["name"] for model in record["models"].values())
+    long = "" if scores["long"] == scores["sequence"] else f" ({scores['long']:.4g} from 8,000 bases on)"
+    return " ".join(
+        (
+            f"Viral sequences were identified with virnucpro {identity['virnucpro_version']}, an implementation of "
+            f"VirNucPro (Li et al. 2025), with its model set {model_set['name']} ({encoders}).",
+            f"{_count(sum(verdicts.values()), 'sequence')} of {result['bases']:,} bases together were cut into "
+            f"{_count(result['windows'], 'window')} of at most {result['window']} bases, of which "
+            f"{result['windows_scored']:,} could be scored.",
+            f"A sequence was called viral from a score of {scores['sequence']:.4g} on{long}: {verdicts['virus']:,} "
+            f"were viral as a whole, and {verdicts['mixed']:,} held viral regions beside other DNA.",
+            *_false_calls(result["false_discovery"]),
+            f"Computed in {identity['dtype']} with PyTorch {identity['torch_version']} on "
+            f"{' and '.join(identity['device_kinds'])}.",
+        )
+    )
+
+
+def _false_calls(found: Mapping[str, Any] | None) -> list[str]:
+    if not found:
+        return []
+    how = "as estimated from the scores" if found["estimated"] else "as was supposed"
+    return [
+        f"Of the {found['calls']:,} sequences called viral {found['expected_false']:.1f} are expected to be false "
+        f"where {found['share']:.1%} of all are viral, {how}."
+    ]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
