@@ -13,10 +13,10 @@ from virnucpro.core import device as devices
 from virnucpro.core.device import Device, select_devices, select_dtype, supports_bf16
 from virnucpro.errors import DeviceError, UsageError
 from virnucpro.models.registry import resolve
+from virnucpro.pipeline.families import place
 from virnucpro.pipeline.parallel_codon import CodonWorker
 from virnucpro.pipeline.parallel_dnabert import DNABERTWorker
 from virnucpro.pipeline.parallel_esm import ESMWorker
-from virnucpro.pipeline.placement import Placement
 
 OLD, NEW = Device("cuda:0", "old", 16.0, bf16=False), Device("cuda:1", "new", 141.0, bf16=True)
 CPU = Device("cpu", "cpu", 16.0, bf16=True)
@@ -47,10 +47,10 @@ def test_a_codon_network_takes_more_tokens(kind: str, dtype: str, gib: float, to
 
 def test_the_smallest_device_decides() -> None:
     models = [resolve("dnabert-mini"), resolve("esm2-mini")]
-    place = Placement.choose([NEW, OLD], models)
-    assert (place.dtype, place.budgets) == ("fp32", (8192, 8192))
-    assert Placement.choose([NEW], models).budgets == (32768, 8192)
-    assert Placement.choose([NEW, OLD], models, "bf16", 300).budgets == (512, 512)
+    found = place([NEW, OLD], models)
+    assert (found.dtype, found.budgets) == ("fp32", (8192, 8192))
+    assert place([NEW], models).budgets == (32768, 8192)
+    assert place([NEW, OLD], models, "bf16", 300).budgets == (512, 512)
 
 
 def test_one_dtype_for_all_devices() -> None:

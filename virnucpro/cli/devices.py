@@ -18,7 +18,7 @@ def devices() -> None:
     """
     from virnucpro.core.device import find_cpu, find_gpus
     from virnucpro.models.registry import resolve
-    from virnucpro.pipeline.placement import Placement
+    from virnucpro.pipeline.families import place
 
     try:
         found = find_gpus()
@@ -28,5 +28,5 @@ def devices() -> None:
     print("device", "model", "memory_gib", "dtype", "batch_tokens", sep="\t")
     model = resolve(DEFAULT_MODEL)
     for device in [*found, find_cpu()]:
-        tokens = Placement.choose([device], [model]).budgets[0]
+        tokens = place([device], [model]).budgets[0]
         print(device.name, device.model, device.memory_gib, device.dtype, tokens, sep="\t")

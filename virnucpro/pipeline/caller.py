@@ -19,8 +19,9 @@ from virnucpro.models.classifier import Classifier
 from virnucpro.models.local import LocalModel
 from virnucpro.pipeline.base_worker import WorkerOptions, is_done, made_from, torch_device
 from virnucpro.pipeline.events import Listener, Phase
+from virnucpro.pipeline.families import FAMILIES
 from virnucpro.pipeline.features import Features, join
-from virnucpro.pipeline.placement import announce, worker_class
+from virnucpro.pipeline.placement import announce
 from virnucpro.pipeline.stream import Stream
 from virnucpro.pipeline.work_queue import QueueResult, WorkQueue
 
@@ -168,7 +169,7 @@ def call_files_worker(
     budgets = (batch_size,) if protein_batch_size is None else (batch_size, protein_batch_size)
     files = CalledFiles(Path(output_dir), models, budgets, dtype, classifier, vectors, run)
     encoders = [
-        worker_class(model.kind)(model, dtype).load(device, dtype, budget)
+        FAMILIES[model.kind].worker(model, dtype).load(device, dtype, budget)
         for model, budget in zip(models, budgets, strict=True)
     ]
     classifiers = (

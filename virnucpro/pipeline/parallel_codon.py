@@ -105,6 +105,7 @@ def embed_codon_files(
 ) -> Embedded:
     """Embed files of windows of DNA on several devices; all as `embed_dnabert_files`."""
     return embed_files(
+        CodonWorker,
         process_codon_files_worker,
         files,
         devices,

@@ -29,6 +29,7 @@ What all workers share, whatever they embed, is in `pipeline/base_worker.py`; ho
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -167,6 +168,7 @@ def embed_dnabert_files(
     `if __name__ == "__main__":`.
     """
     return embed_files(
+        DNABERTWorker,
         process_dnabert_files_worker,
         files,
         devices,
@@ -191,6 +193,7 @@ class Embedded(NamedTuple):
 
 
 def embed_files(
+    worker: type[BaseEmbeddingWorker],
     process: Worker,
     files: Iterable[Path],
     devices: Sequence[str],
@@ -210,7 +213,7 @@ def embed_files(
     model, names = options.local_model, list(devices)
     dtype = options.dtype
     if not batch_size or dtype == "auto":
-        place = Placement.choose(select_devices(",".join(names)), [model], dtype, batch_size)
+        place = Placement.choose(select_devices(",".join(names)), [partial(worker, model)], dtype, batch_size)
         dtype, batch_size = place.dtype, place.budgets[0]
     batch_size = round_budget(batch_size)
     check_can_spawn(names)

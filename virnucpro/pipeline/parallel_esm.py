@@ -97,6 +97,7 @@ def embed_esm_files(
     """Embed files of proteins on several devices; all as `embed_dnabert_files`."""
     kwargs = {"model": DEFAULT_PROTEIN_MODEL} | kwargs
     return embed_files(
+        ESMWorker,
         process_esm_files_worker,
         files,
         devices,

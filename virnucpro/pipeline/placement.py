@@ -15,9 +15,11 @@ from virnucpro.pipeline.packing import round_budget
 if TYPE_CHECKING:
     from virnucpro.models.local import LocalModel
     from virnucpro.pipeline.base_worker import BaseEmbeddingWorker
-    from virnucpro.pipeline.parallel_dnabert import Embedded
 
 logger = logging.getLogger("virnucpro.embed")
+
+#: The worker of an encoder, by dtype.
+OfDtype = Callable[[str], "BaseEmbeddingWorker"]
 
 
 @dataclass(frozen=True)
@@ -30,19 +32,17 @@ class Placement:
 
     @classmethod
     def choose(
-        cls, devices: Sequence[Device], models: Sequence[LocalModel], dtype: str = "auto", batch_size: int | None = None
+        cls, devices: Sequence[Device], workers: Sequence[OfDtype], dtype: str = "auto", batch_size: int | None = None
     ) -> Placement:
         """By what was asked for, and by what all of the devices can do: the smallest decides.
 
-        batch_size: tokens; None or 0 takes what suits each encoder. Raises DeviceError, and UsageError where workers
-        cannot be started.
+        workers: of each encoder, by dtype. batch_size: tokens; None or 0 takes what suits each encoder. Raises
+        DeviceError, and UsageError where workers cannot be started.
         """
         check_can_spawn([device.name for device in devices])
         dtype = select_dtype(dtype, devices)
-        return cls(tuple(devices), dtype, tuple(batch_size or _budget(model, dtype, devices) for model in models))
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "budgets", tuple(map(round_budget, self.budgets)))
+        suit = (min(worker(dtype).get_optimal_batch_size(device) for device in devices) for worker in workers)
+        return cls(tuple(devices), dtype, tuple(map(round_budget, [batch_size] * len(workers) if batch_size else suit)))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -60,44 +60,9 @@ class Placement:
         return triton_version() if any(device.type == "cuda" for device in self.devices) else None
 
 
-def _budget(model: LocalModel, dtype: str, devices: Sequence[Device]) -> int:
-    worker = worker_class(model.kind)(model, dtype)
-    return min(worker.get_optimal_batch_size(device) for device in devices)
-
-
 def threads_a_worker(workers: int, threads: int | None = None) -> int:
     """CPU threads of each worker, where there are `threads` for all; None: as many as this process may use."""
     return max(1, (threads or available_threads()) // workers)
-
-
-def worker_class(kind: str) -> type[BaseEmbeddingWorker]:
-    """What embeds with a network of a family."""
-    if kind == "esm2":
-        from virnucpro.pipeline.parallel_esm import ESMWorker
-
-        return ESMWorker
-    if kind == "codon":
-        from virnucpro.pipeline.parallel_codon import CodonWorker
-
-        return CodonWorker
-    from virnucpro.pipeline.parallel_dnabert import DNABERTWorker
-
-    return DNABERTWorker
-
-
-def driver(kind: str) -> Callable[..., Embedded]:
-    """What embeds files with a network of a family, on several devices: `embed_dnabert_files` and its like."""
-    if kind == "esm2":
-        from virnucpro.pipeline.parallel_esm import embed_esm_files
-
-        return embed_esm_files
-    if kind == "codon":
-        from virnucpro.pipeline.parallel_codon import embed_codon_files
-
-        return embed_codon_files
-    from virnucpro.pipeline.parallel_dnabert import embed_dnabert_files
-
-    return embed_dnabert_files
 
 
 def announce(

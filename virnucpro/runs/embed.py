@@ -17,8 +17,9 @@ from virnucpro.io.store import OUTPUT_SUFFIXES, Shard, ids_path, layout_of, read
 from virnucpro.models.local import LocalModel
 from virnucpro.models.registry import resolve
 from virnucpro.pipeline.events import Listener
+from virnucpro.pipeline.families import FAMILIES, place
 from virnucpro.pipeline.parallel_dnabert import Embedded
-from virnucpro.pipeline.placement import Placement, driver, threads_a_worker, worker_class
+from virnucpro.pipeline.placement import threads_a_worker
 from virnucpro.pipeline.run import Failure, Run, balance, work_folder, write_failed
 from virnucpro.pipeline.schedule import DeviceStats
 from virnucpro.runs.config import EmbedConfig
@@ -67,9 +68,9 @@ class EmbedRun(Run[EmbedResult]):
     def choose(self) -> None:
         """Model, devices, and the one dtype and token budget of the run."""
         self.model = resolve(self.config.model, self.config.models_dir)
-        self.rules = Rules(reads="records", alphabet=worker_class(self.model.kind).alphabet)
+        self.rules = Rules(reads="records", alphabet=FAMILIES[self.model.kind].worker.alphabet)
         config = self.config
-        self.placement = Placement.choose(select_devices(config.device), [self.model], config.dtype, config.batch_size)
+        self.placement = place(select_devices(config.device), [self.model], config.dtype, config.batch_size)
 
     @property
     def models(self) -> dict[str, LocalModel]:
@@ -95,19 +96,19 @@ class EmbedRun(Run[EmbedResult]):
 
     def _embed(self) -> Embedded:
         counts = {self._path(part): part.whole for part in self.plan.parts if part.whole}
-        place = self.placement
-        return driver(self.model.kind)(
+        placement = self.placement
+        return FAMILIES[self.model.kind].drive(
             counts,
-            place.names,
+            placement.names,
             self.paths.shards,
-            place.budgets[0],
+            placement.budgets[0],
             counts=counts,
             listen=self.listen,
             stall_seconds=60 * self.config.stall_minutes,
             model=self.model,
-            dtype=place.dtype,
+            dtype=placement.dtype,
             max_tokens=self.config.max_tokens,
-            threads=threads_a_worker(len(place.devices), self.config.threads),
+            threads=threads_a_worker(len(placement.devices), self.config.threads),
             attributes={"fingerprint": self.fingerprint},
         )
 

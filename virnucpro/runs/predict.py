@@ -29,9 +29,9 @@ from virnucpro.models.classifier import WEIGHTS
 from virnucpro.models.local import sha256_of
 from virnucpro.models.sets import ModelSet, reads_of, resolve_set
 from virnucpro.pipeline.events import Listener
+from virnucpro.pipeline.families import place
 from virnucpro.pipeline.frame_run import Called, FrameRun
 from virnucpro.pipeline.kept import keep_embeddings, kept_paths
-from virnucpro.pipeline.placement import Placement
 from virnucpro.pipeline.run import Failure, work_folder, write_failed
 from virnucpro.runs.config import STDIN, PredictConfig
 from virnucpro.runs.names import check_names
@@ -136,7 +136,7 @@ class PredictRun(FrameRun[PredictResult]):
         self.rules = Rules(window, self.config.exact, min_length, self.set.scores_by_dna_alone, card.reads)
         self.thresholds = self._thresholds()
         devices = select_devices(self.config.device)
-        self.placement = Placement.choose(devices, self.encoders, self.config.dtype, self.config.batch_size)
+        self.placement = place(devices, self.encoders, self.config.dtype, self.config.batch_size)
 
     def _thresholds(self) -> Thresholds:
         asked, preset = self.config.min_score, self.config.preset

@@ -18,8 +18,8 @@ from virnucpro.models.local import LocalModel
 from virnucpro.models.registry import MODELS
 from virnucpro.models.sets import resolve_encoders
 from virnucpro.pipeline.events import Listener
+from virnucpro.pipeline.families import place
 from virnucpro.pipeline.frame_run import Called, FrameRun
-from virnucpro.pipeline.placement import Placement
 from virnucpro.pipeline.run import Failure, work_folder, write_failed
 from virnucpro.runs.config import TrainConfig
 from virnucpro.runs.paths import TrainPaths
@@ -78,7 +78,7 @@ class TrainRun(FrameRun[TrainResult]):
             )
         self.rules = Rules(self.config.window, False, 0, self.config.dna_only, self.set_reads)
         devices = select_devices(self.config.device)
-        self.placement = Placement.choose(devices, self.encoders, self.config.dtype, self.config.batch_size)
+        self.placement = place(devices, self.encoders, self.config.dtype, self.config.batch_size)
 
     def own_identity(self) -> dict[str, Any]:
         """The rules of cutting."""
