@@ -801,7 +801,7 @@ def test_foreign_files_are_not_taken_by_other_calls(done_before: PredictConfig, 
 def test_another_classifier_or_input_needs_force(done_before: PredictConfig, tmp_path: Path, cli: Cli) -> None:
     before, words = stamps(done_before.output), ("predict", *done_before.inputs, "-o", done_before.output, *CPU)
     done = cli(*words, "--model", "mini-1")
-    assert (done.returncode, "other settings (classifier, " in done.stderr) == (3, True), done.stderr
+    assert (done.returncode, "other settings (card, classifier, " in done.stderr) == (3, True), done.stderr
     to_fasta(done_before.inputs[0], CLEAN[:2])
     done = cli(*words, "--model", done_before.model)
     assert (done.returncode, "other settings (inputs)" in done.stderr) == (3, True), done.stderr
@@ -832,7 +832,7 @@ def test_the_work_folder_may_be_elsewhere(tmp_path: Path, toy: Path, clean: Path
             seen.extend(path.name for path in (tmp_path / "fast").rglob("*") if path.is_file())
 
     run_predict(config(clean, tmp_path / "out", toy, work_dir=tmp_path / "fast"), look)
-    assert {"000001.fna", "000001.faa", "000001.index", "000001.fna.h5", "000001.faa.h5"} <= set(seen)
+    assert {"000001.fna", "000001.faa", "000001.index", "000001.scores.h5"} <= set(seen)
     assert list((tmp_path / "fast").iterdir()) == []
     assert {path.name for path in (tmp_path / "out").iterdir()} == TABLES | RECORD
 

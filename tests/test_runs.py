@@ -281,7 +281,7 @@ def test_messages_that_cannot_be_written_are_lost_and_nothing_else(fasta: Path, 
             folder = tmp_path / str(number)
             line = command_line(*words("predict", fasta, folder))
             assert subprocess.run(line, stdout=writer, stderr=stderr, timeout=HANGS).returncode == 0
-            assert len(list(folder.glob("o.*"))) == 6
+            assert len(list(folder.glob("o.*"))) == 9
     os.close(writer)
     assert (tmp_path / "0" / "o.sequences.tsv").read_bytes() == (tmp_path / "1" / "o.sequences.tsv").read_bytes()
 
