@@ -185,7 +185,9 @@ class PredictRun(FrameRun[PredictResult]):
     def is_computed(self) -> bool:
         """Whether an earlier run has left all scores, and the embeddings if they are to be kept."""
         record = self.session.record
-        if record is None or self.config.force or differences(record.identity, self.identity):
+        if record is None or self.config.force or not self.config.resume:
+            return False
+        if differences(record.identity, self.identity):
             return False
         there = all(path.exists() and path.name in record.results for path in self._kept)
         return there and holds_scores(self.paths.scores, self.fingerprint)
