@@ -24,7 +24,7 @@ from virnucpro.errors import InputError
 from virnucpro.input.fasta import DNA, PROTEIN, Alphabet, BadRecord, Record, looks_like_dna, read_records, write_fasta
 from virnucpro.input.frames import ALL_STOPPED, BATCH_BASES, NO_CODON, Scan, batches, scan_windows
 from virnucpro.input.index import WHOLE, IndexedSequence, IndexedWindow, Plan, WorkFile, index_line
-from virnucpro.input.windows import DEFAULT_SIZE, SHORTEST, Window, iter_windows, unknown_bases
+from virnucpro.input.windows import DEFAULT_SIZE, SHORTEST, Window, iter_windows, unknown_bases, window_count
 from virnucpro.io.files import SummedFile
 
 logger = logging.getLogger("virnucpro.cut")
@@ -90,35 +90,22 @@ class Rules:
             return f"fewer than {least} known bases (--min-length)"
         return ""
 
-    def windows(self, record: Record) -> Iterable[Window]:
-        """The windows of a record; the record itself is one, by its header, where records are read."""
-        if self.reads == "records":
-            return (Window(record.header, 0, len(record.sequence), record.sequence),)
-        return iter_windows(record.id, record.sequence, self.window)
-
-    def number_of_windows(self, length: int) -> int:
-        """How many `windows` gives for so many bases."""
-        return 1 if self.reads == "records" else -(-length // self.window)
-
     def scan(self, windows: Iterable[Window]) -> Iterator[Scan]:
         """What is found in each window, in order; in one that is read as it stands, nothing is sought."""
         if self.reads == "frames":
             return scan_windows(windows, exact=self.exact)
-        return (Scan(window, [], self._why_not(window.sequence)) for window in windows)
-
-    def _why_not(self, sequence: str) -> str:
-        """Why a window is not read as it stands; empty if it is."""
-        if self.reads == "records":
-            return ""
-        if len(sequence) < SHORTEST:
-            return TOO_SHORT
-        return "" if _CODON.search(sequence) else NO_CODON
+        return (Scan(window, [], _why_not(window.sequence)) for window in windows)
 
     def reads_whole(self, scan: Scan) -> bool:
         """Whether a window is embedded as it stands."""
-        if self.reads == "frames":
-            return self.dna_only and scan.reason == ALL_STOPPED
-        return not scan.reason
+        return self.dna_only and scan.reason == ALL_STOPPED if self.reads == "frames" else not scan.reason
+
+
+def _why_not(sequence: str) -> str:
+    """Why a window is not read as it stands; empty if it is."""
+    if len(sequence) < SHORTEST:
+        return TOO_SHORT
+    return "" if _CODON.search(sequence) else NO_CODON
 
 
 # What is in the input.
@@ -146,31 +133,29 @@ def read_inputs(
 
 def read_sequences(
     paths: Iterable[Path], names: Iterable[Path], rules: Rules
-) -> Iterator[tuple[IndexedSequence, Iterator[Scan]]]:
-    """The sequences of all inputs, in order, each with its windows and what was found in them.
-
-    A sequence's windows must be taken before the next sequence is. What cannot be used has none.
-    """
-    sequences = _sequences(paths, names, rules)
-    for batch in batches(sequences, lambda pair: pair[0].length + AHEAD_BASES_A_SEQUENCE, AHEAD_BASES):
-        scans = rules.scan(chain.from_iterable(rules.windows(record) for _, record in batch if record is not None))
-        for sequence, record in batch:
-            yield sequence, islice(scans, 0 if record is None else rules.number_of_windows(sequence.length))
-
-
-def _sequences(
-    paths: Iterable[Path], names: Iterable[Path], rules: Rules
 ) -> Iterator[tuple[IndexedSequence, Record | None]]:
-    """Each sequence with its record, if that is to be cut."""
-    watch, number = NameWatch(), 0
+    """The sequences of all inputs, in order, each with its record; None for what is not to be read."""
+    number = 0
     for index, record in read_inputs(paths, names, rules.alphabet):
         if isinstance(record, BadRecord):
             yield IndexedSequence(number, index, record.number, record.id, 0, record.reason, True), None
         else:
-            name, length, reason = watch.seen(record), len(record.sequence), rules.too_short(record.sequence)
-            sequence = IndexedSequence(number, index, record.number, name, length, reason, False, record.note)
+            length, reason = len(record.sequence), rules.too_short(record.sequence)
+            sequence = IndexedSequence(number, index, record.number, record.id, length, reason, False, record.note)
             yield sequence, None if reason else record
         number += record.number > 0
+
+
+def scan_sequences(
+    sequences: Iterable[tuple[IndexedSequence, Record | None]], rules: Rules
+) -> Iterator[tuple[IndexedSequence, Iterator[Scan]]]:
+    """Each of `read_sequences` with its windows and what was found in them, to be taken before the next sequence is."""
+    size = rules.window
+    for batch in batches(sequences, lambda pair: pair[0].length + AHEAD_BASES_A_SEQUENCE, AHEAD_BASES):
+        windows = (iter_windows(each.id, record.sequence, size) for each, record in batch if record is not None)
+        scans = rules.scan(chain.from_iterable(windows))
+        for sequence, record in batch:
+            yield sequence, islice(scans, 0 if record is None else window_count(sequence.length, size))
 
 
 class NameWatch:
@@ -181,19 +166,19 @@ class NameWatch:
         self._seen: set[int] = set()
         self._warned_again = self._warned_note = False
 
-    def seen(self, record: Record) -> str:
-        """The record's id, of which note is taken."""
-        name = record.id
-        key = hash(name)
+    def see(self, sequence: IndexedSequence) -> None:
+        """Take note of the id of one that can be used."""
+        if sequence.failed:
+            return
+        key = hash(sequence.id)
         if key in self._seen and not self._warned_again:
-            logger.warning("the id %r occurs more than once; all are kept, in input order", name[:80])
+            logger.warning("the id %r occurs more than once; all are kept, in input order", sequence.id[:80])
             self._warned_again = True
         if len(self._seen) < MOST_WATCHED:
             self._seen.add(key)
-        if record.note and not self._warned_note:
-            logger.warning("a record has %s and is called %s, by its place in its file", record.note, name)
+        if sequence.note and not self._warned_note:
+            logger.warning("a record has %s and is called %s, by its place in its file", sequence.note, sequence.id)
             self._warned_note = True
-        return name
 
 
 # Work files.
@@ -213,35 +198,51 @@ class Cutter:
     def __init__(self, rules: Rules, part_file: Callable[[str, str], Path], most: int, devices: int) -> None:
         self.rules, self.part_file, self.most, self.devices = rules, part_file, most, devices
         self.plan = Plan()
+        self._names = NameWatch()
         self._embedded = 0
         self._open: _OpenFile | None = None
 
     def cut(self, inputs: Iterable[Path], names: Sequence[Path]) -> Plan:
         """Write the work files; what cannot be used stands in their indices. Raises OSError."""
         with contextlib.closing(self):
-            for sequence, scans in read_sequences(inputs, names, self.rules):
-                self._take(sequence, scans)
+            sequences = read_sequences(inputs, names, self.rules)
+            if self.rules.reads == "records":
+                self._take_records(sequences)
+            else:
+                self._take_windows(scan_sequences(sequences, self.rules))
         return self.plan
 
-    def _take(self, sequence: IndexedSequence, scans: Iterable[Scan]) -> None:
+    def _take_records(self, sequences: Iterable[tuple[IndexedSequence, Record | None]]) -> None:
+        for sequence, record in sequences:
+            file = self._begin(sequence)
+            if record is not None:
+                file.write_record(record)
+
+    def _take_windows(self, sequences: Iterable[tuple[IndexedSequence, Iterable[Scan]]]) -> None:
+        for sequence, scans in sequences:
+            file = self._begin(sequence)
+            for place, scan in enumerate(scans, 1):
+                if file.is_full:
+                    file = self._next_file()
+                    file.begin(sequence)  # again, in each work file that it runs on into
+                file.write_window(f"{sequence.number}_{place}", scan)
+
+    def _begin(self, sequence: IndexedSequence) -> _OpenFile:
+        """The work file that takes up a sequence."""
         self.plan.sequences += sequence.record > 0
         self.plan.bases += sequence.length
-        if self._open and self._open.rows >= MOST_ROWS:
-            self.close()
-        self._file_of(sequence)
-        for place, scan in enumerate(scans, 1):
-            file = self._file_of(sequence)
-            file.write(f"{sequence.number}_{place}", scan)
-            if file.is_full:
-                self.close()
+        self._names.see(sequence)
+        file = self._open
+        if file is None or file.is_full or file.rows >= MOST_ROWS:
+            file = self._next_file()
+        file.begin(sequence)
+        return file
 
-    def _file_of(self, sequence: IndexedSequence) -> _OpenFile:
-        """The open work file, in whose index the sequence stands: again, if it began in an earlier one."""
-        if self._open is None:
-            name = f"{len(self.plan.parts) + 1:06d}"
-            files = {suffix: SummedFile(self.part_file(name, suffix)) for suffix in self.rules.suffixes}
-            self._open = _OpenFile(self.rules, name, files, part_limit(self._embedded, self.most, self.devices))
-        self._open.name_sequence(sequence)
+    def _next_file(self) -> _OpenFile:
+        self.close()
+        name = f"{len(self.plan.parts) + 1:06d}"
+        files = {suffix: SummedFile(self.part_file(name, suffix)) for suffix in self.rules.suffixes}
+        self._open = _OpenFile(self.rules, name, files, part_limit(self._embedded, self.most, self.devices))
         return self._open
 
     def close(self) -> None:
@@ -249,7 +250,7 @@ class Cutter:
         file, self._open = self._open, None  # first, for a full disk is met here, and `close` then called again
         if file is not None:
             self.plan.parts.append(file.closed())
-            self._embedded += file.embedded
+            self._embedded += file.frames + file.whole
 
 
 class _OpenFile:
@@ -258,43 +259,41 @@ class _OpenFile:
     def __init__(self, rules: Rules, name: str, files: Mapping[str, SummedFile], limit: int) -> None:
         self.rules, self.name, self.files, self.limit = rules, name, files, limit
         self.rows = self.windows = self.frames = self.whole = self.bases = 0
+        self._nucleotides = files[rules.suffixes[0]]
         self._sequence: IndexedSequence | None = None
 
     @property
-    def embedded(self) -> int:
-        """What the encoders will read of it."""
-        return self.frames + self.whole
-
-    @property
     def is_full(self) -> bool:
-        """Whether nothing may be added."""
-        many = self.embedded >= self.limit or self.windows >= WINDOWS_A_FRAME * self.limit
+        """Whether no window may be added."""
+        many = self.frames + self.whole >= self.limit or self.windows >= WINDOWS_A_FRAME * self.limit
         return many or self.bases >= MOST_BASES
 
-    def name_sequence(self, sequence: IndexedSequence) -> None:
-        """Write into the index which sequence comes next, unless it is plain."""
-        if sequence is not self._sequence:
-            if self.rules.reads != "records" or not sequence.follows(self._sequence):
-                self._index(sequence)
-            self._sequence = sequence
+    def begin(self, sequence: IndexedSequence) -> None:
+        """Take up a sequence: what is written next is of it."""
+        if self.rules.reads != "records" or not sequence.follows(self._sequence):
+            self._index(sequence)
+        self._sequence = sequence
 
-    def write(self, key: str, scan: Scan) -> None:
-        """Add one window and its frames."""
-        window, nucleotides = scan.window, self.files[self.rules.suffixes[0]]
-        whole = self.rules.reads_whole(scan)
-        if self.rules.reads == "records":
-            write_fasta(nucleotides, window.id, window.sequence)
-        else:
-            names, unknown = tuple(frame.name for frame in scan.frames), unknown_bases(window.sequence)
-            self._index(IndexedWindow(key, window.start, window.end, names, scan.reason, unknown))
-            if whole:
-                write_fasta(nucleotides, key + WHOLE, window.sequence)
-        for frame in scan.frames:
-            write_fasta(nucleotides, key + frame.name, frame.nucleotide)
-            write_fasta(self.files[".faa"], key + frame.name, frame.protein)
+    def write_record(self, record: Record) -> None:
+        """Add the sequence as it stands."""
+        write_fasta(self._nucleotides, record.header, record.sequence)
         self.windows += 1
+        self.whole += 1
+        self.bases += len(record.sequence)
+
+    def write_window(self, key: str, scan: Scan) -> None:
+        """Add one window of the sequence, and its frames."""
+        window, frames, reason = scan
+        names = tuple(frame.name for frame in frames)
+        self._index(IndexedWindow(key, window.start, window.end, names, reason, unknown_bases(window.sequence)))
+        for name, protein, nucleotide in frames:
+            write_fasta(self._nucleotides, key + name, nucleotide)
+            write_fasta(self.files[".faa"], key + name, protein)
+        if whole := self.rules.reads_whole(scan):
+            write_fasta(self._nucleotides, key + WHOLE, window.sequence)
+        self.windows += 1
+        self.frames += len(frames)
         self.whole += whole
-        self.frames += len(scan.frames)
         self.bases += len(window.sequence)
 
     def _index(self, row: IndexedSequence | IndexedWindow) -> None:

@@ -25,6 +25,11 @@ class Window(NamedTuple):
     sequence: str
 
 
+def window_count(length: int, size: int) -> int:
+    """How many windows a record has."""
+    return -(-length // size)
+
+
 def window_bounds(length: int, size: int = DEFAULT_SIZE) -> Iterator[tuple[int, int]]:
     """Start and end, in bases, of each of a record's ceil(length / size) windows; none for an empty record.
 
@@ -37,7 +42,7 @@ def window_bounds(length: int, size: int = DEFAULT_SIZE) -> Iterator[tuple[int, 
     if not length:
         return
     # Integers one by one: an array costs more than it saves where most records are reads of one window.
-    number = -(-length // size)
+    number = window_count(length, size)
     surplus = number * size - length
     overlap = surplus // number
     longer = surplus - overlap * (number - 1)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from virnucpro._version import __version__
 from virnucpro.errors import InputError, OutputError, UsageError
-from virnucpro.input.cut import Rules, read_sequences
+from virnucpro.input.cut import Rules, read_sequences, scan_sequences
 from virnucpro.input.fasta import write_fasta
 from virnucpro.io.tables import FAILED, Table, text_file
 from virnucpro.pipeline.events import Listener, unheard
@@ -94,7 +94,8 @@ def _write(config: OrfsConfig, names: Mapping[Path, Path], paths: OrfsPaths, inp
         files = [stack.enter_context(open(names[path], "wb", buffering=1 << 20)) for path in paths.results]
         failures = Table(stack.enter_context(text_file(names[paths.failed])), FAILED)
         windows, nucleotides, proteins = files
-        for sequence, scans in read_sequences(inputs.paths, inputs.shown, Rules(config.window, config.exact)):
+        rules = Rules(config.window, config.exact)
+        for sequence, scans in scan_sequences(read_sequences(inputs.paths, inputs.shown, rules), rules):
             if sequence.failed:
                 failures.row(inputs.names[sequence.input_index], sequence.record, sequence.id, sequence.reason)
             counts.failed += sequence.failed
