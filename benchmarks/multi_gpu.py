@@ -30,7 +30,8 @@ from benchmarks.common import EngineRun, Report, Row, parser, random_sequences, 
 from benchmarks.esm import random_esm_worker, random_proteins
 from benchmarks.scaling import together, unequal_sizes
 from virnucpro.errors import DeviceError
-from virnucpro.io.store import read_result, read_shard, read_shards, write_merged
+from virnucpro.io.results import write_merged
+from virnucpro.io.store import read_result, read_shards
 from virnucpro.models.local import sha256_of
 from virnucpro.models.registry import resolve
 from virnucpro.pipeline.events import FileDone, Progress, Ready
@@ -117,7 +118,7 @@ def run(task: Task, devices: Sequence[str], folder: Path, kill: bool = False) ->
     if result.failed:
         raise RuntimeError(f"{len(result.failed)} files failed: {next(iter(result.failed.values()))}")
     began_merge = time.perf_counter()
-    merge([result.done[path] for path in task.counts], sum(task.counts.values()), folder / "merged.h5")
+    merge([result.done[path] for path in task.counts], folder / "merged.h5")
     merge_seconds = time.perf_counter() - began_merge
     run = EngineRun(watch.end - watch.ready, watch.ready - watch.began, result.stats, result.done)
     rows, sha256 = len(read_result(folder / "merged.h5")[0]), sha256_of(folder / "merged.h5")
@@ -125,9 +126,9 @@ def run(task: Task, devices: Sequence[str], folder: Path, kill: bool = False) ->
     return Outcome(run, merge_seconds, sha256, rows, watch.killed)
 
 
-def merge(shards: Sequence[Path], rows: int, merged: Path) -> None:
+def merge(shards: Sequence[Path], merged: Path) -> None:
     """One HDF5 of all shards in their order, as a run of the engine ends."""
-    write_merged(merged, read_shards(shards), rows, read_shard(shards[0]).embeddings.shape[1], {}, "hdf5")
+    write_merged(merged, read_shards(shards), {}, "hdf5")
 
 
 def task_rows(task: Task, device: str, numbers: Sequence[int], folder: Path) -> Iterator[Row]:

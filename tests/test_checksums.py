@@ -218,7 +218,7 @@ def test_run_whose_weights_change_before_they_are_loaded_ends(tmp_path: Path) ->
     model = copy_of_mini(tmp_path)
     other = (EMBEDDED / "esm2-mini" / "model.safetensors").read_bytes()
 
-    def change(_index: int, event: object) -> None:
+    def change(_index: int | None, event: object) -> None:
         if isinstance(event, Phase) and event.name.startswith("embedding"):
             (model / "model.safetensors").write_bytes(data[:-4] + other[-4:])
 

@@ -30,7 +30,8 @@ from numpy.typing import NDArray
 from virnucpro.cli import main
 from virnucpro.input.fasta import DNA, read_records
 from virnucpro.io.files import atomic_path
-from virnucpro.io.store import Shard, layout_of, read_result, read_shard, write_merged
+from virnucpro.io.results import layout_of, write_merged
+from virnucpro.io.store import Shard, read_result, read_shard
 from virnucpro.models.attention import PackedLayout, segment_mean
 from virnucpro.pipeline.base_worker import Embeddings
 from virnucpro.pipeline.stream import Encoder, Stream
@@ -320,7 +321,7 @@ def test_interrupts_while_the_result_is_written(tmp_path: Path) -> None:
             try:
                 signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.001, 0.03))
                 with atomic_path(output) as temporary:
-                    write_merged(temporary, shards, rows, 16, {}, layout_of(output))
+                    write_merged(temporary, shards, {}, layout_of(output))
                 signal.setitimer(signal.ITIMER_REAL, 0)
             except KeyboardInterrupt:
                 interrupted += 1
@@ -340,17 +341,18 @@ def test_full_disk_at_any_place_of_the_result(share: float, tmp_path: Path) -> N
         import numpy as np
         from virnucpro.errors import OutputError
         from virnucpro.io.files import atomic_path
-        from virnucpro.io.store import Shard, write_merged
+        from virnucpro.io.results import write_merged
+        from virnucpro.io.store import Shard
         from pathlib import Path
         path, share = Path(sys.argv[1]), float(sys.argv[2])
         shards = [Shard([f"s{i} " + "x" * 200 for i in range(30_000)], np.ones((30_000, 4), np.float32))]
-        write_merged(path, shards, 30_000, 4, {}, "hdf5")
+        write_merged(path, shards, {}, "hdf5")
         size = path.stat().st_size
         path.unlink()
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(share * size), resource.RLIM_INFINITY))
         try:
             with atomic_path(path) as temporary:
-                write_merged(temporary, shards, 30_000, 4, {}, "hdf5")
+                write_merged(temporary, shards, {}, "hdf5")
         except OutputError as error:
             print(error)
     """

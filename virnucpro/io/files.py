@@ -41,6 +41,14 @@ def unfinished(path: Path) -> Iterator[Path]:
     return (each for each in found if pattern.fullmatch(each.name))
 
 
+def remove_unfinished(paths: Iterable[Path]) -> None:
+    """Remove the temporary files of `paths`, which runs that were killed have left."""
+    for path in paths:
+        for each in unfinished(path):
+            with contextlib.suppress(OSError):
+                each.unlink()
+
+
 @contextlib.contextmanager
 def atomic_paths(paths: Iterable[Path]) -> Iterator[dict[Path, Path]]:
     """Temporary names beside `paths`, which become these when the block ends well, and vanish when it does not.

@@ -1,4 +1,4 @@
-"""Embeddings on disk: one HDF5 file a work file, and the merged result in the user's format.
+"""Embeddings in HDF5: one file a work file, and the layout of every result.
 
 Layout of an HDF5 file: `embeddings` (n, dim) float32, `ids` (n,) the first word of each header, `headers` (n,) whole
 headers, attributes that say what made it. Nothing in it depends on time, place, or the number of workers, so equal
@@ -13,10 +13,8 @@ import hashlib
 import io
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import h5py
 import numpy as np
@@ -26,21 +24,12 @@ from virnucpro.core.threads import in_order
 from virnucpro.errors import InputError
 from virnucpro.input.fasta import first_word
 from virnucpro.io.files import atomic_path, open_regular
-from virnucpro.io.target import Target
 
 FORMAT_VERSION = 1
 TEXT = h5py.string_dtype("utf-8")
 
-#: Rows written at a time when results are merged; fixed, so that the bytes do not depend on how the input was split.
-MERGE_ROWS = 4096
-
 #: Shards read ahead, each in a thread, when results are merged.
 READ_AHEAD = 4
-
-OUTPUT_SUFFIXES = (".h5", ".hdf5", ".npy", ".pt")
-
-#: Layouts of a result: HDF5, NumPy, and the published tool's for DNABERT-S, for ESM-2, and for both joined.
-Layout = Literal["hdf5", "npy", "nucleotide", "proteins", "merged"]
 
 #: Attribute of a shard: the name that it was written under.
 FILE = "file"
@@ -69,7 +58,7 @@ class Shard:
 
 
 @contextlib.contextmanager
-def _hdf5(
+def hdf5(
     target: object, rows: int, dim: int, attributes: Mapping[str, object], user_block: int = 0
 ) -> Iterator[h5py.File]:
     """An HDF5 file in the file-like object `target`."""
@@ -87,7 +76,7 @@ def write_shard(path: Path, shard: Shard, attributes: Mapping[str, object]) -> N
     """Write one work file's result, whole or not at all; it says which file it is, since all of a run look alike."""
     rows, dim = shard.embeddings.shape
     content = io.BytesIO()
-    with _hdf5(content, rows, dim, {**attributes, FILE: os.fsencode(path.name)}, USER_BLOCK) as file:
+    with hdf5(content, rows, dim, {**attributes, FILE: os.fsencode(path.name)}, USER_BLOCK) as file:
         file["embeddings"][...] = shard.embeddings
         file["ids"][...] = shard.ids
         file["headers"][...] = shard.headers
@@ -141,112 +130,3 @@ def read_result(path: Path) -> tuple[list[str], NDArray[np.float32]]:
     """Ids and (n, dim) embeddings of an HDF5 result."""
     with h5py.File(path) as file:
         return _text(file["ids"]), file["embeddings"][...]
-
-
-def layout_of(path: Path, proteins: bool = False) -> Layout:
-    """The layout of a result by its suffix; a `.pt` of proteins is the published tool's for ESM-2."""
-    if path.suffix == ".pt":
-        return "proteins" if proteins else "nucleotide"
-    return "npy" if path.suffix == ".npy" else "hdf5"
-
-
-def write_merged(
-    path: Path,
-    shards: Iterable[Shard],
-    rows: int,
-    dim: int,
-    attributes: Mapping[str, object],
-    layout: Layout,
-    ids: Path | None = None,
-) -> None:
-    """Write the user's result, `rows` rows in the order of `shards`; under its final name only if `path` is that.
-
-    ids: where a `.npy` gets its ids, one a line; None: `ids_path`. Raises OSError.
-    """
-    blocks = _even_blocks(shards)
-    if layout == "hdf5":
-        _write_hdf5(path, blocks, rows, dim, attributes)
-    elif layout == "npy":
-        _write_npy(path, ids or ids_path(path), blocks, rows, dim)
-    else:
-        _write_pt(path, blocks, layout)
-
-
-def _even_blocks(shards: Iterable[Shard]) -> Iterator[Shard]:
-    """The same rows in blocks of MERGE_ROWS, whatever the sizes of the shards."""
-    headers: list[str] = []
-    rows: list[NDArray[np.float32]] = []
-    for shard in shards:
-        start = 0
-        while start < len(shard.headers):
-            take = min(MERGE_ROWS - len(headers), len(shard.headers) - start)
-            headers += shard.headers[start : start + take]
-            rows.append(shard.embeddings[start : start + take])
-            start += take
-            if len(headers) == MERGE_ROWS:
-                yield Shard(headers, np.concatenate(rows))
-                headers, rows = [], []
-    if headers:
-        yield Shard(headers, np.concatenate(rows))
-
-
-def _write_hdf5(path: Path, blocks: Iterable[Shard], rows: int, dim: int, attributes: Mapping[str, object]) -> None:
-    # In a thread of its own: a signal breaks into Python code of the main thread only, and HDF5 calls some to write.
-    with Target(path) as target, ThreadPoolExecutor(1) as pool:
-        writing = pool.submit(_write_blocks, target, blocks, rows, dim, attributes)
-        try:
-            writing.result()
-        except BaseException:
-            target.stop()
-            raise
-
-
-def _write_blocks(
-    target: Target, blocks: Iterable[Shard], rows: int, dim: int, attributes: Mapping[str, object]
-) -> None:
-    with _hdf5(target, rows, dim, attributes) as file:
-        start = 0
-        for block in blocks:
-            end = start + len(block.headers)
-            file["embeddings"][start:end] = block.embeddings
-            file["ids"][start:end] = block.ids
-            file["headers"][start:end] = block.headers
-            target.check()
-            start = end
-    target.check()
-
-
-def ids_path(path: Path) -> Path:
-    """Where the ids of a `.npy` result stand, one a line."""
-    return path.with_suffix(".ids.txt")
-
-
-def _write_npy(path: Path, ids: Path, blocks: Iterable[Shard], rows: int, dim: int) -> None:
-    header = {"descr": "<f4", "fortran_order": False, "shape": (rows, dim)}
-    with open(path, "wb") as data, open(ids, "w", encoding="utf-8") as names:
-        np.lib.format.write_array_header_1_0(data, header)
-        for block in blocks:
-            data.write(np.ascontiguousarray(block.embeddings, dtype="<f4").tobytes())
-            names.writelines(f"{name}\n" for name in block.ids)
-
-
-def _write_pt(path: Path, blocks: Iterable[Shard], layout: Layout) -> None:
-    """The published tool's dictionaries; each is one Python object, so the whole result is held in memory."""
-    import torch
-
-    ids: list[str] = []
-    arrays: list[NDArray[np.float32]] = []
-    for block in blocks:
-        ids += block.ids
-        arrays.append(block.embeddings)
-    vectors = np.concatenate(arrays) if arrays else np.empty((0, 0), np.float32)
-    content: dict[str, object]
-    if layout == "merged":
-        content = {"ids": ids, "data": torch.from_numpy(vectors)}
-    elif layout == "proteins":
-        content = {"proteins": ids, "data": list(torch.from_numpy(vectors))}
-    else:
-        pairs = zip(ids, vectors.tolist(), strict=True)
-        content = {"nucleotide": ids, "data": [{"label": name, "mean_representation": row} for name, row in pairs]}
-    with open(path, "wb") as file:
-        torch.save(content, file)

@@ -1,22 +1,35 @@
-"""The file that a large HDF5 result is written to, such that a full disk is an error and not a crash."""
+"""The file that HDF5 and PyTorch write a result to, such that a full disk is an error that says so."""
 
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 
 class Target(io.RawIOBase):
-    """A file for HDF5 to write in that never fails it.
+    """A file for HDF5 to write in that never fails it, and that looks empty to it at first.
 
     HDF5 crashes the process when it cannot write. So from the first failure on, what it writes is kept in memory, for
-    it to read again and come to its end; `check`, called often, ends the writing before that grows large.
+    it to read again and come to its end; `check`, called often, ends the writing before that grows large. What was put
+    into the file before HDF5 began, it finds where it has allocated that, and need not write.
     """
 
     def __init__(self, path: Path) -> None:
         self._file = open(path, "w+b", buffering=0)  # noqa: SIM115  # closed by close
+        self._end = 0
         self._error: OSError | None = None
         self._kept: list[tuple[int, bytes]] = []
+
+    def put(self, data: memoryview, offset: int) -> None:
+        """Write all of `data` at an offset, before HDF5 begins. Raises OSError."""
+        while data:
+            written = os.pwrite(self._file.fileno(), data, offset)
+            data, offset = data[written:], offset + written
+
+    def get(self, count: int, offset: int) -> bytes:
+        """Read what was put at an offset. Raises OSError."""
+        return os.pread(self._file.fileno(), count, offset)
 
     def check(self) -> None:
         """Raise the first failure."""
@@ -37,6 +50,7 @@ class Target(io.RawIOBase):
                 self._error = error
         if self._error is not None:
             self._kept.append((start, bytes(data)))
+        self._end = max(self._end, start + len(data))
         return len(data)
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # what h5py hands in
@@ -51,6 +65,7 @@ class Target(io.RawIOBase):
 
     def truncate(self, size: int | None = None) -> int:
         """Set the size, which HDF5 does before it closes."""
+        self._end = size or 0
         try:
             return self._file.truncate(size)
         except OSError as error:
@@ -58,8 +73,8 @@ class Target(io.RawIOBase):
             return size or 0
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to `offset`."""
-        return self._file.seek(offset, whence)
+        """Go to `offset`; from the end, which is that of what HDF5 wrote."""
+        return self._file.seek(self._end + offset) if whence == io.SEEK_END else self._file.seek(offset, whence)
 
     def tell(self) -> int:
         """Where the next byte is read or written."""

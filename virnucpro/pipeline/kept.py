@@ -8,7 +8,8 @@ from pathlib import Path
 
 from virnucpro.input.index import WHOLE, IndexedSequence, WorkFile, read_index
 from virnucpro.input.windows import published_id
-from virnucpro.io.store import Layout, Shard, write_merged
+from virnucpro.io.results import Layout, write_merged
+from virnucpro.io.store import Shard
 from virnucpro.models.card import Reads
 from virnucpro.pipeline.features import join
 from virnucpro.pipeline.frame_run import Called
@@ -39,15 +40,7 @@ def keep_embeddings(
             (paths.embeddings("merged", ".pt"), partial(_merged, called, parts), {}, "merged"),
         ]
     for path, source, attributes, layout in jobs:
-        rows, dim = _shape(source())
-        write_merged(names[path], source(), rows, dim, attributes, layout)
-
-
-def _shape(shards: Iterator[Shard]) -> tuple[int, int]:
-    rows = dim = 0
-    for shard in shards:
-        rows, dim = rows + len(shard.headers), shard.embeddings.shape[1]
-    return rows, dim
+        write_merged(names[path], source(), attributes, layout)
 
 
 def _named(called: Called, parts: Sequence[WorkFile], encoder: int) -> Iterator[Shard]:

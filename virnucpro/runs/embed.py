@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,20 +13,19 @@ from virnucpro.errors import InputError, OutputError, UsageError
 from virnucpro.input.cut import Rules
 from virnucpro.input.fasta import PROTEIN, read_records
 from virnucpro.input.index import IndexedSequence, WorkFile, origins, read_index
-from virnucpro.io.store import OUTPUT_SUFFIXES, Shard, ids_path, layout_of, read_shards, write_merged
+from virnucpro.io.files import remove_unfinished, temporary_name, unwritable
+from virnucpro.io.results import OUTPUT_SUFFIXES, Result, ids_path, layout_of, open_result
 from virnucpro.models.local import LocalModel
 from virnucpro.models.registry import resolve
-from virnucpro.pipeline.events import Listener
+from virnucpro.pipeline.events import Event, Listener, Phase
 from virnucpro.pipeline.families import FAMILIES, place
+from virnucpro.pipeline.merge import LeftOut, Merge
 from virnucpro.pipeline.parallel_dnabert import Embedded
 from virnucpro.pipeline.placement import threads_a_worker
 from virnucpro.pipeline.run import Failure, Run, balance, work_folder, write_failed
 from virnucpro.pipeline.schedule import DeviceStats
 from virnucpro.runs.config import EmbedConfig
 from virnucpro.runs.paths import RunPaths
-
-#: Of one work file: (record number in it, id, reason) of what has no embedding.
-_LeftOut = list[tuple[int, str, str]]
 
 
 @dataclass
@@ -88,13 +87,23 @@ class EmbedRun(Run[EmbedResult]):
         """Embed, merge, record."""
         if not self.plan.whole:
             failures = self._failures({}, {})
-            self._publish([], failures, 0, 0)
+            self._publish(failures)
             raise InputError(f"no usable sequence in the input: {failures[0][3]}", hint=f"see {self.paths.failed}")
-        with self.session.stage("embedding"):
-            embedded = self._embed()
-        return self._complete(embedded)
+        with self._merge() as merge:
+            with self.session.stage("embedding"):
+                embedded = self._embed(merge)
+            return self._complete(embedded, merge)
 
-    def _embed(self) -> Embedded:
+    def _merge(self) -> Merge:
+        """The result, which grows under its temporary name until it is published."""
+        remove_unfinished(self.results)
+        layout = layout_of(self.config.output, proteins=self.rules.alphabet is PROTEIN)
+        made_by = self.model.attributes(self.placement.dtype, self.placement.budgets[0])
+        names = map(temporary_name, self.results)
+        result = open_result(next(names), made_by | {"fingerprint": self.fingerprint}, layout, next(names, None))
+        return Merge(result, [self._shard(part) for part in self.plan.parts if part.whole])
+
+    def _embed(self, merge: Merge) -> Embedded:
         counts = {self._path(part): part.whole for part in self.plan.parts if part.whole}
         placement = self.placement
         return FAMILIES[self.model.kind].drive(
@@ -103,7 +112,7 @@ class EmbedRun(Run[EmbedResult]):
             self.paths.shards,
             placement.budgets[0],
             counts=counts,
-            listen=self.listen,
+            listen=partial(self._hear, merge),
             stall_seconds=60 * self.config.stall_minutes,
             model=self.model,
             dtype=placement.dtype,
@@ -112,13 +121,21 @@ class EmbedRun(Run[EmbedResult]):
             attributes={"fingerprint": self.fingerprint},
         )
 
-    def _complete(self, embedded: Embedded) -> EmbedResult:
+    def _hear(self, merge: Merge, worker: int | None, event: Event | Phase) -> None:
+        self.listen(worker, event)
+        merge.hear(event)
+
+    def _complete(self, embedded: Embedded, merge: Merge) -> EmbedResult:
         failed_files = {path.name: reason for path, reason in embedded.failed}
         good = [part for part in self.plan.parts if part.whole and self._path(part).name not in failed_files]
         with self.session.stage("writing the result"):
-            rows, dim, left_out = self._outline(good)
-            failures = self._failures(failed_files, left_out)
-            self._publish(good, failures, rows, dim)
+            try:
+                merge.finish([self._shard(part) for part in good])
+            except OSError as error:
+                raise unwritable(self.config.output, error) from error
+            failures = self._failures(failed_files, merge.left_out)
+            self._publish(failures, merge.result if good else None)
+        rows, dim = merge.result.rows, merge.result.dim
         result = EmbedResult(self.config.output, rows, dim, failures, embedded.devices)
         summary = {"sequences": rows, "dim": dim, "failures": failures}
         self.session.complete(balance(embedded.devices) | {"result": summary}, failed_files)
@@ -126,33 +143,19 @@ class EmbedRun(Run[EmbedResult]):
             raise InputError("no work file could be embedded", hint=f"see {self.paths.failed}")
         return result
 
-    def _publish(self, good: list[WorkFile], failures: list[Failure], rows: int, dim: int) -> None:
-        """The result, if anything is in it, and the list of failures, if there are any; older ones go."""
-        results = (*(self.results if good else ()), *([self.paths.failed] if failures else []))
+    def _publish(self, failures: list[Failure], result: Result | None = None) -> None:
+        """Finish the result, if there is one, and list the failures, if there are any; older ones go."""
+        results = (*(self.results if result else ()), *([self.paths.failed] if failures else []))
         with self.session.publishing(results, replaced=[self.paths.failed]) as names:
             if failures:
                 write_failed(names[self.paths.failed], failures)
-            if good:
-                output = self.config.output
-                layout = layout_of(output, proteins=self.rules.alphabet is PROTEIN)
-                ids = names.get(ids_path(output))
-                made_by = self.model.attributes(self.placement.dtype, self.placement.budgets[0])
-                attributes = made_by | {"fingerprint": self.fingerprint}
-                write_merged(names[output], self._shards(good), rows, dim, attributes, layout, ids)
+            if result:
+                result.finish()
 
-    def _shards(self, parts: list[WorkFile]) -> Iterator[Shard]:
-        return read_shards(self.paths.shard(self._path(part)) for part in parts)
+    def _shard(self, part: WorkFile) -> Path:
+        return self.paths.shard(self._path(part))
 
-    def _outline(self, parts: list[WorkFile]) -> tuple[int, int, dict[str, _LeftOut]]:
-        """Rows and width of the result, and by work file what has no embedding."""
-        rows = dim = 0
-        left_out: dict[str, _LeftOut] = {}
-        for part, shard in zip(parts, self._shards(parts), strict=True):
-            rows, dim = rows + len(shard.headers), shard.embeddings.shape[1]
-            left_out[part.name] = shard.failed
-        return rows, dim, left_out
-
-    def _failures(self, failed_files: dict[str, str], left_out: dict[str, _LeftOut]) -> list[Failure]:
+    def _failures(self, failed_files: dict[str, str], left_out: dict[str, LeftOut]) -> list[Failure]:
         """Everything without an embedding, in input order."""
         found = []
         for part in self.plan.parts:
@@ -160,12 +163,12 @@ class EmbedRun(Run[EmbedResult]):
             sequences = [row for row in rows if isinstance(row, IndexedSequence)]
             found += [(row.input_index, row.record, row.id, row.reason) for row in sequences if row.failed]
             reason = failed_files.get(self._path(part).name)
-            of_part = left_out.get(part.name, []) if reason is None else self._whole(part, reason)
+            of_part = left_out.get(self._shard(part).name, []) if reason is None else self._whole(part, reason)
             places = list(islice(origins(sequences), part.whole)) if of_part else []
             found += [(*places[number - 1], name, why) for number, name, why in of_part]
         return self.in_input_order(found)
 
-    def _whole(self, part: WorkFile, reason: str) -> _LeftOut:
+    def _whole(self, part: WorkFile, reason: str) -> LeftOut:
         """All sequences of a work file that failed."""
         names = self._names(part)
         numbers = range(1, part.whole + 1)

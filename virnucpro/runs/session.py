@@ -27,7 +27,7 @@ from typing import Any
 from virnucpro._version import __version__
 from virnucpro.core import log
 from virnucpro.errors import OutputError
-from virnucpro.io.files import atomic_paths, unfinished
+from virnucpro.io.files import atomic_paths, remove_unfinished
 from virnucpro.pipeline.events import Listener, Phase
 from virnucpro.runs.names import refuse_taken, remove, taken
 from virnucpro.runs.paths import RunPaths
@@ -280,10 +280,7 @@ class Session:
 
     def tidy(self) -> None:
         """At the end, whatever it is: keep the work files only if the run can be continued."""
-        for path in (self.paths.manifest, self.paths.failed, *self._results()):
-            for each in unfinished(path):  # of a run that was killed
-                with contextlib.suppress(OSError):
-                    each.unlink()
+        remove_unfinished((self.paths.manifest, self.paths.failed, *self._results()))
         record = self.record
         goes_on = record is not None and (record.state != "complete" or record.failed_work_files)
         if not goes_on or not any(self.paths.parts.glob("*")):

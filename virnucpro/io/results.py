@@ -1,0 +1,235 @@
+"""The embeddings of a run in the user's format; rows are appended while nobody knows how many there will be."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virnucpro.input.fasta import first_word
+from virnucpro.io.store import Shard, hdf5
+from virnucpro.io.target import Target
+
+OUTPUT_SUFFIXES = (".h5", ".hdf5", ".npy", ".pt")
+
+#: Layouts of a result: HDF5, NumPy, and the published tool's for DNABERT-S, for ESM-2, and for both joined.
+Layout = Literal["hdf5", "npy", "nucleotide", "proteins", "merged"]
+
+#: Headers that HDF5 is given at a time; fixed, so that the bytes do not depend on how the input was split.
+MERGE_ROWS = 4096
+
+
+def layout_of(path: Path, proteins: bool = False) -> Layout:
+    """The layout of a result by its suffix; a `.pt` of proteins is the published tool's for ESM-2."""
+    if path.suffix == ".pt":
+        return "proteins" if proteins else "nucleotide"
+    return "npy" if path.suffix == ".npy" else "hdf5"
+
+
+def ids_path(path: Path) -> Path:
+    """Where the ids of a `.npy` result stand, one a line."""
+    return path.with_suffix(".ids.txt")
+
+
+class Result(ABC):
+    """A result that grows in its `paths`: `append`, …, `finish`, and then or else `close`.
+
+    `rows` of width `dim` are in it.
+    """
+
+    def __init__(self, *paths: Path) -> None:
+        self.paths = paths
+        self.rows = self.dim = 0
+
+    def append(self, shard: Shard) -> None:
+        """Add the rows of a shard. Raises OSError."""
+        self.dim = shard.embeddings.shape[1]
+        self._add(shard)
+        self.rows += len(shard.headers)
+
+    @abstractmethod
+    def _add(self, shard: Shard) -> None: ...
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Make the result whole. Raises OSError."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the files; a result that is not finished is of no use."""
+
+    def discard(self) -> None:
+        """Give back what it takes on the disk; not for a result that has been given its name."""
+        self.close()
+        for path in self.paths:
+            path.unlink(missing_ok=True)
+
+
+def open_result(path: Path, attributes: Mapping[str, object], layout: Layout, ids: Path | None = None) -> Result:
+    """An empty result; under its final name only if `path` is that.
+
+    ids: where a `.npy` gets its ids, one a line; None: `ids_path`. Raises OSError.
+    """
+    if layout == "hdf5":
+        return _Hdf5Result(path, attributes)
+    if layout == "npy":
+        return _NpyResult(path, ids or ids_path(path))
+    return _PtResult(path, layout)
+
+
+def write_merged(
+    path: Path, shards: Iterable[Shard], attributes: Mapping[str, object], layout: Layout, ids: Path | None = None
+) -> None:
+    """Write a whole result, in the order of `shards`; arguments and errors as for `open_result`."""
+    with contextlib.closing(open_result(path, attributes, layout, ids)) as result:
+        for shard in shards:
+            result.append(shard)
+        result.finish()
+
+
+class _Hdf5Result(Result):
+    """Where HDF5 puts the embeddings does not depend on their number, so they are put there as they come.
+
+    At the end HDF5 writes its structure around them, and the strings behind them, as if it had written all: the bytes
+    are the same. Headers wait in a file without a name, since there may be more than memory holds.
+    """
+
+    def __init__(self, path: Path, attributes: Mapping[str, object]) -> None:
+        super().__init__(path)
+        self._attributes = attributes
+        self._offset = 0
+        self._target = Target(path)
+        self._headers = tempfile.TemporaryFile("w+", encoding="utf-8", dir=path.parent)  # noqa: SIM115  # see `close`
+
+    def _add(self, shard: Shard) -> None:
+        self._offset = self._offset or _offset_of_rows(self.dim, self._attributes)
+        data = _little_endian(shard)
+        self._target.put(data.reshape(-1).view(np.uint8).data, self._offset + self.rows * self.dim * data.itemsize)
+        self._headers.write(json.dumps(shard.headers) + "\n")
+
+    def finish(self) -> None:
+        # In a thread: a signal breaks into Python code of the main thread only, and HDF5 calls some to write.
+        with ThreadPoolExecutor(1) as pool:
+            writing = pool.submit(self._write)
+            try:
+                writing.result()
+            except BaseException:
+                self._target.stop()
+                raise
+
+    def _write(self) -> None:
+        with hdf5(self._target, self.rows, self.dim, self._attributes) as file:
+            if self.rows:  # what is there already is written once more, so that HDF5 allocates all
+                file["embeddings"][0] = np.frombuffer(self._target.get(4 * self.dim, self._offset), "<f4")
+            start = 0
+            for headers in self._blocks():
+                end = start + len(headers)
+                file["ids"][start:end] = [first_word(header) for header in headers]
+                file["headers"][start:end] = headers
+                self._target.check()
+                start = end
+        self._target.check()
+
+    def _blocks(self) -> Iterator[list[str]]:
+        """All headers, MERGE_ROWS at a time, however they came."""
+        self._headers.seek(0)
+        headers = (header for line in self._headers for header in json.loads(line))
+        while block := list(islice(headers, MERGE_ROWS)):
+            yield block
+
+    def close(self) -> None:
+        self._target.close()
+        _abandon(self._headers)
+
+
+def _abandon(file: IO[Any]) -> None:
+    with contextlib.suppress(OSError):  # the disk is full: what was not written by now is not needed
+        file.close()
+
+
+def _offset_of_rows(dim: int, attributes: Mapping[str, object]) -> int:
+    """Where a result of one row has it, and so one of any number has the first."""
+    with hdf5(io.BytesIO(), 1, dim, attributes) as file:
+        file["embeddings"][0] = 0
+        return int(file["embeddings"].id.get_offset())
+
+
+def _little_endian(shard: Shard) -> NDArray[np.float32]:
+    return np.ascontiguousarray(shard.embeddings, "<f4")
+
+
+class _NpyResult(Result):
+    """NumPy leaves room in the header for any number of rows, so that it can be written again at the end."""
+
+    def __init__(self, path: Path, ids: Path) -> None:
+        super().__init__(path, ids)
+        self._data = open(path, "wb")  # noqa: SIM115  # closed by close
+        self._ids = open(ids, "w", encoding="utf-8")  # noqa: SIM115
+
+    def _add(self, shard: Shard) -> None:
+        if not self.rows:
+            self._write_header()
+        self._data.write(_little_endian(shard).tobytes())
+        self._ids.writelines(f"{name}\n" for name in shard.ids)
+
+    def _write_header(self) -> None:
+        self._data.seek(0)
+        header = {"descr": "<f4", "fortran_order": False, "shape": (self.rows, self.dim)}
+        np.lib.format.write_array_header_1_0(self._data, header)
+
+    def finish(self) -> None:
+        self._write_header()
+        for file in (self._data, self._ids):
+            file.close()
+
+    def close(self) -> None:
+        for file in (self._data, self._ids):
+            _abandon(file)
+
+
+class _PtResult(Result):
+    """The published tool's dictionaries; each is one Python object, so the whole result is held in memory."""
+
+    def __init__(self, path: Path, layout: Layout) -> None:
+        super().__init__(path)
+        self._layout = layout
+        self._ids: list[str] = []
+        self._arrays: list[NDArray[np.float32]] = []
+
+    def _add(self, shard: Shard) -> None:
+        self._ids += shard.ids
+        self._arrays.append(shard.embeddings)
+
+    def finish(self) -> None:
+        import torch
+
+        with Target(self.paths[0]) as target:  # PyTorch would not say why it cannot write
+            torch.save(self._content(), target)  # type: ignore[arg-type]  # it asks for no more than `write`
+            target.check()
+
+    def _content(self) -> dict[str, object]:
+        import torch
+
+        vectors = np.concatenate(self._arrays) if self._arrays else np.empty((0, 0), np.float32)
+        if self._layout == "merged":
+            return {"ids": self._ids, "data": torch.from_numpy(vectors)}
+        if self._layout == "proteins":
+            return {"proteins": self._ids, "data": list(torch.from_numpy(vectors))}
+        pairs = zip(self._ids, vectors.tolist(), strict=True)
+        return {
+            "nucleotide": self._ids,
+            "data": [{"label": name, "mean_representation": row} for name, row in pairs],
+        }
+
+    def close(self) -> None:
+        """There is no file but while it is written."""
