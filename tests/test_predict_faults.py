@@ -253,7 +253,7 @@ def test_results_of_work_files_that_are_damaged_are_made_again(
     settings: PredictConfig, complete: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     interrupt(settings, "calling")
-    damaged = sorted(paths_of(settings).shards.glob("0*.h5"))[3:5]
+    damaged = sorted(paths_of(settings).shards.glob("0*.scores.h5"))[3:5]
     for path in damaged:
         path.write_bytes(path.read_bytes()[:-100])
     with caplog.at_level(logging.INFO, "virnucpro"):

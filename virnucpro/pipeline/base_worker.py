@@ -382,15 +382,15 @@ def made_from(sources: Iterable[Path], attributes: Mapping[str, object]) -> dict
 
 
 def is_done(output: Path, sources: Iterable[Path], attributes: Mapping[str, object]) -> bool:
-    """Whether a shard is there, whole, and was made from the same content by the same means. Raises InputError."""
+    """Whether a shard is there, whole, and was made from the same content by the same means."""
     if not output.exists():
         return False
     try:
-        found = read_shard(output).attributes
+        found, wanted = read_shard(output).attributes, made_from(sources, attributes)
     except InputError as error:
         logger.warning("%s", error)
         return False
-    if any(found.get(name) != value for name, value in made_from(sources, attributes).items()):
+    if any(found.get(name) != value for name, value in wanted.items()):
         logger.warning("%s was made from something else; it is made again", output)
         return False
     return True

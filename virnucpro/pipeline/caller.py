@@ -7,7 +7,7 @@ written: eight bytes and an id a frame. Vectors are written only where they are 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -85,8 +85,8 @@ class CalledFiles:
         vectors = [self.attributes(encoder) for encoder in range(len(self.models))] if self.vectors else []
         return [*vectors, self.run] if self.classifier else [*vectors]
 
-    def _there(self, path: Path) -> list[Path]:
-        return [source for source in self.sources(path) if source]
+    def _there(self, path: Path) -> Iterator[Path]:
+        yield from filter(None, self.sources(path))
 
     def scores(self, path: Path) -> Shard:
         """(n, 2) scores, others and virus, of frames and whole windows. Raises InputError."""
