@@ -58,10 +58,11 @@ _DEVICES = [
     ),
     click.option(
         "--dtype",
-        type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+        type=click.Choice(["auto", "fp32", "bf16", "fp16", "fp8"]),
         default="auto",
         show_default=True,
-        help="Numbers to compute in. auto: bf16 where all devices have it natively, else fp32. fp16: GPUs only.",
+        help="Numbers to compute in. auto: bf16 where all devices have it natively, else fp32. fp16: GPUs only. "
+        "fp8: products of ESM-2 in FP8, the rest in bf16, on GPUs of compute capability 8.9 or more.",
     ),
     click.option(
         "--batch-size",

@@ -21,8 +21,6 @@ from virnucpro.errors import DeviceError, UsageError
 if TYPE_CHECKING:
     import torch
 
-DTYPES = ("auto", "fp32", "bf16", "fp16")
-
 
 @dataclass(frozen=True)
 class Device:
@@ -32,6 +30,7 @@ class Device:
     model: str
     memory_gib: float
     bf16: bool
+    fp8: bool = False
 
     @property
     def type(self) -> str:
@@ -56,6 +55,13 @@ def supports_bf16(device: torch.device) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
+def supports_fp8(device: torch.device) -> bool:
+    """Whether `device` multiplies FP8: a GPU of compute capability 8.9 or more. Initialises CUDA."""
+    import torch
+
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
+
+
 def memory_gib(device: torch.device) -> float:
     """Memory of the device in GiB (of a GPU: the card's; of a CPU: the machine's)."""
     import torch
@@ -78,7 +84,7 @@ def describe(device: torch.device) -> Device:
     import torch
 
     model = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_model()
-    return Device(str(device), model, round(memory_gib(device), 1), supports_bf16(device))
+    return Device(str(device), model, round(memory_gib(device), 1), supports_bf16(device), supports_fp8(device))
 
 
 def find_cpu() -> Device:
@@ -176,6 +182,10 @@ def select_dtype(dtype: str, devices: Sequence[Device]) -> str:
     """One dtype for all devices of a run; `auto` is bf16 where every one of them has it."""
     if dtype == "fp16" and any(device.type == "cpu" for device in devices):
         raise DeviceError("fp16 is for GPUs only", hint="use --dtype fp32 or bf16 on a CPU")
+    if dtype == "fp8" and not all(device.fp8 for device in devices):
+        raise DeviceError(
+            "fp8 needs GPUs of compute capability 8.9 or more, such as L4, L40S, H100", hint="use --dtype bf16"
+        )
     if dtype != "auto":
         return dtype
     return "bf16" if all(device.bf16 for device in devices) else "fp32"

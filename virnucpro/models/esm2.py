@@ -9,9 +9,10 @@ The numbers of a network are read off its weights, in fair-esm's key layout or H
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from virnucpro.errors import ModelError
 from virnucpro.models.attention import PackedLayout, packed_attention, segment_mean
 from virnucpro.models.backend import kernels_for
+from virnucpro.models.fp8 import QuantizedLinear, quantized, quantized_gelu, quantized_norm_of_sum
 from virnucpro.models.layers import Norm, gelu
 from virnucpro.models.linear import Linear
 from virnucpro.models.protein_tokenizer import ALPHABET
@@ -103,20 +105,37 @@ class Layer(nn.Module):
         The sum waits for the norm behind it, which reads it anyway.
         """
         x, normed = self.self_attn_layer_norm.with_sum(x, due)
-        x, normed = self.final_layer_norm.with_sum(x, self.out_proj(self._attend(normed, layout, angles)))
+        x, normed = self.final_layer_norm.with_sum(x, self.out_proj(self._attend(self.qkv(normed), layout, angles)))
         return x, self.fc2(gelu(self.fc1(normed)))
 
-    def _attend(self, x: Tensor, layout: PackedLayout, angles: Angles) -> Tensor:
-        qkv = self.qkv(x)
+    def _attend(self, qkv: Tensor, layout: PackedLayout, angles: Angles) -> Tensor:
         # Scaled before the rotation, as published; rotated in fp32.
         scale = self.head_dim**-0.5
-        q, k, v = qkv.view(len(x), 3, self.heads, self.head_dim).unbind(1)
-        if kernels := kernels_for(x.device.type):
+        q, k, v = qkv.view(len(qkv), 3, self.heads, self.head_dim).unbind(1)
+        if kernels := kernels_for(qkv.device.type):
             kernels.rotate_in_place(qkv, *angles, scale)
         else:
             q = rotate(q.float() * scale, *angles).to(v.dtype)
             k = rotate(k.float(), *angles).to(v.dtype)
         return packed_attention(q, k, v, layout, scale=1.0)
+
+
+class QuantizedLayer(Layer):
+    """A layer whose products are in FP8; made of a `Layer`, whose weights it takes over."""
+
+    def __init__(self, layer: Layer) -> None:
+        nn.Module.__init__(self)
+        self.heads, self.head_dim = layer.heads, layer.head_dim
+        self.self_attn_layer_norm, self.final_layer_norm = layer.self_attn_layer_norm, layer.final_layer_norm
+        for name in ("qkv", "out_proj", "fc1", "fc2"):
+            self.add_module(name, QuantizedLinear(layer.get_submodule(name)))  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, due: Tensor, layout: PackedLayout, angles: Angles) -> tuple[Tensor, Tensor]:
+        """As `Layer`."""
+        x, normed = quantized_norm_of_sum(self.self_attn_layer_norm, x, due)
+        mixed = quantized(self._attend(self.qkv(normed), layout, angles))
+        x, normed = quantized_norm_of_sum(self.final_layer_norm, x, self.out_proj(mixed))
+        return x, self.fc2(quantized_gelu(self.fc1(normed)))
 
 
 class ESM2(nn.Module):
@@ -131,6 +150,11 @@ class ESM2(nn.Module):
         # Held as bits: `.to(torch.bfloat16)` would round a float buffer, and angles grow with the position.
         self.inv_freq_bits: Tensor
         self.register_buffer("inv_freq_bits", inv_freq.float().view(torch.int32), persistent=False)
+
+    def quantize(self) -> None:
+        """Turn the products of all layers into FP8 ones; the network must be in BF16."""
+        for place, layer in enumerate(cast("Iterable[Layer]", self.layers)):
+            self.layers[place] = QuantizedLayer(layer)
 
     @property
     def dim(self) -> int:

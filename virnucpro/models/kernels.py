@@ -6,6 +6,7 @@
 | `normed`, `normed_sum` | `layers.Norm`            |
 | `activated`         | `layers.gelu`, `layers.gated_gelu` |
 | `rotate_in_place`   | `esm2.rotate`               |
+| `quantized`, `quantized_gelu`, `quantized_norm_of_sum` | those of `models/fp8.py` |
 
 All arithmetic is fp32 between a load and a store. A row or a sequence meets the same instructions wherever it lies and
 whatever lies beside it (DESIGN rule 1): rows are programs of their own, tiles of attention count from their sequence's
@@ -139,8 +140,10 @@ def _norm(
     WIDTH: tl.constexpr,
     ADD: tl.constexpr,
     KEEP: tl.constexpr,
+    QUANTIZE: tl.constexpr,
+    scales: tl.tensor,
 ) -> None:
-    """One row a program."""
+    """One row a program; with QUANTIZE, `out` is in FP8 and gets a scale a row."""
     column = tl.arange(0, WIDTH)
     inside = column < DIM
     place = tl.program_id(0).to(tl.int64) * DIM + column
@@ -153,7 +156,18 @@ def _norm(
     inverse = tl.rsqrt(tl.sum(centred * centred, 0) / DIM + eps)
     scaled = centred * inverse * tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
     shifted = scaled + tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + place, shifted.to(out.dtype.element_ty), mask=inside)
+    if QUANTIZE:
+        _store_quantized(tl.where(inside, shifted, 0.0), out + place, scales + tl.program_id(0), inside)
+    else:
+        tl.store(out + place, shifted.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _store_quantized(value: tl.tensor, place: tl.tensor, scale_place: tl.tensor, inside: tl.tensor) -> None:
+    """A row in FP8, and its scale; `value` is 0 outside."""
+    scale = tl.maximum(tl.max(tl.abs(value), 0) / 448.0, 1e-12)
+    tl.store(place, (value / scale).to(tl.float8e4nv), mask=inside)
+    tl.store(scale_place, scale)
 
 
 def normed(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
@@ -185,9 +199,63 @@ def _launch_norm(
         _power_of_two(dim),
         added is not None,
         total is not None,
+        False,
+        out,
         num_warps=2,
     )
     return out
+
+
+def quantized_norm_of_sum(
+    x: Tensor, added: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x + added (tokens, dim), and its LayerNorm in FP8 with (tokens, 1) fp32 scales."""
+    total, (out, scales) = torch.empty_like(x), _empty_quantized(x, x.shape[1])
+    tokens, dim = x.shape
+    _norm[(tokens,)](
+        x, added, weight, bias, total, out, eps, dim, _power_of_two(dim), True, True, True, scales, num_warps=2
+    )
+    return total, out, scales
+
+
+def _empty_quantized(x: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    rows = len(x)
+    return (
+        torch.empty(rows, width, dtype=torch.float8_e4m3fn, device=x.device),
+        torch.empty(rows, 1, dtype=torch.float32, device=x.device),
+    )
+
+
+@triton.jit
+def _quantize(
+    x: tl.tensor, out: tl.tensor, scales: tl.tensor, WIDTH: tl.constexpr, BLOCK: tl.constexpr, GELU: tl.constexpr
+) -> None:
+    """One row a program, by way of GELU if so asked."""
+    column = tl.arange(0, BLOCK)
+    inside = column < WIDTH
+    place = tl.program_id(0).to(tl.int64) * WIDTH + column
+    value = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+    if GELU:
+        value = 0.5 * value * (1.0 + tl.erf(value * 0.7071067811865476))
+    _store_quantized(value, out + place, scales + tl.program_id(0), inside)
+
+
+def quantized(x: Tensor) -> tuple[Tensor, Tensor]:
+    """(rows, width) → the same in FP8, and (rows, 1) fp32 scales."""
+    return _launch_quantize(x, gelu=False)
+
+
+def quantized_gelu(x: Tensor) -> tuple[Tensor, Tensor]:
+    """(rows, width) → GELU (by erf) in FP8, and (rows, 1) fp32 scales."""
+    return _launch_quantize(x, gelu=True)
+
+
+def _launch_quantize(x: Tensor, gelu: bool) -> tuple[Tensor, Tensor]:
+    rows, width = x.shape
+    out, scales = _empty_quantized(x, width)
+    block = _power_of_two(width)
+    _quantize[(rows,)](x, out, scales, width, block, gelu, num_warps=8 if block > 2048 else 4)
+    return out, scales
 
 
 @triton.jit

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from virnucpro.core.device import Device, available_threads, describe, supports_bf16
+from virnucpro.core.device import Device, available_threads, describe, select_dtype, supports_bf16
 from virnucpro.errors import DeviceError, InputError, UsageError
 from virnucpro.input.fasta import DNA, Alphabet, count_records
 from virnucpro.io.files import sha256_of
@@ -37,7 +37,8 @@ from virnucpro.runs.config import DEFAULT_MAX_TOKENS, DEFAULT_MODEL
 
 logger = logging.getLogger("virnucpro.worker")
 
-TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+#: What a network is held in; with fp8 all but its products stays in BF16.
+TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
 
 #: (tokens, layout) → hidden states: a network, on a GPU by way of its recorded pass.
 Pass = Callable[[torch.Tensor, PackedLayout], torch.Tensor]
@@ -120,7 +121,7 @@ class WorkerOptions:
 
     model: a registered name, a folder or weights file, or what `resolve` returned.
     models_dir: where named models are sought first.
-    dtype: auto, fp32, bf16 or fp16; auto is BF16 where the device multiplies it natively, else fp32.
+    dtype: auto, fp32, bf16, fp16 or fp8; auto is BF16 where the device multiplies it natively, else fp32.
     max_tokens: longer sequences fail with a message.
     threads: CPU threads of this worker; None takes all there are.
     attributes: written into each result, besides the model, dtype and versions that made it.
@@ -177,13 +178,14 @@ class Network(NamedTuple):
     """A model as it is read: on the CPU, and what belongs to it.
 
     pool: (tokens, width) hidden states, the (tokens,) ids they are of, (n,) lengths, `used` their sum → (n, dim) fp32
-    embeddings.
+    embeddings. quantize: turns the products of `module` into FP8 ones.
     """
 
     tokenizer: Tokenizer
     module: torch.nn.Module
     dim: int
     pool: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], torch.Tensor]
+    quantize: Callable[[], None] = lambda: None
 
 
 class BaseEmbeddingWorker(ABC):
@@ -199,9 +201,12 @@ class BaseEmbeddingWorker(ABC):
     #: Letters of the shortest sequence that can be embedded.
     shortest: ClassVar[int] = 1
 
+    #: Whether its products can be in FP8; one that cannot computes in BF16 where a run is in fp8.
+    fp8: ClassVar[bool] = False
+
     def __init__(self, model: LocalModel, dtype: str = "auto") -> None:
         self.model = model
-        self.dtype = dtype
+        self.dtype = "bf16" if dtype == "fp8" and not self.fp8 else dtype
 
     @abstractmethod
     def process_files_worker(
@@ -232,16 +237,18 @@ class BaseEmbeddingWorker(ABC):
         return supports_bf16(device)
 
     def resolve_dtype(self, device: Device) -> str:
-        """The dtype of the run on `device`: what was asked for, or by `auto` BF16 where it is native."""
-        return device.dtype if self.dtype == "auto" else self.dtype
+        """The dtype of the run on `device`: what was asked for, or by `auto` BF16 where it is native. Raises DeviceError."""
+        return select_dtype(self.dtype, [device])
 
     def load(self, device: torch.device, dtype: str, budget: int) -> Encoder:
-        """The model on `device`, for buffers of `budget` tokens. Raises ModelError, DeviceError."""
+        """The model on `device` in a dtype, for buffers of `budget` tokens. Raises ModelError, DeviceError."""
         began = time.perf_counter()
         with self.model.unchanged():
             model = self.read_model(TORCH_DTYPES[dtype])
         try:
             module = model.module.to(device=device, dtype=TORCH_DTYPES[dtype])
+            if dtype == "fp8":
+                model.quantize()
         except torch.OutOfMemoryError as error:
             raise _too_small(self.model.name, device) from error
         _describe(device, dtype, budget)

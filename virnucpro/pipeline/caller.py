@@ -67,7 +67,9 @@ class CalledFiles:
 
     def attributes(self, encoder: int) -> dict[str, object]:
         """What the vectors of an encoder say of themselves."""
-        return {**self.models[encoder].attributes(self.dtype, self.budgets[encoder]), **self.run}
+        model = self.models[encoder]
+        dtype = FAMILIES[model.kind].worker(model, self.dtype).dtype
+        return {**model.attributes(dtype, self.budgets[encoder]), **self.run}
 
     def write(self, path: Path, shards: Sequence[Shard]) -> None:
         """Write the results of a work file, each whole or not at all. Raises InputError, OutputError."""
@@ -169,8 +171,8 @@ def call_files_worker(
     budgets = (batch_size,) if protein_batch_size is None else (batch_size, protein_batch_size)
     files = CalledFiles(Path(output_dir), models, budgets, dtype, classifier, vectors, run)
     encoders = [
-        FAMILIES[model.kind].worker(model, dtype).load(device, dtype, budget)
-        for model, budget in zip(models, budgets, strict=True)
+        worker.load(device, worker.dtype, budget)
+        for worker, budget in zip((FAMILIES[model.kind].worker(model, dtype) for model in models), budgets, strict=True)
     ]
     classifiers = (
         _Classifiers(Classifier.load(classifier), Classifier.load_dna_only(classifier)) if classifier else None

@@ -38,6 +38,7 @@ class ESMWorker(BaseEmbeddingWorker):
     """Embeds proteins with ESM-2 of any size: mean over the first 1024 residues of the last layer, in fp32."""
 
     alphabet: ClassVar[Alphabet] = PROTEIN
+    fp8: ClassVar[bool] = True
 
     def process_files_worker(
         self,
@@ -57,7 +58,7 @@ class ESMWorker(BaseEmbeddingWorker):
     def read_model(self, dtype: torch.dtype) -> Network:
         """The network in `dtype` at once, since the largest takes 11 GB in fp32; the alphabet needs no file."""
         network = load_esm2(self.model.weights, dtype)
-        return Network(ProteinTokenizer(), network, network.dim, pool_proteins)
+        return Network(ProteinTokenizer(), network, network.dim, pool_proteins, network.quantize)
 
 
 def pool_proteins(hidden: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor, used: int) -> torch.Tensor:

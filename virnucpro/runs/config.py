@@ -26,7 +26,7 @@ DEFAULT_FRAMES_PER_FILE = 2_000
 #: A batch of long sequences on a CPU may take this long.
 DEFAULT_STALL_MINUTES = 30.0
 
-DTYPES = ("auto", "fp32", "bf16", "fp16")
+DTYPES = ("auto", "fp32", "bf16", "fp16", "fp8")
 
 #: More would not fit any memory there is, or start more threads than any machine has.
 MOST_TOKENS, MOST_THREADS = 1 << 24, 1 << 10

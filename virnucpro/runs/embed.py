@@ -69,6 +69,10 @@ class EmbedRun(Run[EmbedResult]):
         self.model = resolve(self.config.model, self.config.models_dir)
         self.rules = Rules(reads="records", alphabet=FAMILIES[self.model.kind].worker.alphabet)
         config = self.config
+        if config.dtype == "fp8" and not FAMILIES[self.model.kind].worker.fp8:
+            raise UsageError(
+                f"--dtype fp8: {self.model.name} has no products in FP8, ESM-2 alone has", hint="use --dtype bf16"
+            )
         self.placement = place(select_devices(config.device), [self.model], config.dtype, config.batch_size)
 
     @property
