@@ -237,7 +237,7 @@ class BaseEmbeddingWorker(ABC):
         return supports_bf16(device)
 
     def resolve_dtype(self, device: Device) -> str:
-        """The dtype of the run on `device`: what was asked for, or by `auto` BF16 where it is native. Raises DeviceError."""
+        """The dtype of the run on `device`: what was asked for, or by `auto` BF16. Raises DeviceError."""
         return select_dtype(self.dtype, [device])
 
     def load(self, device: torch.device, dtype: str, budget: int) -> Encoder:
