@@ -44,7 +44,7 @@ class RandomESMWorker(ESMWorker):
             owner, _, kind = name.rpartition(".")
             setattr(network.get_submodule(owner), kind, torch.nn.Parameter(values.to(dtype), requires_grad=False))
         network.inv_freq_bits = (10000.0 ** -(torch.arange(half) / half)).half().float().view(torch.int32)
-        return Network(ProteinTokenizer(), network.eval(), network.dim, pool_proteins)
+        return Network(ProteinTokenizer(), network.eval(), network.dim, pool_proteins, network.quantize)
 
 
 def random_esm_worker(

@@ -138,3 +138,19 @@ def test_multi_gpu_on_a_cpu_ends_in_the_same_bytes_even_with_a_worker_killed(tmp
         assert "killed" in found[-1]["GPUs"]
         assert {row["sequences"] for row in found} == {number}
         assert len({row["sha256"] for row in found}) == 1
+
+
+def test_esm_ways_compares_with_transformers(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    found = quick("esm_ways", tmp_path)
+    assert {row["lengths"] for row in found["ways"]} == {"166 residues", "20 to 166", "30 to 800"}
+    assert {str(row["way"]).partition(",")[0] for row in found["ways"]} == {"virnucpro", "transformers"}
+    assert all(row["tokens/s"] > 0 for row in found["ways"])
+    (cost,) = found["cost"]
+    assert (cost["dtype"], cost["differing in other company"]) == ("bf16", 0)
+
+
+def test_predict_gpu_finds_the_same_bytes_on_one_worker_and_two(tmp_path: Path) -> None:
+    found = quick("predict_gpu", tmp_path, "--options", "--sequences-per-file 20")
+    assert found["identity"] == [{"runs": 2, "different results": 1}]
+    assert all(row["frames"] > 0 and 0 < row["bytes a frame"] < 1000 for row in found["runs"])

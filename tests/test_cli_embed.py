@@ -68,7 +68,7 @@ def embeddings(path: Path, **settings: object) -> dict[str, bytes]:
 
 def failed_rows(output: Path) -> list[list[str]]:
     header, *rows = Path(f"{output}.failed.tsv").read_text(encoding="utf-8").splitlines()
-    assert header == "input\trecord\tid\treason"
+    assert header == "input\trecord\tsequence_id\treason"
     return [row.split("\t") for row in rows]
 
 

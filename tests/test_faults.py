@@ -237,7 +237,7 @@ def test_second_run_on_the_same_output(fasta: Path, tmp_path: Path, expected: by
 # A full disk.
 
 
-@pytest.mark.parametrize(("kilobytes", "what"), [(150, "parts"), (900, "shards/"), (1800, "o.h5: ")])
+@pytest.mark.parametrize(("kilobytes", "what"), [(150, "parts"), (900, "shards/"), (2200, "o.h5: ")])
 def test_full_disk(kilobytes: int, what: str, small_disk: Path, fasta: Path, expected: bytes) -> None:
     """Full when the input is split, when a work file is done, when the result is put together."""
     set_size(small_disk, kilobytes)

@@ -27,7 +27,7 @@ def settings(record: Record) -> list[tuple[str, str]]:
     rows = [
         ("Model set", f"{record['model set']['name']}, windows of {result['window']} bases"),
         *((part, f"{model['name']}, {_sum(model['sha256'])}") for part, model in record["models"].items()),
-        ("Classifier", _sum(record["choices"]["classifier"][0])),
+        ("Classifier", _sum(record["identity"]["classifier"][0])),
         ("Thresholds", _thresholds(result["thresholds"])),
         ("Shortest sequence scored", f"{identity['min length']:,} bases"),
         ("Read", "whole windows" if identity["reads"] == "windows" else f"open frames, {identity['frames']} rule"),
