@@ -59,6 +59,9 @@ def write_esm(folder: Path, config: ESM2Config, device: str, seed: int) -> Path:
             weights |= {f"{prefix}{name}.weight": numbers(dim, around=1), f"{prefix}{name}.bias": numbers(dim)}
     weights |= {"esm.encoder.emb_layer_norm_after.weight": numbers(dim, around=1)}
     weights |= {"esm.encoder.emb_layer_norm_after.bias": numbers(dim)}
+    half = config.head_dim // 2
+    frequencies = (10000.0 ** -(torch.arange(half) / half)).half().float()
+    weights["esm.encoder.layer.0.attention.self.rotary_embeddings.inv_freq"] = frequencies
     save_file(weights, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps({"model_type": "esm", "num_attention_heads": config.heads}))
     return folder
