@@ -9,10 +9,10 @@ from urllib.parse import unquote
 
 import gffutils
 import pytest
-from virnucpro.pipeline.frame_split import IndexedSequence
 
 from virnucpro.calls.gff3 import Features
 from virnucpro.calls.verdicts import Region, SequenceCall, Verdict
+from virnucpro.input.index import IndexedSequence
 
 Row = dict[str, str]
 

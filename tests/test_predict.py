@@ -37,7 +37,7 @@ from virnucpro.models.registry import EMBEDDED
 from virnucpro.pipeline import caller
 from virnucpro.pipeline.events import Phase
 from virnucpro.runs.config import PredictConfig
-from virnucpro.runs.predict import PredictRun, default_prefix, run_predict
+from virnucpro.runs.predict import choose, default_prefix, run_predict
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "vanilla_embeddings"
 RECORDS = toy_records()
@@ -312,9 +312,7 @@ def test_long_sequences_have_the_threshold_of_the_preset(fasta: Path, toy: Path,
         (str(toy), {}, Thresholds(0.5, 0.5, 0.5)),
     ]
     for model, changes, scores in expected:
-        run = PredictRun(replace(config(fasta, tmp_path, toy, **changes), model=model))
-        run.choose()
-        assert run.thresholds == scores
+        assert choose(replace(config(fasta, tmp_path, toy, **changes), model=model)).thresholds == scores
     assert card.min_score > card.long_presets["default"] >= 0.5
 
 
@@ -325,11 +323,9 @@ def test_each_size_of_windows_has_thresholds_of_its_own(fasta: Path, toy: Path, 
     )
     unknown = with_card(toy, tmp_path / "unknown", presets={"default": 0.8}, min_score=0.8)
     for model, window, score in ((folder, 150, 0.8), (folder, 300, 0.7), (unknown, 150, 0.8), (unknown, 300, 0.5)):
-        run = PredictRun(config(fasta, tmp_path, model, window=window))
-        run.choose()
-        assert run.thresholds == Thresholds(score, score, score)
+        assert choose(config(fasta, tmp_path, model, window=window)).thresholds == Thresholds(score, score, score)
     with pytest.raises(UsageError, match="no presets for windows of 300 bases"):
-        PredictRun(config(fasta, tmp_path, unknown, window=300, preset="default")).choose()
+        choose(config(fasta, tmp_path, unknown, window=300, preset="default"))
 
 
 # Sets whose calls were measured.
@@ -411,11 +407,9 @@ def test_presets_and_scores_hold_for_sequences(measured: Path, fasta: Path, tmp_
         ({"min_score": 0.42}, Thresholds(0.42, 0.42, 0.42)),
     ]
     for changes, thresholds in expected:
-        run = PredictRun(config(fasta, tmp_path, measured, **changes))
-        run.choose()
-        assert run.thresholds == thresholds
+        assert choose(config(fasta, tmp_path, measured, **changes)).thresholds == thresholds
     with pytest.raises(UsageError, match="has conservative, default, relaxed"):
-        PredictRun(config(fasta, tmp_path, measured, preset="strict")).choose()
+        choose(config(fasta, tmp_path, measured, preset="strict"))
 
 
 def test_the_expected_number_of_false_calls_is_told_with_what_is_assumed(

@@ -15,7 +15,7 @@ from virnucpro.core.threads import in_order
 from virnucpro.input.frames import ALL_STOPPED
 from virnucpro.input.index import WHOLE, IndexedSequence, IndexedWindow, WorkFile, read_index
 from virnucpro.io.store import Shard
-from virnucpro.pipeline.frame_run import Called
+from virnucpro.pipeline.caller import Called
 
 
 @dataclass(frozen=True)

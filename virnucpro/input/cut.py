@@ -29,10 +29,8 @@ from virnucpro.io.files import SummedFile
 
 logger = logging.getLogger("virnucpro.cut")
 
-Reads = Literal["frames", "windows", "records"]
-
 #: Of the files of a work file, by what is read.
-SUFFIXES: Mapping[Reads, tuple[str, ...]] = {
+SUFFIXES: Mapping[str, tuple[str, ...]] = {
     "frames": (".fna", ".faa", ".index"),
     "windows": (".fna", ".index"),
     "records": (".fa", ".index"),
@@ -73,7 +71,7 @@ class Rules:
     exact: bool = False
     min_length: int = 0
     dna_only: bool = False
-    reads: Reads = "frames"
+    reads: Literal["frames", "windows", "records"] = "frames"
     alphabet: Alphabet = DNA
 
     @property

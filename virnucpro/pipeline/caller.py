@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from virnucpro.input.index import WorkFile
 from virnucpro.io.store import Shard, read_shard, write_shard
 from virnucpro.models.classifier import Classifier
 from virnucpro.models.local import LocalModel
@@ -24,8 +25,9 @@ from virnucpro.pipeline.features import Features, join
 from virnucpro.pipeline.placement import announce
 from virnucpro.pipeline.stream import Stream
 from virnucpro.pipeline.work_queue import QueueResult, WorkQueue
+from virnucpro.runs.paths import RunPaths
 
-__all__ = ["CalledFiles", "call_files", "call_files_worker"]
+__all__ = ["Called", "CalledFiles", "call_files", "call_files_worker"]
 
 #: Endings of the vectors of a work file, of each encoder, and of its scores.
 VECTORS, SCORES = (".dna.h5", ".protein.h5"), ".scores.h5"
@@ -212,3 +214,22 @@ def call_files(
     }
     queue = WorkQueue(call_files_worker, devices, files.budgets[0], files.folder, left, options, listen, stall_seconds)
     return queue.run()
+
+
+@dataclass(frozen=True)
+class Called:
+    """Work files that were brought to their end; failed: names of those that failed, and why."""
+
+    paths: RunPaths
+    files: CalledFiles
+    failed: dict[str, str]
+
+    def failure(self, part: WorkFile) -> str:
+        """Why a work file has no results; empty if it has."""
+        reason = self.failed.get(f"{part.name}.fna")
+        return f"its work file failed: {reason}" if reason else ""
+
+    def source(self, part: WorkFile) -> Path | None:
+        """The work file, if it has results; None if there was nothing in it to embed, or if it failed."""
+        there = part.frames + part.whole and not self.failure(part)
+        return self.paths.part_file(part.name, ".fna") if there else None

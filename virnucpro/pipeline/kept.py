@@ -11,8 +11,8 @@ from virnucpro.input.windows import published_id
 from virnucpro.io.results import Layout, write_merged
 from virnucpro.io.store import Shard
 from virnucpro.models.card import Reads
+from virnucpro.pipeline.caller import Called
 from virnucpro.pipeline.features import join
-from virnucpro.pipeline.frame_run import Called
 from virnucpro.runs.paths import PredictPaths
 
 Shards = Callable[[], Iterator[Shard]]

@@ -1,4 +1,4 @@
-"""One run of `virnucpro embed`: check, split or resume, embed, merge, record."""
+"""One run of `virnucpro embed`: records into work files, vectors, one result."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from virnucpro.core.device import select_devices
 from virnucpro.errors import InputError, OutputError, UsageError
 from virnucpro.input.cut import Rules
 from virnucpro.input.fasta import PROTEIN, read_records
-from virnucpro.input.index import IndexedSequence, WorkFile, origins, read_index
+from virnucpro.input.index import IndexedSequence, Plan, WorkFile, origins, read_index
 from virnucpro.io.files import remove_unfinished, temporary_name, unwritable
 from virnucpro.io.results import OUTPUT_SUFFIXES, Result, ids_path, layout_of, open_result
 from virnucpro.models.local import LocalModel
@@ -22,10 +22,16 @@ from virnucpro.pipeline.families import FAMILIES, place
 from virnucpro.pipeline.merge import LeftOut, Merge
 from virnucpro.pipeline.parallel_dnabert import Embedded
 from virnucpro.pipeline.placement import threads_a_worker
-from virnucpro.pipeline.run import Failure, Run, balance, work_folder, write_failed
 from virnucpro.pipeline.schedule import DeviceStats
 from virnucpro.runs.config import EmbedConfig
+from virnucpro.runs.names import check
 from virnucpro.runs.paths import RunPaths
+from virnucpro.runs.run import Failure, Job, Run, balance, started, work_folder, write_failed
+
+#: The encoder's part in the run.
+MODEL = "model"
+
+EmbedRun = Run[EmbedConfig, RunPaths]
 
 
 @dataclass
@@ -40,158 +46,154 @@ class EmbedResult:
     already_done: bool = False
 
 
-class EmbedRun(Run[EmbedResult]):
-    """The steps of `virnucpro embed`."""
-
-    command: ClassVar[str] = "embed"
-
-    def __init__(self, config: EmbedConfig, listener: Listener | None = None) -> None:
-        super().__init__(config, RunPaths(config.output, work_folder(config.output, config.work_dir)), listener)
-        self.config = config
-
-    @property
-    def results(self) -> tuple[Path, ...]:
-        """The output, and its ids where they stand beside it."""
-        output = self.config.output
-        return (output, ids_path(output)) if output.suffix == ".npy" else (output,)
-
-    def check(self) -> None:
-        """Raise what can be known before anything is read."""
-        output = self.config.output
-        if output.suffix not in OUTPUT_SUFFIXES:
-            raise UsageError(f"-o {output}: the suffix decides the format", hint="use .h5, .npy or .pt")
-        if not output.parent.is_dir():
-            raise OutputError(f"the folder {output.parent} does not exist", hint=f"mkdir -p {output.parent}")
-        super().check()
-
-    def choose(self) -> None:
-        """Model, devices, and the one dtype and token budget of the run."""
-        self.model = resolve(self.config.model, self.config.models_dir)
-        self.rules = Rules(reads="records", alphabet=FAMILIES[self.model.kind].worker.alphabet)
-        config = self.config
-        if config.dtype == "fp8" and not FAMILIES[self.model.kind].worker.fp8:
-            raise UsageError(
-                f"--dtype fp8: {self.model.name} has no products in FP8, ESM-2 alone has", hint="use --dtype bf16"
-            )
-        self.placement = place(select_devices(config.device), [self.model], config.dtype, config.batch_size)
-
-    @property
-    def models(self) -> dict[str, LocalModel]:
-        """The one encoder."""
-        return {"model": self.model}
-
-    def own_identity(self) -> dict[str, Any]:
-        """The longest sequence that is embedded."""
-        return {"max_tokens": self.config.max_tokens}
-
-    def _path(self, part: WorkFile) -> Path:
-        return self.paths.part_file(part.name, ".fa")
-
-    def work(self) -> EmbedResult:
-        """Embed, merge, record."""
-        if not self.plan.whole:
-            failures = self._failures({}, {})
-            self._publish(failures)
-            raise InputError(f"no usable sequence in the input: {failures[0][3]}", hint=f"see {self.paths.failed}")
-        with self._merge() as merge:
-            with self.session.stage("embedding"):
-                embedded = self._embed(merge)
-            return self._complete(embedded, merge)
-
-    def _merge(self) -> Merge:
-        """The result, which grows under its temporary name until it is published."""
-        remove_unfinished(self.results)
-        layout = layout_of(self.config.output, proteins=self.rules.alphabet is PROTEIN)
-        made_by = self.model.attributes(self.placement.dtype, self.placement.budgets[0])
-        names = map(temporary_name, self.results)
-        result = open_result(next(names), made_by | {"fingerprint": self.fingerprint}, layout, next(names, None))
-        return Merge(result, [self._shard(part) for part in self.plan.parts if part.whole])
-
-    def _embed(self, merge: Merge) -> Embedded:
-        counts = {self._path(part): part.whole for part in self.plan.parts if part.whole}
-        placement = self.placement
-        return FAMILIES[self.model.kind].drive(
-            counts,
-            placement.names,
-            self.paths.shards,
-            placement.budgets[0],
-            counts=counts,
-            listen=partial(self._hear, merge),
-            stall_seconds=60 * self.config.stall_minutes,
-            model=self.model,
-            dtype=placement.dtype,
-            max_tokens=self.config.max_tokens,
-            threads=threads_a_worker(len(placement.devices), self.config.threads),
-            attributes={"fingerprint": self.fingerprint},
-        )
-
-    def _hear(self, merge: Merge, worker: int | None, event: Event | Phase) -> None:
-        self.listen(worker, event)
-        merge.hear(event)
-
-    def _complete(self, embedded: Embedded, merge: Merge) -> EmbedResult:
-        failed_files = {path.name: reason for path, reason in embedded.failed}
-        good = [part for part in self.plan.parts if part.whole and self._path(part).name not in failed_files]
-        with self.session.stage("writing the result"):
-            try:
-                merge.finish([self._shard(part) for part in good])
-            except OSError as error:
-                raise unwritable(self.config.output, error) from error
-            failures = self._failures(failed_files, merge.left_out)
-            self._publish(failures, merge.result if good else None)
-        rows, dim = merge.result.rows, merge.result.dim
-        result = EmbedResult(self.config.output, rows, dim, failures, embedded.devices)
-        summary = {"sequences": rows, "dim": dim, "failures": failures}
-        self.session.complete(balance(embedded.devices) | {"result": summary}, failed_files)
-        if not good:
-            raise InputError("no work file could be embedded", hint=f"see {self.paths.failed}")
-        return result
-
-    def _publish(self, failures: list[Failure], result: Result | None = None) -> None:
-        """Finish the result, if there is one, and list the failures, if there are any; older ones go."""
-        results = (*(self.results if result else ()), *([self.paths.failed] if failures else []))
-        with self.session.publishing(results, replaced=[self.paths.failed]) as names:
-            if failures:
-                write_failed(names[self.paths.failed], failures)
-            if result:
-                result.finish()
-
-    def _shard(self, part: WorkFile) -> Path:
-        return self.paths.shard(self._path(part))
-
-    def _failures(self, failed_files: dict[str, str], left_out: dict[str, LeftOut]) -> list[Failure]:
-        """Everything without an embedding, in input order."""
-        found = []
-        for part in self.plan.parts:
-            rows = read_index(self.paths.part_file(part.name, ".index"))
-            sequences = [row for row in rows if isinstance(row, IndexedSequence)]
-            found += [(row.input_index, row.record, row.id, row.reason) for row in sequences if row.failed]
-            reason = failed_files.get(self._path(part).name)
-            of_part = left_out.get(self._shard(part).name, []) if reason is None else self._whole(part, reason)
-            places = list(islice(origins(sequences), part.whole)) if of_part else []
-            found += [(*places[number - 1], name, why) for number, name, why in of_part]
-        return self.in_input_order(found)
-
-    def _whole(self, part: WorkFile, reason: str) -> LeftOut:
-        """All sequences of a work file that failed."""
-        names = self._names(part)
-        numbers = range(1, part.whole + 1)
-        return [(number, names.get(number, ""), f"its work file failed: {reason}") for number in numbers]
-
-    def _names(self, part: WorkFile) -> dict[int, str]:
-        """The ids in a work file by record number; none if that is what it failed of."""
-        try:
-            return {record.number: record.id for record in read_records(self._path(part), self.rules.alphabet)}
-        except InputError:
-            return {}
-
-    def earlier_result(self, record: dict[str, Any]) -> EmbedResult:
-        """What a complete run said of its result."""
-        summary = record["result"]
-        failures = [tuple(row) for row in summary["failures"]]
-        return EmbedResult(self.config.output, summary["sequences"], summary["dim"], failures, already_done=True)
-
-
 def run_embed(config: EmbedConfig, listener: Listener | None = None) -> EmbedResult:
     """Embed the sequences of `config.inputs` into `config.output`; raises VirnucproError."""
-    return EmbedRun(config, listener).run()
+    with started(_job(config), listener) as run:
+        if done := run.already_done():
+            return _earlier_result(config.output, done.details["result"])
+        plan = run.work_files()
+        if not plan.whole:
+            raise _nothing_usable(run, plan)
+        with _merge(run, plan) as merge:
+            with run.session.stage("embedding"):
+                embedded = _embed(run, plan, merge)
+            return _complete(run, plan, embedded, merge)
+
+
+def _job(config: EmbedConfig) -> Job[EmbedConfig, RunPaths]:
+    """Check what can be known before anything is read, and choose model, devices, dtype and token budget."""
+    output = config.output
+    if output.suffix not in OUTPUT_SUFFIXES:
+        raise UsageError(f"-o {output}: the suffix decides the format", hint="use .h5, .npy or .pt")
+    if not output.parent.is_dir():
+        raise OutputError(f"the folder {output.parent} does not exist", hint=f"mkdir -p {output.parent}")
+    paths = RunPaths(output, work_folder(output, config.work_dir))
+    results = (output, ids_path(output)) if output.suffix == ".npy" else (output,)
+    check(paths, results, config.inputs, force=config.force, resume=config.resume)
+    model = resolve(config.model, config.models_dir)
+    worker = FAMILIES[model.kind].worker
+    if config.dtype == "fp8" and not worker.fp8:
+        raise UsageError(f"--dtype fp8: {model.name} has no products in FP8, ESM-2 alone has", hint="use --dtype bf16")
+    rules = Rules(reads="records", alphabet=worker.alphabet)
+    placement = place(select_devices(config.device), [model], config.dtype, config.batch_size)
+    identity = {"max_tokens": config.max_tokens}
+    return Job("embed", config, paths, results, {MODEL: model}, rules, placement, identity)
+
+
+def _earlier_result(output: Path, summary: dict[str, Any]) -> EmbedResult:
+    """What the record of a complete run says of its result."""
+    failures = [tuple(row) for row in summary["failures"]]
+    return EmbedResult(output, summary["sequences"], summary["dim"], failures, already_done=True)
+
+
+def _nothing_usable(run: EmbedRun, plan: Plan) -> InputError:
+    failures = _failures(run, plan, {}, {})
+    _publish(run, failures)
+    return InputError(f"no usable sequence in the input: {failures[0][3]}", hint=f"see {run.paths.failed}")
+
+
+def _model(run: EmbedRun) -> LocalModel:
+    return run.job.models[MODEL]
+
+
+def _fasta(run: EmbedRun, part: WorkFile) -> Path:
+    return run.paths.part_file(part.name, ".fa")
+
+
+def _shard(run: EmbedRun, part: WorkFile) -> Path:
+    return run.paths.shard(_fasta(run, part))
+
+
+def _merge(run: EmbedRun, plan: Plan) -> Merge:
+    """The result, which grows under its temporary name until it is published."""
+    results, placement = run.job.results, run.job.placement
+    remove_unfinished(results)
+    layout = layout_of(run.config.output, proteins=run.job.rules.alphabet is PROTEIN)
+    made_by = _model(run).attributes(placement.dtype, placement.budgets[0])
+    names = map(temporary_name, results)
+    result = open_result(next(names), made_by | {"fingerprint": run.fingerprint}, layout, next(names, None))
+    return Merge(result, [_shard(run, part) for part in plan.parts if part.whole])
+
+
+def _embed(run: EmbedRun, plan: Plan, merge: Merge) -> Embedded:
+    """Bring every work file to its end; what is done is merged meanwhile."""
+    config, placement = run.config, run.job.placement
+    counts = {_fasta(run, part): part.whole for part in plan.parts if part.whole}
+    return FAMILIES[_model(run).kind].drive(
+        counts,
+        placement.names,
+        run.paths.shards,
+        placement.budgets[0],
+        counts=counts,
+        listen=partial(_hear, run.session.listen, merge),
+        stall_seconds=60 * config.stall_minutes,
+        model=_model(run),
+        dtype=placement.dtype,
+        max_tokens=config.max_tokens,
+        threads=threads_a_worker(len(placement.devices), config.threads),
+        attributes={"fingerprint": run.fingerprint},
+    )
+
+
+def _hear(listen: Listener, merge: Merge, worker: int | None, event: Event | Phase) -> None:
+    listen(worker, event)
+    merge.hear(event)
+
+
+def _complete(run: EmbedRun, plan: Plan, embedded: Embedded, merge: Merge) -> EmbedResult:
+    """Publish the result and the list of failures, and write the record."""
+    output, failed_files = run.config.output, {path.name: reason for path, reason in embedded.failed}
+    good = [part for part in plan.parts if part.whole and _fasta(run, part).name not in failed_files]
+    with run.session.stage("writing the result"):
+        try:
+            merge.finish([_shard(run, part) for part in good])
+        except OSError as error:
+            raise unwritable(output, error) from error
+        failures = _failures(run, plan, failed_files, merge.left_out)
+        _publish(run, failures, merge.result if good else None)
+    rows, dim = merge.result.rows, merge.result.dim
+    summary = {"sequences": rows, "dim": dim, "failures": failures}
+    run.session.complete(balance(embedded.devices) | {"result": summary}, failed_files)
+    if not good:
+        raise InputError("no work file could be embedded", hint=f"see {run.paths.failed}")
+    return EmbedResult(output, rows, dim, failures, embedded.devices)
+
+
+def _publish(run: EmbedRun, failures: list[Failure], result: Result | None = None) -> None:
+    """Finish the result, if there is one, and list the failures, if there are any; older ones go."""
+    failed = run.paths.failed
+    results = (*(run.job.results if result else ()), *([failed] if failures else []))
+    with run.session.publishing(results, replaced=[failed]) as names:
+        if failures:
+            write_failed(names[failed], failures)
+        if result:
+            result.finish()
+
+
+def _failures(run: EmbedRun, plan: Plan, failed_files: dict[str, str], left_out: dict[str, LeftOut]) -> list[Failure]:
+    """Everything without an embedding, in input order."""
+    found = []
+    for part in plan.parts:
+        rows = read_index(run.paths.part_file(part.name, ".index"))
+        sequences = [row for row in rows if isinstance(row, IndexedSequence)]
+        found += [(row.input_index, row.record, row.id, row.reason) for row in sequences if row.failed]
+        reason = failed_files.get(_fasta(run, part).name)
+        of_part = left_out.get(_shard(run, part).name, []) if reason is None else _all_of(run, part, reason)
+        places = list(islice(origins(sequences), part.whole)) if of_part else []
+        found += [(*places[number - 1], name, why) for number, name, why in of_part]
+    return run.in_input_order(found)
+
+
+def _all_of(run: EmbedRun, part: WorkFile, reason: str) -> LeftOut:
+    """All sequences of a work file that failed."""
+    names = _names(run, part)
+    numbers = range(1, part.whole + 1)
+    return [(number, names.get(number, ""), f"its work file failed: {reason}") for number in numbers]
+
+
+def _names(run: EmbedRun, part: WorkFile) -> dict[int, str]:
+    """The ids in a work file by record number; none if that is what it failed of."""
+    try:
+        return {record.number: record.id for record in read_records(_fasta(run, part), run.job.rules.alphabet)}
+    except InputError:
+        return {}

@@ -11,9 +11,11 @@ from virnucpro.core import log
 from virnucpro.errors import OutputError, UsageError
 from virnucpro.io.files import TEMPORARY_BYTES, unfinished
 from virnucpro.runs.config import STDIN
-from virnucpro.runs.paths import RunPaths
+from virnucpro.runs.paths import RunPaths, check_input
 from virnucpro.runs.record import Record
 
+#: How to choose other names for the results.
+CURE = "choose another output"
 #: Bytes of a name, and of a path, where the file system does not say.
 _LONGEST_NAME, _LONGEST_PATH = 255, 4096
 #: Bytes of the longest path within a work folder.
@@ -23,6 +25,23 @@ _INSIDE_WORK = 32
 def existing_folder(path: Path) -> Path:
     """The nearest folder above `path` that is there."""
     return next((folder for folder in path.absolute().parents if os.path.isdir(folder)), Path("/"))
+
+
+def check(
+    paths: RunPaths,
+    results: Sequence[Path],
+    inputs: Sequence[Path],
+    *,
+    force: bool,
+    resume: bool = True,
+    others: Sequence[Path] = (),
+    cure: str = CURE,
+) -> None:
+    """Raise what can be known before anything is read; others: files that are read besides the inputs."""
+    check_names(paths, results, (*inputs, *others), cure)
+    _refuse_existing(paths, results, force=force, resume=resume)
+    for path in inputs:
+        check_input(path)
 
 
 def check_names(paths: RunPaths, results: Sequence[Path], reads: Iterable[Path], cure: str) -> None:
@@ -42,7 +61,7 @@ def check_names(paths: RunPaths, results: Sequence[Path], reads: Iterable[Path],
     _refuse_inputs([*files, *(each for path in files for each in unfinished(path))], paths.folders, reads, cure)
 
 
-def refuse_existing(paths: RunPaths, results: Iterable[Path], *, force: bool, resume: bool = True) -> None:
+def _refuse_existing(paths: RunPaths, results: Iterable[Path], *, force: bool, resume: bool) -> None:
     """Raise OutputError for a result that is there, unless it is to be overwritten or may be an earlier run's."""
     there = next(filter(os.path.lexists, results), None)
     if there is not None and not force and not (resume and paths.manifest.exists()):

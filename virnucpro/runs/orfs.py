@@ -15,8 +15,8 @@ from virnucpro.io.tables import FAILED, Table, text_file
 from virnucpro.pipeline.events import Listener, unheard
 from virnucpro.runs.config import OrfsConfig
 from virnucpro.runs.inputs import Inputs
-from virnucpro.runs.names import check_names, refuse_existing
-from virnucpro.runs.paths import OrfsPaths, check_input
+from virnucpro.runs.names import check
+from virnucpro.runs.paths import OrfsPaths
 from virnucpro.runs.session import Session, session
 
 
@@ -70,10 +70,7 @@ def _check(config: OrfsConfig, paths: OrfsPaths) -> None:
         raise UsageError(f"-o {output} is a folder", hint=f"add a name: -o {output / 'sample'}")
     if not folder.is_dir():
         raise OutputError(f"the folder {folder} does not exist", hint=f"mkdir -p {folder}")
-    check_names(paths, paths.results, config.inputs, "choose another PREFIX")
-    for path in config.inputs:
-        check_input(path)
-    refuse_existing(paths, paths.results, force=config.force)
+    check(paths, paths.results, config.inputs, force=config.force, cure="choose another PREFIX")
 
 
 def _publish(config: OrfsConfig, run: Session, paths: OrfsPaths, inputs: Inputs) -> OrfsCounts:

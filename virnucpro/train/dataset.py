@@ -19,8 +19,8 @@ from virnucpro.errors import InputError, UsageError
 from virnucpro.input.fasta import decoded
 from virnucpro.input.index import IndexedSequence, WorkFile, read_index, window_key
 from virnucpro.models.classifier import Classifier
+from virnucpro.pipeline.caller import Called
 from virnucpro.pipeline.features import Features, join
-from virnucpro.pipeline.frame_run import Called
 from virnucpro.runs.paths import TrainPaths
 from virnucpro.train.fit import Examples
 

@@ -1,0 +1,274 @@
+"""Base of every run that embeds: checks, identity, work files of this run or an earlier one, failures.
+
+`embed`, `predict` and `train` each have a file of their own beside this one, to be read from top to bottom. What a run
+holds meanwhile, and how it ends, is `runs/session.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import platform
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from virnucpro._version import __version__
+from virnucpro.core.threads import in_order
+from virnucpro.errors import OutputError
+from virnucpro.input.cut import Cutter, Rules
+from virnucpro.input.index import Plan
+from virnucpro.io.files import sha256_of, sync
+from virnucpro.io.store import FORMAT_VERSION, READ_AHEAD
+from virnucpro.io.tables import FAILED, Table, text_file
+from virnucpro.models.local import LocalModel
+from virnucpro.models.local import sha256_of as model_sha256
+from virnucpro.pipeline.caller import Called, CalledFiles, call_files
+from virnucpro.pipeline.events import Listener, unheard
+from virnucpro.pipeline.placement import Placement, threads_a_worker
+from virnucpro.pipeline.schedule import DeviceStats
+from virnucpro.runs.config import RunConfig
+from virnucpro.runs.inputs import Inputs
+from virnucpro.runs.names import CURE, check_names
+from virnucpro.runs.paths import RunPaths
+from virnucpro.runs.record import Record, differences, fingerprint
+from virnucpro.runs.session import Session, session
+
+logger = logging.getLogger("virnucpro.run")
+
+Config = TypeVar("Config", bound=RunConfig)
+Paths = TypeVar("Paths", bound=RunPaths)
+
+#: Something without a result: (input, record number from 1, or 0 for the rest of the file, id, reason).
+Failure = tuple[str, int, str, str]
+
+
+@dataclass(frozen=True)
+class Job(Generic[Config, Paths]):
+    """What a run is to do: all that is known before its input is read.
+
+    results: files that a complete run leaves for the user, whatever came out; models: the encoders by their parts in
+    the run; identity: what besides input, models, placement and versions decides vectors and scores; choices: what
+    besides these decides the results; cure: how to choose other names for them.
+    """
+
+    command: str
+    config: Config
+    paths: Paths
+    results: tuple[Path, ...]
+    models: Mapping[str, LocalModel]
+    rules: Rules
+    placement: Placement
+    identity: dict[str, Any]
+    choices: dict[str, Any] = field(default_factory=dict)
+    cure: str = CURE
+
+
+@contextlib.contextmanager
+def started(job: Job[Config, Paths], listener: Listener | None) -> Iterator[Run[Config, Paths]]:
+    """Lock, log and record of a run, and its input summed. Raises VirnucproError; what is finished by then is kept."""
+    # Trained into the folder of an encoder, a classifier would overwrite what it was made over.
+    files = [path for model in job.models.values() for path in model.files]
+    check_names(job.paths, job.results, files, job.cure)
+    with session(job.command, job.paths, force=job.config.force, listen=listener or unheard) as opened:
+        with opened.stage("reading input"):
+            inputs = Inputs(job.config.inputs, job.paths)
+            identity = _identity(job, inputs)
+        yield Run(job, opened, inputs, identity)
+
+
+def _identity(job: Job[Config, Paths], inputs: Inputs) -> dict[str, Any]:
+    """Everything that decides the bytes of the result; equal identities mean equal results."""
+    import torch
+
+    return {
+        "inputs": inputs.sums,
+        **{name: digest for part, model in job.models.items() for name, digest in _checksums(part, model)},
+        "dtype": job.placement.dtype,
+        "token_budget": list(job.placement.budgets),
+        "device_kinds": job.placement.kinds,
+        "virnucpro_version": __version__,
+        "format_version": FORMAT_VERSION,
+        "torch_version": torch.__version__,
+        "triton_version": job.placement.triton_version,
+        **job.identity,
+    }
+
+
+def _checksums(part: str, model: LocalModel) -> Iterator[tuple[str, str | None]]:
+    yield f"{part} weights", model.sha256
+    for path, what in ((model.config, "config"), (model.tokenizer, "tokenizer")):
+        yield f"{part} {what}", None if path is None else model_sha256(path)
+
+
+def by_part(encoders: Sequence[LocalModel]) -> dict[str, LocalModel]:
+    """The encoders of a run over windows, of DNA and of proteins, or of DNA alone, by their parts."""
+    return dict(zip(("DNA model", "protein model"), encoders, strict=False))
+
+
+def rules_identity(rules: Rules) -> dict[str, Any]:
+    """What of the rules of cutting into windows decides scores."""
+    return {
+        "window": rules.window,
+        "frames": "exact" if rules.exact else "published",
+        "min length": rules.min_length,
+        "windows without a frame": rules.dna_only,
+        "reads": rules.reads,
+    }
+
+
+@dataclass(frozen=True)
+class Run(Generic[Config, Paths]):
+    """A run whose input was summed, with all that decides its results."""
+
+    job: Job[Config, Paths]
+    session: Session
+    inputs: Inputs
+    identity: dict[str, Any]
+
+    @property
+    def config(self) -> Config:
+        """What the user asked for."""
+        return self.job.config
+
+    @property
+    def paths(self) -> Paths:
+        """Where its files stand."""
+        return self.job.paths
+
+    @property
+    def fingerprint(self) -> str:
+        """Of its identity."""
+        return fingerprint(self.identity)
+
+    def already_done(self, recall: bool = False) -> Record | None:
+        """The record of the same run, if one was complete before; all as `Session.already_done`."""
+        return self.session.already_done(self.job.results, self.identity, self.job.choices, recall)
+
+    def begin(self, plan: Plan | None = None) -> None:
+        """Write the record; plan: None where nothing is left to compute."""
+        values = plan.to_json() if plan else {}
+        self.session.begin(self.job.results, self.identity, self.job.choices, values, self._details())
+
+    def _details(self) -> dict[str, Any]:
+        settings = {name: str(value) for name, value in asdict(self.config).items() if name != "inputs"}
+        return {
+            "host": {"python": platform.python_version(), "platform": platform.platform()},
+            "settings": settings,
+            "inputs": self.inputs.described,
+            "models": {part: _described(model) for part, model in self.job.models.items()},
+        }
+
+    def work_files(self) -> Plan:
+        """Take up the work files of an earlier run of the same identity, or cut the input; then the run has begun."""
+        plan = self._earlier_plan() or self._cut()
+        self.begin(plan)
+        return plan
+
+    def _earlier_plan(self) -> Plan | None:
+        record = self.session.record
+        if record is None or not record.plan or not self.config.resume:
+            return None
+        if changed := differences(record.identity, self.identity):
+            logger.warning("not resuming the earlier run: %s changed; starting anew", ", ".join(changed))
+            return None
+        self.session.take_over()
+        if not self.paths.parts.is_dir():
+            return None
+        plan = Plan.from_json(record.plan)
+        if lost := self._lost(plan):
+            logger.warning("not resuming the earlier run: work file %s is gone or damaged; starting anew", lost)
+            return None
+        return plan
+
+    def _lost(self, plan: Plan) -> str | None:
+        """The first file of a work file that is not what was written."""
+        files = [
+            (self.paths.part_file(part.name, suffix), checksum)
+            for part in plan.parts
+            for suffix, checksum in zip(self.job.rules.suffixes, part.sums, strict=True)
+        ]
+        sums = in_order(_sum_if_there, (path for path, _ in files), READ_AHEAD)
+        return next((path.name for (path, wanted), found in zip(files, sums, strict=True) if found != wanted), None)
+
+    def _cut(self) -> Plan:
+        self.session.start_anew()
+        devices = len(self.job.placement.devices)
+        cutter = Cutter(self.job.rules, self.paths.part_file, self.config.sequences_per_file, devices)
+        with self.session.stage("splitting"):
+            try:
+                self.paths.parts.mkdir(parents=True)
+                plan = cutter.cut(self.inputs.paths, self.inputs.shown)
+                sync(self.paths.parts)
+            except OSError as error:
+                raise OutputError(
+                    f"cannot write work files in {self.paths.parts}: {error.strerror}",
+                    hint="free space, or choose a roomier place with --work-dir",
+                ) from error
+            self.inputs.refuse_changed()
+        return plan
+
+    def call(self, plan: Plan, stage: str, classifier: Path | None, vectors: bool) -> Called:
+        """Have work files of windows embedded, and with a classifier scored, on all devices.
+
+        How the devices shared the work is noted in the record. vectors: whether they are to be kept.
+        """
+        job, place = self.job, self.job.placement
+        attributes, models = {"fingerprint": self.fingerprint}, tuple(job.models.values())
+        files = CalledFiles(self.paths.shards, models, place.budgets, place.dtype, classifier, vectors, attributes)
+        counts = {self.paths.part_file(part.name, ".fna"): 2 * part.frames + part.whole for part in plan.parts}
+        with self.session.stage(stage):
+            end = call_files(
+                files,
+                {path: count for path, count in counts.items() if count},
+                place.names,
+                threads=threads_a_worker(len(place.devices), self.config.threads),
+                listen=self.session.listen,
+                stall_seconds=60 * self.config.stall_minutes,
+            )
+        self.session.own.details |= balance(end.stats)
+        return Called(self.paths, files, {path.name: reason for path, reason in end.failed.items()})
+
+    def in_input_order(self, failures: Iterable[tuple[int, int, str, str]]) -> list[Failure]:
+        """Failures by (index of the input, record, id, reason), with the input's name, in input order."""
+        # Record 0 stands for the rest of a file and comes behind its records.
+        found = sorted(failures, key=lambda row: (row[0], row[1] == 0, row[1]))
+        return [(str(self.config.inputs[index]), number, name, reason) for index, number, name, reason in found]
+
+
+def _described(model: LocalModel) -> dict[str, Any]:
+    return {"name": model.name, "revision": model.revision, "sha256": model.sha256, "trained": model.trained}
+
+
+def _sum_if_there(path: Path) -> str | None:
+    try:
+        return sha256_of(path)
+    except OSError:
+        return None
+
+
+def write_failed(path: Path, failures: Sequence[Failure]) -> None:
+    """`failed.tsv`: input, record (from 1; 0 is the rest of the file), id, reason. Raises OSError."""
+    with text_file(path) as file:
+        table = Table(file, FAILED)
+        for failure in failures:
+            table.row(*failure)
+
+
+def balance(stats: Sequence[DeviceStats]) -> dict[str, Any]:
+    """How the devices shared the work, for the run record."""
+    busy = [each.busy_seconds for each in stats]
+    return {
+        "devices": [asdict(each) | {"busy_share": round(each.busy_share, 4)} for each in stats],
+        "busy_spread": round(max(busy) * len(busy) / sum(busy), 4) if sum(busy) else None,
+    }
+
+
+def work_folder(output: Path, work_dir: Path | None) -> Path | None:
+    """A folder of its own for each output in a shared `--work-dir`; None where none is asked for."""
+    if work_dir is None:
+        return None
+    key = hashlib.sha256(str(output.resolve()).encode()).hexdigest()[:8]
+    return work_dir / f"{output.name}.{key}.work"
