@@ -13,8 +13,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from virnucpro.calls.read import Results, reading
-from virnucpro.errors import OutputError
+from virnucpro.calls.read import CURE, Results, reading
+from virnucpro.errors import InputError, OutputError
 from virnucpro.io.files import atomic_path
 from virnucpro.models.sets import SETS
 from virnucpro.report import methods
@@ -89,6 +89,11 @@ class Page:
             self.paragraph = methods.paragraph(self.record)
             self.citation = methods.citation(self.record)
         self.survey: Survey = survey(results.sequences())
+        if self.survey.sequences != (counted := sum(verdict.count for verdict in self.verdicts)):
+            paths = results.paths
+            raise InputError(
+                f"{paths.sequences} has {self.survey.sequences} rows where {paths.manifest} counts {counted}", hint=CURE
+            )
 
     def _verdicts(self) -> Iterator[Verdict]:
         words = ("viral as a whole", "viral in part: a prophage, say", "not viral", "without a score")

@@ -87,7 +87,7 @@ const AXIS = { stroke: "#5f6b76", font: "12px system-ui, sans-serif", grid: { st
 // A figure with axes, in which `draw` paints; x and y: { range, splits, values, label }.
 function figure(target, height, x, y, draw, more = {}) {
   const made = new uPlot({
-    width: target.clientWidth, height, padding: [10, 24, 0, 0],
+    width: target.clientWidth, height, padding: [10, 30, 0, 0],
     legend: { show: false },
     cursor: { points: { show: false }, y: false, x: Boolean(more.zoom), drag: { x: Boolean(more.zoom), y: false } },
     scales: { x: { time: false, range: more.zoom ? (_, low, high) => [low, high] : x.range }, y: { range: y.range } },
@@ -215,6 +215,7 @@ function scatterPlot(data, score, threshold, select) {
   const longest = lengths.reduce((a, b) => Math.max(a, b), 1000);
   const x = Float32Array.from(data.length, (n) => Math.log10(Math.max(1, n)));
   const ticks = [1, 10, 100, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
+  const lengthOf = (n) => (n < 1e3 ? `${n} bp` : n < 1e6 ? `${n / 1e3} kb` : `${n / 1e6} Mb`);
   const dot = scored.length > 5000 ? 2 : scored.length > 500 ? 3.5 : 7;
 
   function draw(u) {
@@ -243,7 +244,8 @@ function scatterPlot(data, score, threshold, select) {
   const low = Math.log10(Math.max(1, shortest)) - 0.1;
   const made = figure(byId("scatter"), 240, {
     range: [low, Math.log10(longest) + 0.1], label: "length",
-    splits: () => ticks.map(Math.log10), values: () => ticks.map((n) => (n < 1e3 ? `${n} bp` : n < 1e6 ? `${n / 1e3} kb` : `${n / 1e6} Mb`)),
+    splits: (_, axis, min, max) => ticks.map(Math.log10).filter((n) => min <= n && n <= max),
+    values: (_, splits) => splits.map((n) => lengthOf(Math.round(10 ** n))),
   }, { ...score, range: [-0.03, 1.03], label: "score" }, draw);
 
   made.over.addEventListener("click", (event) => {
@@ -272,9 +274,11 @@ function table(data, show) {
     { name: "false pos.", number: true, of: data.rate, text: (i) => share(data.rate[i]),
       title: "Share of other sequences of this length that reach the threshold" },
     { name: "viral windows", number: true, of: data.viral, text: (i) => `${integer(data.viral[i])} of ${integer(data.scored[i])}` },
-    { name: "regions", number: true, of: data.regions, text: (i) => data.regions[i] || "" },
+    { name: "regions, best", number: true, of: data.regions, text: (i) => (data.regions[i] ? `${integer(data.regions[i])}, ${bestRegion(i)}` : ""),
+      title: "Viral regions, and the highest of their scores" },
     { name: "note", of: data.note, text: (i) => data.notes[data.note[i]] },
   ];
+  const bestRegion = (i) => regionsOf(data, i).reduce((most, r) => Math.max(most, r.score), 0).toFixed(3);
   const verdictOf = (i) => {
     const name = data.verdictNames[data.verdict[i]];
     return [element("span", { className: `dot ${name}` }), plain(name)];
@@ -295,6 +299,7 @@ function table(data, show) {
     byId("matches").textContent = matching.length === data.ids.length
       ? count(matching.length, "sequence") : `${integer(matching.length)} of ${count(data.ids.length, "sequence")}`;
     byId("spacer").style.height = `${matching.length * ROW}px`;
+    rows.style.height = `${ROW * Math.min(13, Math.max(3, data.ids.length))}px`;
     rows.scrollTop = 0;
     render();
   }
