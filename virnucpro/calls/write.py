@@ -241,14 +241,18 @@ def write_virus_summary(file: TextIO, viral: Sequence[Viral]) -> None:
         )
 
 
-def write_viruses(file: BinaryIO, inputs: Sequence[Path], viral: Sequence[Viral]) -> None:
-    """The viral sequences, and the viral regions of mixed ones, in input order; the inputs are read again."""
+def numbered_records(inputs: Sequence[Path]) -> Iterator[tuple[int, Record]]:
+    """The records of all inputs that can be used, as they are written there, each with its place in all of them."""
     # What cannot be read of an input was reported when it was cut, and is none of the numbered sequences.
     numbered = (record for _, record in read_inputs(inputs, inputs, DNA_AS_WRITTEN) if record.number)
-    records = enumerate(numbered) if viral else iter(())
+    return ((number, record) for number, record in enumerate(numbered) if isinstance(record, Record))
+
+
+def write_viruses(file: BinaryIO, records: Iterator[tuple[int, Record]], viral: Sequence[Viral]) -> None:
+    """The viral sequences, and the viral regions of mixed ones, out of all `records`, both in input order."""
     for wanted, found in groupby(viral, lambda each: each.number):
-        record = next((record for place, record in records if place == wanted), None)
-        if not isinstance(record, Record):
+        record = next((record for number, record in records if number == wanted), None)
+        if record is None:
             continue  # the input has changed, which is told where all is written
         for each in found:
             header = record.header if each.verdict is Verdict.VIRUS else each.name

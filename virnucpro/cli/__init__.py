@@ -18,10 +18,12 @@ from virnucpro.cli import streams
 from virnucpro.cli.devices import devices
 from virnucpro.cli.doctor import doctor
 from virnucpro.cli.embed import embed
+from virnucpro.cli.merge import merge
 from virnucpro.cli.models import models
 from virnucpro.cli.orfs import orfs
 from virnucpro.cli.predict import predict
 from virnucpro.cli.report import report
+from virnucpro.cli.split import split
 from virnucpro.cli.train import train
 from virnucpro.core import log
 from virnucpro.errors import DeviceError, Interrupted, VirnucproError
@@ -41,7 +43,7 @@ def cli() -> None:
     """
 
 
-for command in (predict, report, train, embed, orfs, models, devices, doctor):
+for command in (predict, report, train, embed, orfs, split, merge, models, devices, doctor):
     cli.add_command(command)
 
 

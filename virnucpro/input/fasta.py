@@ -362,7 +362,7 @@ def _foreign_reason(raw: _Raw, alphabet: Alphabet) -> str:
 
 
 def _letter_cure(character: str, alphabet: Alphabet) -> str:
-    if alphabet is DNA and character.upper() in _PROTEIN_ONLY:
+    if alphabet.name == DNA.name and character.upper() in _PROTEIN_ONLY:
         return "this looks like protein; give the DNA that codes for it"
     if character == "*":
         return "this looks like a stop codon; cut the protein there"

@@ -31,6 +31,9 @@ TEXT = h5py.string_dtype("utf-8")
 #: Shards read ahead, each in a thread, when results are merged.
 READ_AHEAD = 4
 
+#: Rows of a result that are read at a time.
+BLOCK_ROWS = 4096
+
 #: Attribute of a shard: the name that it was written under.
 FILE = "file"
 
@@ -124,6 +127,21 @@ def _text(dataset: h5py.Dataset) -> list[str]:
 def _failures(file: h5py.File) -> list[tuple[int, str, str]]:
     numbers = file["failed_records"][...].tolist()
     return list(zip(numbers, _text(file["failed_ids"]), _text(file["failed_reasons"]), strict=True))
+
+
+def read_blocks(path: Path) -> Iterator[Shard]:
+    """An HDF5 result, some rows at a time."""
+    with h5py.File(path) as file:
+        for start in range(0, len(file["embeddings"]), BLOCK_ROWS):
+            rows = slice(start, start + BLOCK_ROWS)
+            headers = [value.decode("utf-8") for value in file["headers"][rows]]
+            yield Shard(headers, file["embeddings"][rows])
+
+
+def result_attributes(path: Path) -> dict[str, object]:
+    """What an HDF5 result says of its making."""
+    with h5py.File(path) as file:
+        return dict(file.attrs)
 
 
 def read_result(path: Path) -> tuple[list[str], NDArray[np.float32]]:

@@ -33,6 +33,12 @@ _MOST_FILES = 10_000
 #: Names of tensors that only ESM networks have, and how much of a file is searched for them.
 _ESM_KEYS, _HEAD_BYTES = (b"rot_emb.inv_freq", b"rotary_embeddings.inv_freq", b"esm.encoder.layer."), 1 << 20
 
+#: What an embedding in a file says of its making, in the order in which it is written there.
+ATTRIBUTES = (
+    *("model", "model_revision", "model_sha256", "model_trained"),
+    *("dtype", "token_budget", "virnucpro_version", "torch_version"),
+)
+
 
 @dataclass(frozen=True)
 class LocalModel:
@@ -93,16 +99,9 @@ class LocalModel:
         """What an embedding in a file says of its making: this model, the numbers and the batch, the versions."""
         import torch
 
-        return {
-            "model": self.name,
-            "model_revision": self.revision or "",
-            "model_sha256": self.sha256,
-            "model_trained": self.trained,
-            "dtype": dtype,
-            "token_budget": token_budget,
-            "virnucpro_version": __version__,
-            "torch_version": str(torch.__version__),
-        }
+        made_by = self.name, self.revision or "", self.sha256, self.trained
+        versions = __version__, str(torch.__version__)
+        return dict(zip(ATTRIBUTES, (*made_by, dtype, token_budget, *versions), strict=True))
 
 
 def weight_files(first: Path) -> tuple[Path, ...]:

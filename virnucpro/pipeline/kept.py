@@ -25,7 +25,7 @@ def kept_paths(paths: PredictPaths, reads: Reads, vanilla: bool) -> tuple[Path, 
 
 
 def keep_embeddings(
-    called: Called, parts: Sequence[WorkFile], paths: PredictPaths, names: Mapping[Path, Path], vanilla: bool
+    called: Called, parts: Sequence[WorkFile], paths: PredictPaths, vanilla: bool, names: Mapping[Path, Path]
 ) -> None:
     """Write the embeddings of all frames, or windows, in input order; `names`: where each of `kept_paths` goes."""
     dna, protein = (partial(_named, called, parts, encoder) for encoder in range(2))

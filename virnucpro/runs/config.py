@@ -31,6 +31,7 @@ DTYPES = ("auto", "fp32", "bf16", "fp16", "fp8")
 #: More would not fit any memory there is, or start more threads than any machine has.
 MOST_TOKENS, MOST_THREADS = 1 << 24, 1 << 10
 MOST_SEED = 2**63 - 1
+MOST_PIECES = 100_000
 
 #: The value of a setting as it is kept; raises ValueError, which says what it must be.
 Check = Callable[[Any], Any]
@@ -239,6 +240,42 @@ class PredictConfig(RunConfig):
     vanilla_output: Switch = False
     keep_embeddings: Switch = False
     report: Switch = False
+
+
+@dataclass(frozen=True)
+class SplitConfig(_Checked):
+    """What `virnucpro split` was asked for: `output` is the folder of the pieces.
+
+    pieces: how many, of about the same number of letters; bases: letters of a piece; one of both. protein: the inputs
+    are proteins.
+    """
+
+    inputs: Paths
+    output: APath
+    pieces: Annotated[int, whole_number(1, MOST_PIECES)] | None = None
+    bases: Count | None = None
+    protein: Switch = False
+    force: Switch = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.pieces is None) == (self.bases is None):
+            raise UsageError("how to split is not said", hint="give either the number of pieces or their bases")
+
+
+@dataclass(frozen=True)
+class MergeConfig(_Checked):
+    """What `virnucpro merge` was asked for.
+
+    pieces: the folder that `split` made; output: a folder for the results of `predict`, or a file for those of `embed`;
+    prefix: how names in the folder begin; None takes the first input's name.
+    """
+
+    pieces: APath
+    output: APath
+    prefix: Annotated[str, beginning_of_a_name] | None = None
+    models_dir: APath | None = None
+    force: Switch = False
 
 
 @dataclass(frozen=True)

@@ -153,6 +153,25 @@ class OrfsPaths(RunPaths):
 
 
 @dataclass(frozen=True)
+class SplitPaths(RunPaths):
+    """Files of `virnucpro split`: `output` is the folder of the pieces and, in it, `split`."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the pieces stand."""
+        return self.output.parent
+
+    @property
+    def manifest(self) -> Path:
+        """What the pieces are, and what they were cut from."""
+        return self._beside(".json")
+
+    def piece(self, number: int) -> Path:
+        """Piece `number`, from 1."""
+        return self.folder / f"{number:04d}.fa"
+
+
+@dataclass(frozen=True)
 class PredictPaths(RunPaths):
     """Files of `virnucpro predict`: `output` is the folder and, in it, what the results' names begin with."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,18 +18,24 @@ from virnucpro.calls.model import CallModel
 from virnucpro.calls.scoring import Row, scored_rows
 from virnucpro.calls.segment import ModelCaller
 from virnucpro.calls.verdicts import Callers, Thresholds, Verdict
-from virnucpro.calls.write import ResultWriter, Summary, VanillaTables, write_virus_summary, write_viruses
+from virnucpro.calls.write import (
+    ResultWriter,
+    Summary,
+    VanillaTables,
+    numbered_records,
+    write_virus_summary,
+    write_viruses,
+)
 from virnucpro.core.device import available_threads, select_devices
 from virnucpro.errors import InputError, UsageError
 from virnucpro.input.cut import Rules
-from virnucpro.input.index import Plan
+from virnucpro.input.fasta import Record
 from virnucpro.io.files import unfinished
 from virnucpro.io.tables import gzip_text, text_file
 from virnucpro.models.card import CARD, DEFAULT_PRESET, DNA_ONLY
 from virnucpro.models.classifier import WEIGHTS
 from virnucpro.models.local import sha256_of
 from virnucpro.models.sets import ModelSet, reads_of, resolve_set
-from virnucpro.pipeline.caller import Called
 from virnucpro.pipeline.events import Listener
 from virnucpro.pipeline.families import place
 from virnucpro.pipeline.kept import keep_embeddings, kept_paths
@@ -98,7 +104,7 @@ def run_predict(config: PredictConfig, listener: Listener | None = None) -> Pred
     """Call the sequences of `config.inputs`, results in `config.output`; raises VirnucproError."""
     output = config.output / (config.prefix or default_prefix(config.inputs[0]))
     paths = PredictPaths(output, work_folder(output, config.work_dir))
-    results = _results(config, paths)
+    results = results_of(config, paths)
     check(paths, results, config.inputs, force=config.force, resume=config.resume, cure=CURE)
     if config.report:
         check_names(paths, (paths.report,), config.inputs, CURE)
@@ -109,25 +115,27 @@ def run_predict(config: PredictConfig, listener: Listener | None = None) -> Pred
         elif _has_scores(run):
             run.begin()
             logger.info("calling by the scores in %s", paths.scores)
-            result = _call(run, choice, read_scores(paths.scores))
+            result = call(run, choice, Scores(read_scores(paths.scores), numbered_records(run.inputs.paths)))
         else:
             plan = run.work_files()
             called = run.call(plan, "scoring", choice.model_set.classifier_folder, config.keep_embeddings)
             threads = config.threads or available_threads()
             rows = scored_rows(called, plan.parts, choice.model_set.scores_by_dna_alone, threads)
-            result = _call(run, choice, rows, _Scored(called, plan))
+            keep = partial(keep_embeddings, called, plan.parts, paths, config.vanilla_output)
+            wanted = keep if config.keep_embeddings else keep_nothing
+            result = call(run, choice, Scores(rows, numbered_records(run.inputs.paths), called.failed, wanted))
         _report(run)
     return result
 
 
-def _results(config: PredictConfig, paths: PredictPaths) -> tuple[Path, ...]:
+def results_of(config: PredictConfig, paths: PredictPaths) -> tuple[Path, ...]:
     """The tables and the viral sequences; what was asked for besides."""
     vanilla = (paths.vanilla_scores, paths.vanilla_calls) if config.vanilla_output else ()
     tables = paths.sequences, paths.windows, paths.regions, paths.features, paths.viruses, paths.virus_summary
-    return (*tables, *vanilla, paths.scores, *_kept(config, paths), paths.failed)
+    return (*tables, *vanilla, paths.scores, *kept(config, paths), paths.failed)
 
 
-def _kept(config: PredictConfig, paths: PredictPaths) -> tuple[Path, ...]:
+def kept(config: PredictConfig, paths: PredictPaths) -> tuple[Path, ...]:
     """Embeddings that are to be kept; what the set reads is known before its weights are."""
     return kept_paths(paths, reads_of(config.model), config.vanilla_output) if config.keep_embeddings else ()
 
@@ -199,26 +207,37 @@ def _has_scores(run: PredictRun) -> bool:
     record, config = run.session.record, run.config
     if record is None or config.force or not config.resume or differences(record.identity, run.identity):
         return False
-    there = all(path.exists() and path.name in record.results for path in _kept(config, run.paths))
+    there = all(path.exists() and path.name in record.results for path in kept(config, run.paths))
     return there and holds_scores(run.paths.scores, run.fingerprint)
 
 
-class _Scored(NamedTuple):
-    """Where rows come from, if no earlier run has left them."""
-
-    called: Called
-    plan: Plan
+def keep_nothing(_names: Mapping[Path, Path]) -> None:
+    """There are no embeddings to keep."""
 
 
-def _call(run: PredictRun, choice: Choice, rows: Iterable[Row], scored: _Scored | None = None) -> PredictResult:
+class Scores(NamedTuple):
+    """What is called: rows with the scores of all sequences, in input order.
+
+    records: those that can be used, as they are written in the input, by their place in it; failed: work files that
+    came to nothing, and why; keep: writes the embeddings that are to be kept under temporary names, None where scores
+    and embeddings are there already.
+    """
+
+    rows: Iterable[Row]
+    records: Iterator[tuple[int, Record]]
+    failed: Mapping[str, str] = {}
+    keep: Callable[[Mapping[Path, Path]], None] | None = None
+
+
+def call(run: PredictRun, choice: Choice, scores: Scores) -> PredictResult:
     """Call, write, record."""
     with run.session.stage("calling"):
-        summary, failures = _write(run, choice, rows, scored)
+        summary, failures = _write(run, choice, scores)
     model_set, verdicts = choice.model_set, {verdict.value: summary.verdicts[verdict] for verdict in Verdict}
     counts = verdicts, summary.windows, summary.windows_scored
     discovery = _discovery(run, choice, summary)
     result = PredictResult(run.paths, model_set.name, model_set.trained, *counts, discovery, failures)
-    _save(run, choice, result, summary, scored.called.failed if scored else {})
+    _save(run, choice, result, summary, scores.failed)
     _refuse_unusable(result)
     return result
 
@@ -234,26 +253,24 @@ def _any_usable(result: PredictResult) -> bool:
     return sum(result.verdicts.values()) > sum(1 for _, record, _, _ in result.failures if record)
 
 
-def _write(
-    run: PredictRun, choice: Choice, rows: Iterable[Row], scored: _Scored | None
-) -> tuple[Summary, list[Failure]]:
+def _write(run: PredictRun, choice: Choice, scores: Scores) -> tuple[Summary, list[Failure]]:
     """All results under temporary names, then all at once under their own; the report of older ones goes."""
-    paths, vanilla = run.paths, run.config.vanilla_output
-    computed = () if scored else (paths.scores, *_kept(run.config, paths))
-    results = [path for path in run.job.results if path not in computed]
+    paths, rows = run.paths, scores.rows
+    there = () if scores.keep else (paths.scores, *kept(run.config, paths))
+    results = [path for path in run.job.results if path not in there]
     with run.session.publishing(results, (paths.report,)) as temporary:
-        if scored:
-            rows = _keep_scores(temporary[paths.scores], run.fingerprint, not scored.called.failed, rows)
+        if scores.keep:
+            rows = _keep_scores(temporary[paths.scores], run.fingerprint, not scores.failed, rows)
         summary = _write_tables(run, choice, temporary, rows)
         with open(temporary[paths.viruses], "wb", buffering=1 << 20) as file:
-            write_viruses(file, run.inputs.paths, summary.viral)
+            write_viruses(file, scores.records, summary.viral)
         with text_file(temporary[paths.virus_summary]) as table:
             write_virus_summary(table, summary.viral)
         run.inputs.refuse_changed()
         failures = run.in_input_order(summary.failures)
         write_failed(temporary[paths.failed], failures)
-        if scored and run.config.keep_embeddings:
-            keep_embeddings(scored.called, scored.plan.parts, paths, temporary, vanilla)
+        if scores.keep:
+            scores.keep(temporary)
     return summary, failures
 
 
@@ -291,7 +308,7 @@ def _discovery(run: PredictRun, choice: Choice, summary: Summary) -> FalseDiscov
     return summary.discovery.expected(*regions, share=run.config.viral_share)
 
 
-def _save(run: PredictRun, choice: Choice, result: PredictResult, found: Summary, failed: dict[str, str]) -> None:
+def _save(run: PredictRun, choice: Choice, result: PredictResult, found: Summary, failed: Mapping[str, str]) -> None:
     model_set, thresholds = choice.model_set, choice.thresholds
     summary = {
         "verdicts": result.verdicts,
@@ -306,7 +323,7 @@ def _save(run: PredictRun, choice: Choice, result: PredictResult, found: Summary
         "failures": result.failures,
     }
     described = {"name": model_set.name, "trained": model_set.trained, "classifier": model_set.card.name}
-    run.session.complete({"model set": described, "result": summary}, failed)
+    run.session.complete({"model set": described, "result": summary}, dict(failed))
 
 
 def _earlier_result(run: PredictRun, choice: Choice, summary: dict[str, Any]) -> PredictResult:
