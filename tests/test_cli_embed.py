@@ -283,7 +283,6 @@ def test_folder_without_permission(cli: Cli, tmp_path: Path) -> None:
         (["-o", "o.txt"], 2, ".h5, .npy or .pt"),
         (["-o", "in.fa"], 2, "suffix"),
         ([], 2, "--output"),
-        (["-o", "o.h5", "--quiet", "--verbose"], 2, "contradict"),
         (["-o", "o.h5", "--batch-size", "0"], 2, "--batch-size"),
         (["-o", "o.h5", "--model", "dnabert-x", "-d", "cpu"], 4, "did you mean dnabert-s?"),
         (["-o", "o.h5", "--model", ".", "-d", "cpu"], 4, "config.json"),
@@ -407,11 +406,11 @@ def untrained_copy(folder: Path) -> Path:
     return folder
 
 
-def test_quiet_and_verbose(fasta: Fasta, cli: Cli, tmp_path: Path) -> None:
+def test_quiet(fasta: Fasta, cli: Cli, tmp_path: Path) -> None:
     path = fasta(text_of(GOOD))
     model = untrained_copy(tmp_path / "model")
     said = {}
-    for level in ("--quiet", None, "--verbose"):
+    for level in ("--quiet", None):
         options = (*CPU, "--force", "--model", model, *([level] if level else []))
         done = cli("embed", path, "-o", tmp_path / "o.h5", *options)
         assert (done.returncode, done.stdout) == (0, "")
@@ -419,7 +418,6 @@ def test_quiet_and_verbose(fasta: Fasta, cli: Cli, tmp_path: Path) -> None:
     assert said["--quiet"] == ""
     assert "UNTRAINED" in said[None]
     assert "5 embeddings of 128 numbers" in said[None]
-    assert len(said[None]) < len(said["--verbose"])
 
 
 @pytest.mark.parametrize("command", [None, *group.commands])

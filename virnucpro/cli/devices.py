@@ -12,9 +12,9 @@ from virnucpro.runs.config import DEFAULT_MODEL
 
 @click.command()
 def devices() -> None:
-    """List the devices found, with the dtype and the tokens a batch that each would get.
+    """List the devices found, with the dtype and the batch size that each would use.
 
-    Columns: device, model, memory in GiB, dtype by `--dtype auto`, tokens a batch of DNABERT-S.
+    Columns: device, model, memory in GiB, dtype chosen by `--dtype auto`, tokens per batch of DNABERT-S.
     """
     from virnucpro.core.device import find_cpu, find_gpus
     from virnucpro.models.registry import resolve

@@ -11,7 +11,6 @@ from virnucpro.cli.options import (
     OutputPath,
     force_option,
     inputs_argument,
-    message_level,
     models_dir_option,
     run_options,
 )
@@ -39,7 +38,7 @@ click.rich_click.OPTION_GROUPS["virnucpro embed"] = [
     required=True,
     type=OutputPath(),
     metavar="OUT",
-    help="Result; its suffix decides the format: .h5 (HDF5), .npy (with OUT.ids.txt), .pt (published tool).",
+    help="Result file; its suffix decides the format: .h5 (HDF5), .npy (with OUT.ids.txt) or .pt (published tool).",
 )
 @force_option
 @click.option("--model", default=DEFAULT_MODEL, show_default=True, help=_model_help())
@@ -49,26 +48,27 @@ click.rich_click.OPTION_GROUPS["virnucpro embed"] = [
     type=click.IntRange(min=16),
     default=DEFAULT_MAX_TOKENS,
     show_default=True,
-    help="Longer sequences fail with a message (DNA: about 4.7 bases a token; protein: one residue).",
+    help="Longest sequence that is embedded; others fail with a message. A token is about 4.7 bases or one residue.",
 )
 @run_options(DEFAULT_SEQUENCES_PER_FILE)
-def embed(quiet: bool, verbose: bool, log_format: str, **settings: Any) -> int:
-    """Embed DNA or proteins: one vector each, in input order, identical on one device or many.
+def embed(quiet: bool, log_format: str, **settings: Any) -> int:
+    """Embed DNA or proteins: one vector per sequence, in input order, identical on one device or many.
 
     INPUT: FASTA, FASTQ or unaligned BAM, plain or compressed (gz, bz2, xz, zst); - is standard input. DNA for the
-    dnabert models, protein for the esm2 models.
+    dnabert models, proteins for the esm2 models.
 
     \b
     virnucpro embed contigs.fa -o contigs.h5
     virnucpro embed proteins.faa -o proteins.h5 --model esm2-8m
     zcat reads.fq.gz | virnucpro embed - -o reads.h5 --model dnabert-s -d 0,1
 
-    Beside OUT: OUT.run.json (what was done, and each device's share), OUT.log, and OUT.failed.tsv if anything failed.
+    Also written: OUT.run.json (settings, versions, each device's share of the work), OUT.log, and OUT.failed.tsv if
+    anything failed.
     """
     from virnucpro.cli.progress import Reporter
 
     config = EmbedConfig(**settings)
-    with Reporter(message_level(quiet, verbose), log_format) as reporter:
+    with Reporter(quiet, log_format) as reporter:
         from virnucpro.runs.embed import run_embed
 
         result = run_embed(config, reporter)

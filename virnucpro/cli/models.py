@@ -22,11 +22,11 @@ NAMES = ", ".join(MODELS)
 models_dir_option = click.option(
     "--models-dir",
     type=click.Path(file_okay=False, path_type=Path),
-    help=f"Folder of models, one subfolder each. Sought after it: ${registry.VARIABLE}, then the Hub cache.",
+    help=f"Folder of models, one subfolder each; searched before ${registry.VARIABLE} and the Hub cache.",
 )
 
 
-@click.group(help=f"List, download, import and check the models.\n\nRegistered: {NAMES}.")
+@click.group(help=f"List, download, verify and import models.\n\nRegistered: {NAMES}.")
 def models() -> None:
     """Hold the subcommands."""
 
@@ -34,10 +34,10 @@ def models() -> None:
 @models.command("list")
 @models_dir_option
 def list_models(models_dir: Path | None) -> None:
-    """Show every registered model and model set and where it is; tab-separated unless on a terminal.
+    """List the registered models and model sets with their locations, tab-separated unless on a terminal.
 
-    A model of the kind `set` is an encoder or two and a classifier: its status says whether all are here, its location
-    is the classifier's.
+    A model of kind `set` consists of one or two encoders and a classifier. Its status says whether all of them are on
+    this machine; its location is that of the classifier.
     """
     found, found_sets = registry.available(models_dir), available_sets(models_dir)
     problems = {item.spec.name: item.problem for item in found} | {item.spec.name: item.problem for item in found_sets}
@@ -51,9 +51,9 @@ def list_models(models_dir: Path | None) -> None:
 @click.argument("name")
 @models_dir_option
 def download(name: str, models_dir: Path | None) -> None:
-    """Download the model NAME at its pinned revision, check it, and print its folder.
+    """Download the model NAME at its pinned revision, verify it, and print its folder.
 
-    It goes to --models-dir, else $VIRNUCPRO_MODELS, else the Hub cache.
+    The files go to --models-dir, or else to $VIRNUCPRO_MODELS, or else to the Hub cache.
     """
     model = registry.download(name, models_dir)
     spec = MODELS[name]
@@ -65,9 +65,9 @@ def download(name: str, models_dir: Path | None) -> None:
 @click.argument("name", required=False)
 @models_dir_option
 def verify(name: str | None, models_dir: Path | None) -> None:
-    """Compare the files of the model NAME (default: of every model found) with their pinned checksums.
+    """Compare the files of the model NAME (default: every model found) with their pinned checksums.
 
-    Exit code 4 if any file differs, or if a model lacks one.
+    The exit code is 4 if a file differs or is missing.
     """
     names = [name] if name else _found_names(models_dir)
     checks = [(each, check) for each in names for check in registry.verify(each, models_dir)]
@@ -85,14 +85,14 @@ def verify(name: str | None, models_dir: Path | None) -> None:
 @click.option(
     "--window",
     type=click.Choice(["300", "500"]),
-    help="Length of its windows; needed if FILE is not called 300_model.pth or 500_model.pth.",
+    help="Length of its windows; needed unless FILE is called 300_model.pth or 500_model.pth.",
 )
 @click.option(
     "--models-dir",
     type=click.Path(file_okay=False, path_type=Path),
-    help=f"Folder of models in which to write it; default: ${registry.VARIABLE}.",
+    help=f"Folder of models to write it to; default: ${registry.VARIABLE}.",
 )
-@click.option("--force", is_flag=True, help="Overwrite a classifier imported before.")
+@click.option("--force", is_flag=True, help="Overwrite a classifier that was imported before.")
 def import_model(file: Path, window: str | None, models_dir: Path | None, force: bool) -> None:
     """Import the published classifier FILE for the model set 300 or 500, and print its folder.
 

@@ -14,11 +14,11 @@ from virnucpro.runs.config import DEFAULT_STALL_MINUTES
 Command = TypeVar("Command", bound=Callable[..., Any])
 Option = Callable[[Any], Any]
 
-#: Groups of the help that all commands with these options have.
+#: Option groups shown in the help of every command that has these options.
 GROUPS: list[OptionGroupDict] = [
     {"name": "Devices and speed", "options": ["--device", "--dtype", "--batch-size", "--threads", "--stall-minutes"]},
     {"name": "Run", "options": ["--resume", "--work-dir", "--sequences-per-file"]},
-    {"name": "Messages", "options": ["--quiet", "--verbose", "--log-format", "--help"]},
+    {"name": "Messages", "options": ["--quiet", "--log-format", "--help"]},
 ]
 
 inputs_argument = click.argument(
@@ -27,7 +27,7 @@ inputs_argument = click.argument(
 
 
 class OutputPath(click.Path):
-    """Where results go. Nothing at all is no path: it would mean the folder that one happens to be in."""
+    """A path for results. An empty one is refused, since it would mean the current folder."""
 
     def __init__(self, *, file_okay: bool = True) -> None:
         super().__init__(path_type=Path, file_okay=file_okay)
@@ -44,7 +44,7 @@ force_option = click.option("--force", is_flag=True, help="Overwrite existing re
 models_dir_option = click.option(
     "--models-dir",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder with downloaded models, sought first; then $VIRNUCPRO_MODELS, then the Hub cache.",
+    help="Folder with downloaded models, searched before $VIRNUCPRO_MODELS and the Hub cache.",
 )
 
 _DEVICES = [
@@ -53,31 +53,31 @@ _DEVICES = [
         "--device",
         default="auto",
         show_default=True,
-        help="auto (all visible GPUs, else the CPU), cpu, cuda, or a list such as 0,2 as CUDA_VISIBLE_DEVICES "
-        "counts; an entry given twice (cpu,cpu or 0,0) means two workers there.",
+        help="auto (all visible GPUs, or else the CPU), cpu, cuda (all visible GPUs), or a list of GPU numbers such as "
+        "0,2, counted within CUDA_VISIBLE_DEVICES. An entry given twice (cpu,cpu or 0,0) starts two workers.",
     ),
     click.option(
         "--dtype",
         type=click.Choice(["auto", "fp32", "bf16", "fp16", "fp8"]),
         default="auto",
         show_default=True,
-        help="Numbers to compute in. auto: bf16 where all devices have it natively, else fp32. fp16: GPUs only. "
-        "fp8: products of ESM-2 in FP8, the rest in bf16, on GPUs of compute capability 8.9 or more.",
+        help="Number format of the networks. auto: bf16 if every device supports it, else fp32. fp16: GPUs only. "
+        "fp8: matrix products of ESM-2 in FP8, all else in bf16; GPUs of compute capability 8.9 or higher.",
     ),
     click.option(
         "--batch-size",
         type=click.IntRange(min=1),
         metavar="TOKENS",
-        help="Tokens a batch, rounded up to a multiple of 256; default: by device (`virnucpro devices`).",
+        help="Tokens per batch, rounded up to a multiple of 256; default: chosen by device (see `virnucpro devices`).",
     ),
-    click.option("-t", "--threads", type=click.IntRange(min=1), help="CPU threads of the whole run; default: all."),
+    click.option("-t", "--threads", type=click.IntRange(min=1), help="CPU threads for the whole run; default: all."),
     click.option(
         "--stall-minutes",
         type=click.FloatRange(min=0, min_open=True),
         default=DEFAULT_STALL_MINUTES,
         show_default=True,
         metavar="MINUTES",
-        help="A worker process that says nothing for so long is replaced; longer if its files are large for its pace.",
+        help="Replace a worker process that has been silent for this long; large work files get more time.",
     ),
 ]
 
@@ -86,37 +86,36 @@ _RUN = [
         "--resume/--no-resume",
         default=True,
         show_default=True,
-        help="Continue an interrupted run of the same input, settings and model.",
+        help="Continue an interrupted run with the same input, settings and model.",
     ),
     click.option(
         "--work-dir",
         type=OutputPath(file_okay=False),
         metavar="DIR",
-        help="Folder for work files, for example on a fast disk; default: beside the result. Removed when all is done.",
+        help="Folder for work files, for example on a fast disk; default: beside the result. Removed at the end.",
     ),
 ]
 
 _MESSAGES = [
-    click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors."),
-    click.option("-v", "--verbose", is_flag=True, help="Say more."),
+    click.option("-q", "--quiet", is_flag=True, help="Show errors only."),
     click.option(
         "--log-format",
         type=click.Choice(["text", "json"]),
         default="text",
         show_default=True,
-        help="Messages on stderr as text, or one JSON object a line.",
+        help="Format of the messages on stderr: text, or one JSON object per line.",
     ),
 ]
 
 
 def run_options(sequences_per_file: int) -> Callable[[Command], Command]:
-    """Give a command the options of devices, the run, and messages, in this order."""
+    """Add the options for devices, the run and messages to a command, in this order."""
     per_file = click.option(
         "--sequences-per-file",
         type=click.IntRange(min=1),
         default=sequences_per_file,
         show_default=True,
-        help="Most sequences, or open frames, in a work file, the unit of work and of resuming.",
+        help="Largest number of sequences, or open frames, in a work file, the unit of work and of resuming.",
     )
     options: list[Option] = [*_DEVICES, *_RUN, per_file, *_MESSAGES]
 
@@ -126,10 +125,3 @@ def run_options(sequences_per_file: int) -> Callable[[Command], Command]:
         return command
 
     return give
-
-
-def message_level(quiet: bool, verbose: bool) -> str:
-    """quiet, normal or verbose; a usage error for both at once."""
-    if quiet and verbose:
-        raise click.UsageError("--quiet and --verbose contradict each other")
-    return "quiet" if quiet else "verbose" if verbose else "normal"

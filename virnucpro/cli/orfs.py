@@ -31,7 +31,7 @@ click.rich_click.OPTION_GROUPS["virnucpro orfs"] = [
     required=True,
     type=OutputPath(),
     metavar="PREFIX",
-    help="Beginning of the results' names; its folder must exist.",
+    help="Prefix of the results' file names, with their folder, which must exist.",
 )
 @click.option("--force", is_flag=True, help="Overwrite existing results.")
 @click.option(
@@ -41,17 +41,17 @@ click.rich_click.OPTION_GROUPS["virnucpro orfs"] = [
     metavar="BASES",
     default=DEFAULT_SIZE,
     show_default=True,
-    help="Most bases in a window. The published classifiers were trained on 300 and on 500.",
+    help="Longest window. The published classifiers were trained on 300 and on 500 bases.",
 )
 @click.option(
     "--frames",
     type=click.Choice(["published", "exact"]),
     default="published",
     show_default=True,
-    help="published: a frame's nucleotides go one base beyond its last codon where there is one, as in the data that "
-    "the published classifiers were trained on. exact: without that base.",
+    help="published: the DNA of a frame includes one base after its last codon, if there is one, as in the data that "
+    "the published classifiers were trained on. exact: it does not.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+@click.option("-q", "--quiet", is_flag=True, help="Show errors only.")
 def orfs(inputs: tuple[Path, ...], prefix: Path, force: bool, size: int, frames: str, quiet: bool) -> int:
     """Cut DNA into windows and find their open frames, by the published rules, in input order.
 
@@ -62,11 +62,11 @@ def orfs(inputs: tuple[Path, ...], prefix: Path, force: bool, size: int, frames:
     zcat reads.fq.gz | virnucpro orfs - -o reads --window 300
 
     \b
-    PREFIX.windows.fa   windows: records cut evenly, the whole record covered
-    PREFIX.orfs.fna     nucleotides of their open frames
-    PREFIX.orfs.faa     the proteins
-    PREFIX.failed.tsv   records that cannot be used, and why; only if there are any
-    PREFIX.orfs.run.json, PREFIX.orfs.log   what was done, and every message
+    PREFIX.windows.fa   windows: each record is covered by windows of nearly equal length
+    PREFIX.orfs.fna     DNA of their open frames
+    PREFIX.orfs.faa     proteins of their open frames
+    PREFIX.failed.tsv   records that could not be used, and why; only if there are any
+    PREFIX.orfs.run.json, PREFIX.orfs.log   settings and counts; all messages
 
     A window's id is the record's with _chunk_1, _chunk_2 … A frame's is its window's with F1, F2 or F3 (as it stands,
     from the 1st, 2nd or 3rd base) or R1, R2 or R3 (on the reverse complement): contig7_chunk_2R1.
@@ -78,7 +78,7 @@ def orfs(inputs: tuple[Path, ...], prefix: Path, force: bool, size: int, frames:
     from virnucpro.core import log
     from virnucpro.runs.orfs import run_orfs
 
-    log.set_up(Console(stderr=True), "quiet" if quiet else "normal")
+    log.set_up(Console(stderr=True), quiet)
     result = run_orfs(OrfsConfig(inputs, prefix, size, frames == "exact", force))
     counts = result.counts
     logger.info(

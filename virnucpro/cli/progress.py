@@ -26,13 +26,13 @@ LINE_SECONDS = 30.0
 
 
 class Reporter:
-    """Listens to a run. `level`: quiet, normal or verbose."""
+    """Listens to a run and shows how far it is; if `quiet`, only errors are shown."""
 
-    def __init__(self, level: str, log_format: str) -> None:
+    def __init__(self, quiet: bool, log_format: str) -> None:
         self.console = Console(stderr=True)
-        log.set_up(self.console, level, log_format)
-        self.level = level
-        bars = self.console.is_terminal and level != "quiet" and log_format == "text"
+        log.set_up(self.console, quiet, log_format)
+        self.quiet = quiet
+        bars = self.console.is_terminal and not quiet and log_format == "text"
         self.bars = _bars(self.console) if bars else None
         self.all: TaskID | None = None
         self.each: list[TaskID] = []
@@ -95,7 +95,7 @@ class Reporter:
             self.bars.stop()
         if result.already_done:
             return
-        if self.level != "quiet" and self.console.is_terminal and len(result.devices) > 1:
+        if not self.quiet and self.console.is_terminal and len(result.devices) > 1:
             self.console.print(_balance(result))
         else:
             self._log_balance(result)

@@ -16,7 +16,7 @@ click.rich_click.OPTION_GROUPS["virnucpro report"] = [
 
 @click.command()
 @click.argument("folder", metavar="OUT_DIR", type=click.Path(path_type=Path))
-@click.option("-p", "--prefix", help="Beginning of the results' names; needed if OUT_DIR holds several.")
+@click.option("-p", "--prefix", help="Prefix of the results' file names; needed if OUT_DIR holds several.")
 @click.option(
     "-o",
     "--output",
@@ -24,7 +24,7 @@ click.rich_click.OPTION_GROUPS["virnucpro report"] = [
     metavar="FILE",
     help="The page; default: OUT_DIR/PREFIX.report.html. An earlier report there is replaced, nothing else is.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+@click.option("-q", "--quiet", is_flag=True, help="Show errors only.")
 def report(folder: Path, prefix: str | None, output: Path | None, quiet: bool) -> None:
     """Show results of `virnucpro predict` on one page, to open in a browser.
 
@@ -44,5 +44,5 @@ def report(folder: Path, prefix: str | None, output: Path | None, quiet: bool) -
     from virnucpro.core import log
     from virnucpro.report import write_report
 
-    log.set_up(Console(stderr=True), "quiet" if quiet else "normal")
+    log.set_up(Console(stderr=True), quiet)
     write_report(folder, find_prefix(folder) if prefix is None else prefix, output)

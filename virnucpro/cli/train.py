@@ -7,7 +7,7 @@ from typing import Any
 
 import rich_click as click
 
-from virnucpro.cli.options import GROUPS, OutputPath, force_option, message_level, models_dir_option, run_options
+from virnucpro.cli.options import GROUPS, OutputPath, force_option, models_dir_option, run_options
 from virnucpro.errors import EXIT_SOME_FAILED
 from virnucpro.runs.config import DEFAULT_FRAMES_PER_FILE, DEFAULT_MODEL_SET, TrainConfig
 
@@ -31,24 +31,24 @@ click.rich_click.OPTION_GROUPS["virnucpro train"] = [
     metavar="record|FILE",
     default="record",
     show_default=True,
-    help="What is kept together when the data is divided: single records, or groups of related ones by a table of two "
-    "columns, record id and group.",
+    help="What stays together when the data is divided: each record, or groups of related records, given by a table of "
+    "two columns, record id and group.",
 )
 @click.option(
     "--validation-fraction",
     type=_fraction,
     default=0.1,
     show_default=True,
-    help="Share that chooses the epoch and the thresholds.",
+    help="Share used to choose the epoch and the thresholds.",
 )
-@click.option("--test-fraction", type=_fraction, default=0.1, show_default=True, help="Share that is only tested on.")
+@click.option("--test-fraction", type=_fraction, default=0.1, show_default=True, help="Share used for testing only.")
 @click.option(
     "-o",
     "--output",
     required=True,
     type=OutputPath(file_okay=False),
     metavar="MODEL_DIR",
-    help="Folder of the classifier; it is made if need be.",
+    help="Folder for the classifier; created if it does not exist.",
 )
 @force_option
 @click.option(
@@ -56,8 +56,8 @@ click.rich_click.OPTION_GROUPS["virnucpro train"] = [
     "model",
     default=DEFAULT_MODEL_SET,
     show_default=True,
-    help="Whose encoders to use: mini (one of whole windows), mini-1, 500 or 300 (both DNABERT-S and ESM-2 3B), or the "
-    "folder of a classifier.",
+    help="Set whose encoders are used: mini (reads whole windows), mini-1, 500 or 300 (both with DNABERT-S and "
+    "ESM-2 3B), or the folder of a classifier.",
 )
 @models_dir_option
 @click.option(
@@ -66,56 +66,59 @@ click.rich_click.OPTION_GROUPS["virnucpro train"] = [
     metavar="BASES",
     default=500,
     show_default=True,
-    help="Most bases in a window.",
+    help="Longest window.",
 )
 @click.option(
     "--dna-only-head",
     "dna_only",
     is_flag=True,
-    help="Also fit a network that scores windows without an open frame by their DNA.",
+    help="Also fit a network that scores windows without an open frame from their DNA alone.",
 )
-@click.option("--epochs", type=click.IntRange(min=1), default=200, show_default=True, help="The most epochs.")
+@click.option("--epochs", type=click.IntRange(min=1), default=200, show_default=True, help="Largest number of epochs.")
 @click.option(
     "--patience",
     type=click.IntRange(min=1),
     default=5,
     show_default=True,
-    help="Stop after so many epochs without a lower validation loss.",
+    help="Stop after this many epochs without a lower validation loss.",
 )
 @click.option(
-    "--learning-rate", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True, help="Of AdamW."
+    "--learning-rate",
+    type=click.FloatRange(0, min_open=True),
+    default=1e-3,
+    show_default=True,
+    help="Of AdamW.",
 )
-@click.option("--seed", type=int, default=1, show_default=True, help="Of division, initial weights, and sampling.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Of division, initial weights and sampling.")
 @run_options(DEFAULT_FRAMES_PER_FILE)
 def train(
     quiet: bool,
-    verbose: bool,
     log_format: str,
     virus: tuple[Path, ...],
     other: tuple[Path, ...],
     group_by: str,
     **settings: Any,
 ) -> int:
-    """Train a classifier on your own sequences, over frozen encoders.
+    """Train a classifier on your own sequences, on top of frozen encoders.
 
     \b
     virnucpro train --virus viruses.fa --other bacteria.fa --other host.fa.gz -o my_model
     virnucpro predict contigs.fa -o out --model my_model
 
     \b
-    MODEL_DIR/model.safetensors, model.json   the classifier, and what it was made of
-    MODEL_DIR/MODEL_CARD.md, curves.svg       what it is worth, by sequences it has not seen
+    MODEL_DIR/model.safetensors, model.json   the classifier and its card
+    MODEL_DIR/MODEL_CARD.md, curves.svg       its accuracy on sequences that it has not seen
     MODEL_DIR/train.run.json, .log, .failed.tsv
 
-    Records (or groups of them) go as a whole into the training, validation or test part. The best epoch is kept; scores
-    are calibrated; thresholds for 1%, 5% and 10% of false positives are measured on the validation part and stand in
-    the card. An interrupted run continues: embeddings that are done are kept. Needs: pip install 'virnucpro[train]'.
+    Each record, or group of records, goes as a whole into the training, validation or test part. The best epoch is
+    kept, scores are calibrated, and thresholds for 1%, 5% and 10% false positives are measured on the validation part
+    and written into the card. An interrupted run continues. Needs: pip install 'virnucpro[train]'.
     """
     from virnucpro.cli.progress import Reporter
 
     groups = None if group_by == "record" else Path(group_by)
     config = TrainConfig(inputs=(*virus, *other), virus=len(virus), group_by=groups, **settings)
-    with Reporter(message_level(quiet, verbose), log_format) as reporter:
+    with Reporter(quiet, log_format) as reporter:
         from virnucpro.runs.train import run_train
 
         result = run_train(config, reporter)

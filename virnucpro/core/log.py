@@ -17,8 +17,6 @@ from virnucpro.io.files import open_regular
 if TYPE_CHECKING:
     from rich.console import Console
 
-LEVELS = {"quiet": logging.ERROR, "normal": logging.INFO, "verbose": logging.DEBUG}
-
 
 class _JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
@@ -54,10 +52,10 @@ class _LogFile(logging.FileHandler):
         """Say nothing: when the disk is full, the run says so itself."""
 
 
-def set_up(console: Console, level: str = "normal", log_format: str = "text") -> None:
-    """Send this package's messages to `console` (stderr), as text or as one JSON object a line."""
+def set_up(console: Console, quiet: bool = False, log_format: str = "text") -> None:
+    """Send this package's messages, if `quiet` only errors, to `console` as text or as JSON, one object per line."""
     handler = _ConsoleHandler(console)
-    handler.setLevel(LEVELS[level])
+    handler.setLevel(logging.ERROR if quiet else logging.INFO)
     handler.setFormatter(_JsonFormatter() if log_format == "json" else logging.Formatter("%(message)s"))
     root = logging.getLogger("virnucpro")
     root.handlers[:] = [handler]
