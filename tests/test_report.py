@@ -48,8 +48,10 @@ class Page:
         self.columns: dict[str, NDArray[Any]] = {}
         place = 4 + size
         for name, (kind, length) in self.facts["columns"].items():
-            self.columns[name] = np.frombuffer(data, f"<{kind}", length, place)
-            place += -(-self.columns[name].nbytes // 4) * 4
+            size = np.dtype(kind).itemsize
+            planes = np.frombuffer(data, "u1", size * length, place).reshape(size, length)
+            self.columns[name] = np.ascontiguousarray(planes.T).view(f"<{kind}").ravel()
+            place += size * length
         assert place == len(data)
 
     @property

@@ -18,7 +18,7 @@ VERDICTS = tuple(verdict.value for verdict in (Verdict.VIRUS, Verdict.MIXED, Ver
 VIRUS, MIXED, OTHER, NOT_SCORED = range(len(VERDICTS))
 
 #: Sequences in full and windows that a page of 5 MB holds.
-MOST_ROWS, MOST_WINDOWS = 100_000, 1_000_000
+MOST_ROWS, MOST_WINDOWS = 100_000, 800_000
 
 #: Scores are counted by thousandths.
 SCORES = 1001

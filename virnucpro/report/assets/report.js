@@ -9,7 +9,7 @@ const NO_FRAME = 7;
 const SCORES = 1000; // thousandths that scores are counted by
 const ROW = 28; // pixels of a row of the table; as in the style
 const BINS = 50; // bars of the histogram
-const PARTS = 50; // sequences that are viral in part, before "show all"
+const PARTS = 20; // sequences that are viral in part, before "show all"
 
 const byId = (id) => document.getElementById(id);
 const integer = (n) => n.toLocaleString("en-US");
@@ -39,12 +39,21 @@ async function unpack() {
   const kinds = { u1: Uint8Array, u2: Uint16Array, u4: Uint32Array, f4: Float32Array };
   let place = 4 + size;
   for (const [name, [kind, length]] of Object.entries(data.columns)) {
-    data[name] = new kinds[kind](buffer, place, length);
-    place += Math.ceil(data[name].byteLength / 4) * 4;
+    const width = kinds[kind].BYTES_PER_ELEMENT;
+    data[name] = new kinds[kind](together(new Uint8Array(buffer, place, width * length), width));
+    place += width * length;
   }
   data.firstWindow = offsets(data.tracks);
   data.firstRegion = offsets(data.regions);
   return data;
+}
+
+// Numbers whose lowest bytes come first, then the next ones, and so on.
+function together(planes, width) {
+  const found = new Uint8Array(planes.length);
+  const length = planes.length / width;
+  for (let k = 0; k < planes.length; k++) found[(k % length) * width + Math.floor(k / length)] = planes[k];
+  return found.buffer;
 }
 
 function offsets(counts) {
@@ -166,7 +175,7 @@ function trust(data, select) {
     range: [0, height(most) * 1.06 + 0.02], label: "sequences, log scale",
     splits: () => ticks.map(height), values: () => ticks.map((n) => (n >= 1e4 ? `${n / 1e3}k` : integer(n))),
   }, drawBars);
-  const scatter = scatterPlot(data, score, () => threshold, select);
+  const moveLine = scatterPlot(data, score, () => threshold, select);
 
   function falseCalls(t) {
     const { share } = data.discovery;
@@ -182,22 +191,24 @@ function trust(data, select) {
   function words() {
     if (threshold === run) {
       const known = data.discovery ? `, of which ${data.discovery.expected_false.toFixed(1)} are expected to be false` : "";
-      return `As in the run: ${count(data.verdicts[VIRUS], "sequence")} called virus${known}.`;
+      return [`As in the run: ${count(data.verdicts[VIRUS], "sequence")} called virus${known}.`];
     }
     let called = 0;
     for (let k = Math.ceil(threshold * SCORES); k <= SCORES; k++) called += ofVerdict(VIRUS, k) + ofVerdict(OTHER, k);
     const change = called - data.verdicts[VIRUS];
     const known = data.discovery ? `, of which about ${falseCalls(threshold).toFixed(1)} are expected to be false` : "";
     const signed = change ? ` (${change > 0 ? "+" : "−"}${integer(Math.abs(change))})` : "";
-    return `From ${threshold.toFixed(3)} on: ${count(called, "sequence")} would be called virus${signed}${known}. `
-      + `To have it in the files, add --min-score ${threshold.toFixed(3)} --force to the command.`;
+    return [
+      `From ${threshold.toFixed(3)} on: ${count(called, "sequence")} would be called virus${signed}${known}. To have it in the files, add `,
+      element("code", { textContent: `--min-score ${threshold.toFixed(3)} --force` }), " to the command.",
+    ];
   }
 
   function show() {
     byId("at").textContent = threshold === run ? run.toFixed(4).replace(/0+$/, "") : threshold.toFixed(3);
-    byId("counts").textContent = words();
+    byId("counts").replaceChildren(...words());
     histogram.redraw();
-    scatter.redraw();
+    moveLine();
   }
 
   slider.addEventListener("input", () => { threshold = slider.valueAsNumber / SCORES; show(); });
@@ -237,9 +248,13 @@ function scatterPlot(data, score, threshold, select) {
         else ctx.fillRect(left - size / 2, top - size / 2, size, size);
       }
       ctx.globalAlpha = 1;
-      dashed(u, [u.bbox.left, pixel(u, 0, threshold())[1]], [u.bbox.left + u.bbox.width, pixel(u, 0, threshold())[1]]);
     });
+    mark(u);
   }
+
+  // The line of the threshold is no part of the drawing: to draw 100,000 points again would make the slider slow.
+  const line = element("div", { className: "line" });
+  const mark = (u) => { line.style.top = `${u.valToPos(threshold(), "y")}px`; };
 
   const low = Math.log10(Math.max(1, shortest)) - 0.1;
   const made = figure(byId("scatter"), 240, {
@@ -248,6 +263,7 @@ function scatterPlot(data, score, threshold, select) {
     values: (_, splits) => splits.map((n) => lengthOf(Math.round(10 ** n))),
   }, { ...score, range: [-0.03, 1.03], label: "score" }, draw);
 
+  made.over.append(line);
   made.over.addEventListener("click", (event) => {
     const box = made.over.getBoundingClientRect();
     const [left, top] = [event.clientX - box.left, event.clientY - box.top];
@@ -258,7 +274,7 @@ function scatterPlot(data, score, threshold, select) {
     }
     if (nearest !== null) select(nearest);
   });
-  return made;
+  return () => mark(made);
 }
 
 // ---------------------------------------------------------------- The table
@@ -507,7 +523,7 @@ function svg(data, name, about, drawn, [low, high], y) {
   const make = (tag, attributes, text = "") => {
     const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
     for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-    made.textContent = text;
+    made.textContent = text.replace(/[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]/g, "\ufffd"); // what XML cannot hold
     return made;
   };
   const round = (n) => Math.round(n * 100) / 100;
