@@ -42,7 +42,7 @@ def _place(option: str) -> tuple[bool, bool]:
     return not option.startswith("--"), option.startswith("--no-")
 
 
-@pytest.mark.parametrize("name", ["predict", "train", "embed", "orfs", "report"])
+@pytest.mark.parametrize("name", ["predict", "train", "embed", "orfs", "report", "split", "merge"])
 def test_every_option_is_explained_as_in_the_help(name: str) -> None:
     reference = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
     section = reference.split(f"\n## `virnucpro {name}`\n")[1].split("\n## ")[0]

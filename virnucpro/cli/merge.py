@@ -6,7 +6,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from virnucpro.cli.options import OutputPath, force_option, message_level, models_dir_option
+from virnucpro.cli.options import OutputPath, force_option, models_dir_option
 from virnucpro.errors import EXIT_SOME_FAILED
 from virnucpro.runs.config import MergeConfig
 
@@ -25,12 +25,12 @@ click.rich_click.OPTION_GROUPS["virnucpro merge"] = [
     required=True,
     type=OutputPath(),
     metavar="OUT",
-    help="Folder of the results, as of `predict`; or the file of embeddings (.h5, .npy, .pt), as of `embed`.",
+    help="Folder for the results, as of predict; or file for the embeddings (.h5, .npy, .pt), as of embed.",
 )
-@click.option("--prefix", help="Beginning of the results' names; default: the first input's name.")
+@click.option("-p", "--prefix", help="Prefix of the results' file names; default: the name of the first input.")
 @force_option
 @models_dir_option
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+@click.option("-q", "--quiet", is_flag=True, help="Show errors only.")
 def merge(pieces: Path, output: Path, prefix: str | None, force: bool, models_dir: Path | None, quiet: bool) -> int:
     """Join the results of the pieces that `virnucpro split` made in DIR: the same bytes as of one run over all.
 
@@ -46,7 +46,7 @@ def merge(pieces: Path, output: Path, prefix: str | None, force: bool, models_di
     from virnucpro.runs.embed import EmbedResult
 
     config = MergeConfig(pieces, output, prefix, models_dir, force)
-    with Reporter(message_level(quiet, False), "text") as reporter:
+    with Reporter(quiet, "text") as reporter:
         from virnucpro.runs.merge import run_merge
 
         result = run_merge(config, reporter)

@@ -29,13 +29,13 @@ click.rich_click.OPTION_GROUPS["virnucpro split"] = [
     required=True,
     type=OutputPath(file_okay=False),
     metavar="DIR",
-    help="Folder of the pieces; it is made if need be.",
+    help="Folder for the pieces; created if it does not exist.",
 )
 @force_option
 @click.option("-n", "--pieces", type=click.IntRange(1, MOST_PIECES), help="Number of pieces, of about the same size.")
-@click.option("--bases", type=click.IntRange(min=1), help="Size of a piece in bases, instead of their number.")
+@click.option("--bases", type=click.IntRange(min=1), help="Size of a piece in bases, instead of the number of pieces.")
 @click.option("--protein", is_flag=True, help="The inputs are proteins.")
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+@click.option("-q", "--quiet", is_flag=True, help="Show errors only.")
 def split(
     inputs: tuple[Path, ...],
     output: Path,
@@ -62,7 +62,7 @@ def split(
     from virnucpro.core import log
     from virnucpro.runs.split import run_split
 
-    log.set_up(Console(stderr=True), "quiet" if quiet else "normal")
+    log.set_up(Console(stderr=True), quiet)
     result = run_split(SplitConfig(inputs, output, pieces, bases, protein, force))
     found = result.split
     logger.info("%d records in %d pieces", sum(piece.records for piece in found.pieces), len(found.pieces))
