@@ -17,7 +17,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-test-heavy: $(VENV)/.installed-test
+test-heavy: $(VENV)/.installed-heavy
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m heavy
 
 lint: $(VENV)/.installed-dev
@@ -34,6 +34,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@
+
+$(VENV)/.installed-heavy: $(VENV)/.installed-test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[heavy]'
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed-test

@@ -52,7 +52,11 @@ def piece_config(path: Path, toy: Path, **changes: Any) -> PredictConfig:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix not in OWN and path.is_file()}
+    return {
+        path.name: path.read_bytes()
+        for path in folder.iterdir()
+        if path.suffix not in OWN and path.is_file() and path.name[0] != "."
+    }
 
 
 @pytest.fixture(scope="module")
