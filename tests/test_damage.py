@@ -26,6 +26,7 @@ from virnucpro.models.esm2 import load_esm2
 from virnucpro.models.registry import EMBEDDED, resolve
 from virnucpro.models.sets import resolve_set
 from virnucpro.models.tokenizer import DNATokenizer
+from virnucpro.pipeline.base_worker import Network
 from virnucpro.pipeline.events import Phase
 from virnucpro.pipeline.parallel_dnabert import DNABERTWorker
 from virnucpro.runs.config import EmbedConfig
@@ -163,12 +164,11 @@ TOKENIZER = json.loads((EMBEDDED / "dnabert-mini" / "tokenizer.json").read_text(
 MODEL_CARD = json.loads((EMBEDDED / "mini-1" / CARD).read_text())
 
 
-def opened(folder: Path) -> DNABERTWorker:
-    """A worker that has read the model in `folder`; raises what a run would."""
-    worker = DNABERTWorker(resolve(str(folder)))
-    worker.tokenizer, worker.network, worker.dim = worker.read_model(torch.float32)  # type: ignore[assignment]
-    worker.tokenize(["ACGTNACGTACGT"])
-    return worker
+def opened(folder: Path) -> Network:
+    """The model in `folder`; raises what a run would."""
+    found = DNABERTWorker(resolve(str(folder))).read_model(torch.float32)
+    found.tokenizer.encode(["ACGTNACGTACGT"])
+    return found
 
 
 @given(values=damaged(CONFIG))
@@ -177,10 +177,10 @@ def test_a_config_that_makes_no_sense(values: Any, model: Path) -> None:
     """Errors, or a network of the same numbers: what is not looked at may be anything."""
     write_json(model / "config.json", values)
     try:
-        worker = opened(model)
+        found = opened(model)
     except ModelError:
         return
-    read = worker.network.config
+    read = found.module.config
     assert all(getattr(read, name) == CONFIG[name] for name in read.__dataclass_fields__) or values != CONFIG
     assert 0 < read.layer_norm_eps <= 1e-2
 
@@ -190,10 +190,10 @@ def test_a_config_that_makes_no_sense(values: Any, model: Path) -> None:
 def test_a_tokenizer_that_makes_no_sense(values: Any, model: Path) -> None:
     write_json(model / "tokenizer.json", values)
     try:
-        worker = opened(model)
+        found = opened(model)
     except ModelError:
         return
-    ids = [int(each) for sequence in worker.tokenize(["ACGT", "A", "GGTTAACC"]) for each in sequence]
+    ids = [int(each) for sequence in found.tokenizer.encode(["ACGT", "A", "GGTTAACC"]) for each in sequence]
     assert 0 <= min(ids) <= max(ids) < CONFIG["vocab_size"]
 
 

@@ -213,7 +213,7 @@ def test_of_a_work_file_that_fails_only_what_needed_it_is_lost(clean: Path, tmp_
     assert (notes["two"], notes["n"]) == (TOO_SHORT, NO_CODON)
     assert all("its work file failed" in notes[name] for name in ("v", "o"))
     assert [row[2] for row in result.failures] == ["v", "o"]
-    assert record(settings.output)["failed_work_files"].keys() == {"000001.faa"}
+    assert record(settings.output)["failed_work_files"].keys() == {"000001.fna"}
     shutil.move(away, paths_of(settings).parts)
     assert run_predict(settings).failures == []
     run_predict(replace(settings, output=tmp_path / "fresh"))

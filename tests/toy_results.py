@@ -153,10 +153,11 @@ RECORD: dict[str, Any] = {
     "state": "complete",
     "command": "predict",
     "identity": {
-        "virnucpro_version": "0", "torch_version": "0", "triton_version": None, "dtype": "fp32", "token_budget": 8192,
+        "virnucpro_version": "0", "torch_version": "0", "triton_version": None, "dtype": "fp32", "token_budget": [8192],
         "device_kinds": ["a CPU"], "min length": 100, "reads": "windows", "frames": "published",
+        "classifier": ["c" * 64],
     },
-    "choices": {"classifier": ["c" * 64]},
+    "choices": {},
     "models": {"DNA model": {"name": "codon-mini", "sha256": "e" * 64}},
     "model set": {"name": "mini", "trained": True},
     "inputs": [{"path": "in.fa", "size": 1, "sha256": "a" * 64}],

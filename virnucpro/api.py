@@ -200,7 +200,7 @@ def orfs(
     result = run_orfs(config.OrfsConfig(_inputs(paths), cast(Path, output), **settings))
     if result.counts.failed:
         rows = read_rows(result.paths.failed)
-        _warn((row["input"], int(row["record"]), row["id"], row["reason"]) for row in rows)
+        _warn((row["input"], int(row["record"]), row["sequence_id"], row["reason"]) for row in rows)
     return result.paths.results
 
 

@@ -32,7 +32,10 @@ def settings(record: Record) -> list[tuple[str, str]]:
         ("Shortest sequence scored", f"{identity['min length']:,} bases"),
         ("Read", "whole windows" if identity["reads"] == "windows" else f"open frames, {identity['frames']} rule"),
         ("Share of viral sequences", _share(result["false_discovery"])),
-        ("Numbers", f"{identity['dtype']}, {identity['token_budget']:,} tokens a batch"),
+        (
+            "Numbers",
+            f"{identity['dtype']}, {' and '.join(f'{each:,}' for each in identity['token_budget'])} tokens a batch",
+        ),
         ("Kind of device", ", ".join(identity["device_kinds"])),
         ("Versions", _versions(identity)),
     ]

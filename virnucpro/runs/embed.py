@@ -89,6 +89,7 @@ def _earlier_result(output: Path, summary: dict[str, Any]) -> EmbedResult:
 def _nothing_usable(run: EmbedRun, plan: Plan) -> InputError:
     failures = _failures(run, plan, {}, {})
     _publish(run, failures)
+    run.session.start_anew()  # there is nothing to go on from
     return InputError(f"no usable sequence in the input: {failures[0][3]}", hint=f"see {run.paths.failed}")
 
 

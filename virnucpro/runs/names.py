@@ -39,9 +39,9 @@ def check(
 ) -> None:
     """Raise what can be known before anything is read; others: files that are read besides the inputs."""
     check_names(paths, results, (*inputs, *others), cure)
-    _refuse_existing(paths, results, force=force, resume=resume)
     for path in inputs:
         check_input(path)
+    _refuse_existing(paths, results, force=force, resume=resume)
 
 
 def check_names(paths: RunPaths, results: Sequence[Path], reads: Iterable[Path], cure: str) -> None:
