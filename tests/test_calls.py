@@ -22,6 +22,7 @@ from virnucpro.calls.model import (
     FalsePositives,
     RegionModel,
     SequenceModel,
+    ThresholdsByLength,
     log_odds,
     probability,
 )
@@ -55,7 +56,10 @@ def test_the_probability_by_hand() -> None:
 
 
 def called(
-    odds: Sequence[float | None], size: int = 500, calls: CallModel = CALLS, thresholds: Thresholds = HALF
+    odds: Sequence[float | None],
+    size: int = 500,
+    calls: CallModel = CALLS,
+    thresholds: Thresholds | ThresholdsByLength = HALF,
 ) -> SequenceCall:
     """A sequence of whole windows with these log-odds."""
     caller = ModelCaller(calls, thresholds)
@@ -105,6 +109,21 @@ def test_a_score_has_no_cliff_at_any_length() -> None:
 
 
 # Thresholds.
+
+
+@pytest.mark.parametrize(("bases", "score"), [(50, 0.9), (100, 0.9), (200, 0.75), (400, 0.5), (9000, 0.5)])
+def test_thresholds_of_sequences_are_read_in_between_lengths(bases: int, score: float) -> None:
+    """In between by octaves of length and log-odds of the score (3 to 1 lies between 9 to 1 and 1 to 1)."""
+    assert ThresholdsByLength(0.6, (100, 400), (0.9, 0.5)).of_sequence(bases) == pytest.approx(score)
+
+
+def test_a_short_sequence_must_score_more_than_a_long_one() -> None:
+    """By the preset's threshold of its length, which the call shows; a region by that of its own length."""
+    thresholds = replace(CALLS, sequence_presets={"default": (0.95, 0.5)}).thresholds("default")
+    short, long = called([1.0], thresholds=thresholds), called([1.0] * 100, thresholds=thresholds)
+    assert (short.verdict.value, long.verdict.value) == ("other", "virus")
+    assert short.threshold == thresholds.of_sequence(500)
+    assert short.false_positives == CALLS.false_positives.at(500, thresholds.of_sequence(500))
 
 
 RATES = FalsePositives((100, 400), (0.25, 0.75), ((0.5, 0.25), (0.25, 0.0)))
@@ -240,7 +259,9 @@ def test_the_numbers_come_back_from_a_card_as_they_were() -> None:
         (("min_length",), 1.5, "min_length must be a whole number"),
         (("window_presets",), {"default": 2}, "window_presets must be scores"),
         (("window_presets",), {}, "sequence_presets must be of the same names"),
-        (("sequence_presets", "default"), math.nan, "sequence_presets must be scores"),
+        (("sequence_presets", "default"), math.nan, "default must be a list of numbers"),
+        (("sequence_presets", "default"), [0.5], "sequence_presets must be a score for each length"),
+        (("sequence_presets", "default"), [0.5, 2], "sequence_presets must be lists of scores"),
         (("sequences",), None, "sequences must be an object"),
         (("sequences", "bases"), [500], "bases must be the shortest and the longest length"),
         (("sequences", "level"), [], "level must be a list of numbers"),

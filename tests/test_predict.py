@@ -25,6 +25,7 @@ from toy_set import other, toy_calls, toy_records, viral
 import virnucpro
 from virnucpro.calls import tables
 from virnucpro.calls.kept_scores import holds_scores
+from virnucpro.calls.model import ThresholdsByLength
 from virnucpro.calls.segment import ModelCaller
 from virnucpro.calls.verdicts import Thresholds
 from virnucpro.calls.write import VanillaTables
@@ -401,9 +402,10 @@ def test_sequences_shorter_than_what_was_measured_are_not_scored(measured: Path,
 
 
 def test_presets_and_scores_hold_for_sequences(measured: Path, fasta: Path, tmp_path: Path) -> None:
-    expected: list[tuple[dict[str, Any], Thresholds]] = [
-        ({}, Thresholds(0.6, 0.7, 0.7)),
-        ({"preset": "conservative"}, Thresholds(0.9, 0.95, 0.95)),
+    calls = toy_calls(WINDOW)
+    expected: list[tuple[dict[str, Any], Thresholds | ThresholdsByLength]] = [
+        ({}, calls.thresholds("default")),
+        ({"preset": "conservative"}, calls.thresholds("conservative")),
         ({"min_score": 0.42}, Thresholds(0.42, 0.42, 0.42)),
     ]
     for changes, thresholds in expected:

@@ -23,11 +23,18 @@ from numpy.typing import NDArray
 
 from training.engine import Called, called
 from training.kingdoms import KINGDOMS, kingdom_of
-from training.pieces import LONGEST, SHORTEST
-from virnucpro.calls.model import ORIGIN, CallModel, FalsePositives, RegionModel, SequenceModel, probability
+from training.pieces import FIT_KINDS, LONGEST, SHORTEST
+from virnucpro.calls.model import (
+    ORIGIN,
+    CallModel,
+    FalsePositives,
+    RegionModel,
+    SequenceModel,
+    ThresholdsByLength,
+    probability,
+)
 from virnucpro.calls.segment import divide
-from virnucpro.models.card import CARD, ClassifierCard
-from virnucpro.train.evaluation import PRESETS
+from virnucpro.models.card import CARD, DEFAULT_PRESET, ClassifierCard
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -38,6 +45,9 @@ FORMS = ((0, 0), (0, 1), (1, 1), (1, 2), (2, 2))
 FOLDS = 10
 #: Weight of the coefficients' squares, each in units of its column's spread.
 RIDGE = 1e-4
+#: Others of any length that a preset lets through. A score below `LEAST` is called by none: it speaks against a virus.
+PRESETS: Mapping[str, float] = {"conservative": 0.005, "default": 0.02, "relaxed": 0.05}
+LEAST = 0.5
 #: Scores at which false positives are counted, and over how many octaves of length each way (standard deviation).
 SCORES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.965, 0.98, 0.99, 0.995, 0.999)
 BREADTH = 0.5
@@ -212,13 +222,14 @@ def window_thresholds(sequences: Sequence[Called], size: int) -> dict[str, float
     return {name: threshold(scores, 1 / counts[place], share) for name, share in PRESETS.items()}
 
 
-def sequence_thresholds(rates: FalsePositives, size: int) -> dict[str, float]:
-    """By preset: the score that this share of the others of one window reaches; of longer ones fewer do."""
-    tried = np.round(np.arange(0.5, 0.9999, 0.0005), 4).tolist()
-    return {
-        name: next((score for score in tried if rates.at(size, score) <= share), tried[-1])
-        for name, share in PRESETS.items()
-    }
+def sequence_thresholds(rates: FalsePositives) -> dict[str, tuple[float, ...]]:
+    """By preset, for each length of `rates`: the least score, from `LEAST` on, that no more of the others reach."""
+    tried = np.round(np.arange(LEAST, 0.9999, 0.0005), 4).tolist()
+
+    def least(bases: int, share: float) -> float:
+        return next((score for score in tried if rates.at(bases, score) <= share), tried[-1])
+
+    return {name: tuple(least(bases, share) for bases in rates.bases) for name, share in PRESETS.items()}
 
 
 # Regions.
@@ -264,14 +275,14 @@ def compare(sequences: Sequence[Called], regions: Sequence[Sequence[tuple[int, i
     return Found(phage, found, edges, host, false, broken)
 
 
-def divided(each: Called, calls: CallModel, least: float) -> list[tuple[int, int]]:
+def divided(each: Called, calls: CallModel, least: ThresholdsByLength) -> list[tuple[int, int]]:
     """The regions of a sequence as `predict` would have them."""
     windows, found = each.windows, []
     for first, last in divide(windows, each.length, calls.regions) if windows else ():
         part = windows[first:last]
         bases = sum(window.end - window.start for window in part)
         mean = sum(window.log_odds * (window.end - window.start) for window in part) / bases
-        if probability(calls.sequences.log_odds(bases, mean)) >= least:
+        if probability(calls.sequences.log_odds(bases, mean)) >= least.of_sequence(bases):
             found.append((part[0].start if first else 0, part[-1].end if last < len(windows) else each.length))
     return found
 
@@ -284,11 +295,10 @@ def trials() -> Iterator[RegionModel]:
     return (RegionModel(bias, clip, float(cost), bases, 0.0) for bias, clip, cost, bases in tried)
 
 
-def choose_regions(
-    spliced: Sequence[Called], pieces: Sequence[Called], calls: CallModel, least: float
-) -> tuple[RegionModel, Found]:
+def choose_regions(spliced: Sequence[Called], pieces: Sequence[Called], calls: CallModel) -> tuple[RegionModel, Found]:
     """The setting with the most bases found, less what false regions and divided viral sequences cost."""
     whole = [each for each in pieces if each.piece.viral and each.length >= 5_000]
+    least = calls.thresholds(DEFAULT_PRESET)
     best: tuple[float, RegionModel, Found] | None = None
     for regions in trials():
         tried = replace(calls, regions=regions)
@@ -309,16 +319,15 @@ def fit(pieces: Sequence[Called], spliced: Sequence[Called], size: int) -> tuple
     table = Table.of(pieces)
     form, report = choose_form(table)
     rates = false_positives(table, out_of_fold(table, columns(table, form)))
-    presets = sequence_thresholds(rates, size)
     calls = CallModel(
         min_length=SHORTEST,
         window_presets=window_thresholds(pieces, size),
-        sequence_presets=presets,
+        sequence_presets=sequence_thresholds(rates),
         sequences=sequence_model(table, form),
         false_positives=rates,
         regions=RegionModel(0.0, 0.0, 0.0, 0, 0.0),
     )
-    regions, found = choose_regions(spliced, pieces, calls, presets["default"])
+    regions, found = choose_regions(spliced, pieces, calls)
     return replace(calls, regions=regions), {"forms": report, "chosen": form, "regions": found.to_json()}
 
 
@@ -335,11 +344,11 @@ def main() -> None:
     calls: Mapping[int, CallModel] = {}
     for size in card.window:
         settings = {"window": size, "min_length": 0, "device": args.device, "min_score": 0.5}
-        pieces, spliced = (
+        pieces, records, spliced = (
             called(args.pieces / f"{name}.fa", str(args.model), args.pieces / f"{card.name}-{size}", **settings)
-            for name in ("pieces", "spliced")
+            for name in FIT_KINDS
         )
-        found, report = fit(pieces, spliced, size)
+        found, report = fit([*pieces, *records], spliced, size)
         print(
             json.dumps(
                 {size: report | {"thresholds": found.sequence_presets, "of windows": found.window_presets}}, indent=1

@@ -1,12 +1,13 @@
 """Sequences to fit and to measure calls on, of genomes that no network was trained on.
 
-    python -m training.pieces --genomes fit.npz --out FOLDER --kinds pieces spliced
-    python -m training.pieces --genomes dev.npz --out FOLDER --kinds windows lengths records spliced sweep
+    python -m training.pieces --genomes fit.npz --out FOLDER --kinds pieces records spliced
+    python -m training.pieces --genomes dev.npz --out FOLDER --kinds windows lengths short records spliced sweep
 
 Writes `KIND.fa` into FOLDER, and beside it a table (`KIND.tsv`) of where its sequences are from:
 
 pieces   of every length from 100 bases to 50 kb, from each octave as many
 lengths  of eight lengths
+short    of 150, 300 and 500 bases, more of them: a few hundred cannot tell how good a calibration is
 windows  of 500 bases by the published rule, as many of each kingdom
 records  whole ones of 2 to 8 kb
 spliced  phages in slices of bacteria and archaea, and such slices alone
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -31,11 +32,15 @@ from training.genomes import Genomes, load
 from training.kingdoms import KINGDOMS, kingdom_of
 from virnucpro.input.windows import window_bounds
 
-KINDS = ("pieces", "spliced", "windows", "lengths", "records", "sweep")
+KINDS = ("pieces", "spliced", "windows", "lengths", "records", "sweep", "short")
+#: What is fitted to.
+FIT_KINDS = ("pieces", "records", "spliced")
 SHORTEST, LONGEST = 100, 50_000
 LENGTHS = (150, 300, 500, 1_000, 2_000, 4_000, 8_000, 20_000)
 #: Bases of an octave or a length, and of a class, and between which numbers of pieces that is kept.
 BASES, FEWEST, MOST = 500_000, 40, 800
+#: Short lengths, and how many pieces of each and of a class.
+SHORT_LENGTHS, SHORT_PIECES = (150, 300, 500), 3_000
 #: Windows of a kingdom; records of a class, and their lengths.
 WINDOWS, RECORDS, SHORT, LONG = 2_500, 300, 2_000, 8_000
 #: Lengths of the sweep.
@@ -115,13 +120,23 @@ def octaves() -> list[tuple[int, int]]:
     return [(SHORTEST << step, min(SHORTEST << step + 1, LONGEST)) for step in steps]
 
 
-def cut(genomes: Genomes, spans: Iterable[tuple[int, int]], random: np.random.Generator) -> Iterator[Piece]:
-    """Pieces of both classes, of lengths from each span."""
+def fair_count(low: int, high: int) -> int:
+    """How many pieces of a span of lengths and of a class hold about `BASES`."""
+    return int(np.clip(2 * BASES / (low + high), FEWEST, MOST))
+
+
+def cut(
+    genomes: Genomes,
+    spans: Iterable[tuple[int, int]],
+    random: np.random.Generator,
+    count: Callable[[int, int], int] = fair_count,
+) -> Iterator[Piece]:
+    """Pieces of both classes, of lengths from each span, of each `count`."""
     drawers, number = [Drawer(genomes, viral, random) for viral in (True, False)], 0
     for low, high in spans:
         for drawer in drawers:
             drawer.refill()
-            for _ in range(int(np.clip(2 * BASES / (low + high), FEWEST, MOST))):
+            for _ in range(count(low, high)):
                 length = int(low * (high / low) ** random.random())
                 if (place := drawer.draw(length)) is not None:
                     record, start = place
@@ -212,6 +227,7 @@ def make(genomes: Genomes, kind: str, seed: int) -> Iterable[tuple[Piece, str]]:
     made = {
         "pieces": lambda: cut(genomes, octaves(), random),
         "lengths": lambda: cut(genomes, ((length, length) for length in LENGTHS), random),
+        "short": lambda: cut(genomes, ((n, n) for n in SHORT_LENGTHS), random, lambda low, high: SHORT_PIECES),
         "windows": lambda: windows(genomes, random),
         "records": lambda: records(genomes, random),
         "sweep": lambda: sweep(genomes, random),
@@ -232,7 +248,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Make sequences to fit and to measure calls on.")
     parser.add_argument("--genomes", type=Path, required=True, help="packed genomes that no network was trained on")
     parser.add_argument("--out", type=Path, required=True, help="folder for the sequences and their tables")
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS[:2], help="(%(default)s)")
+    parser.add_argument(
+        "--kinds", nargs="+", choices=KINDS, default=("pieces", "records", "spliced"), help="(%(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from virnucpro.calls.model import ThresholdsByLength
 from virnucpro.calls.verdicts import Region, SequenceCall, Thresholds, Verdict
 
 #: Viral windows with at most this many other scored windows between them are one region.
@@ -50,7 +51,7 @@ class _Run:
 class ConsensusCaller:
     """Calls one sequence; keeps none of its windows but runs of viral ones."""
 
-    def __init__(self, thresholds: Thresholds) -> None:
+    def __init__(self, thresholds: Thresholds | ThresholdsByLength) -> None:
         self.thresholds = thresholds
         self._windows = 0
         self._whole = _Run(0, 0)

@@ -76,6 +76,23 @@ class FalsePositives:
         return _between(lengths, by_length, math.log2(max(bases, 1)))
 
 
+@dataclass(frozen=True)
+class ThresholdsByLength:
+    """From which score on a window is viral, and a sequence by its length: scores at lengths, read in between.
+
+    In between by octaves of length and by log-odds of the score; beyond, the nearest.
+    """
+
+    window: float
+    bases: tuple[int, ...]
+    scores: tuple[float, ...]
+
+    def of_sequence(self, bases: int) -> float:
+        """That of a sequence with so many scored bases."""
+        lengths = [math.log2(each) for each in self.bases]
+        return probability(_between(lengths, [log_odds(each) for each in self.scores], math.log2(max(bases, 1))))
+
+
 def _between(places: Sequence[float], values: Sequence[float], at: float) -> float:
     """The value at a place, on straight lines between `places`, which rise."""
     if at <= places[0]:
@@ -105,14 +122,24 @@ class RegionModel:
 
 @dataclass(frozen=True)
 class CallModel:
-    """All of it. min_length: bases from which on sequences were measured; presets: thresholds by name."""
+    """All of it.
+
+    min_length: bases from which on sequences were measured; presets: thresholds by name, those of sequences one for
+    each length of `false_positives`.
+    """
 
     min_length: int
     window_presets: Mapping[str, float]
-    sequence_presets: Mapping[str, float]
+    sequence_presets: Mapping[str, tuple[float, ...]]
     sequences: SequenceModel
     false_positives: FalsePositives
     regions: RegionModel
+
+    def thresholds(self, preset: str) -> ThresholdsByLength:
+        """Those of a preset."""
+        return ThresholdsByLength(
+            self.window_presets[preset], self.false_positives.bases, self.sequence_presets[preset]
+        )
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> CallModel:
@@ -121,7 +148,7 @@ class CallModel:
         found = cls(
             min_length=_whole(values, "min_length"),
             window_presets=_scores(values, "window_presets"),
-            sequence_presets=_scores(values, "sequence_presets"),
+            sequence_presets=_rows(values, "sequence_presets"),
             sequences=SequenceModel(
                 _pair(sequences, "bases"), _numbers(sequences, "level"), _numbers(sequences, "slope")
             ),
@@ -134,6 +161,8 @@ class CallModel:
         )
         same = found.window_presets.keys() == found.sequence_presets.keys() and "default" in found.window_presets
         _want(same, "sequence_presets", "of the same names as window_presets, default among them")
+        fitting = all(len(row) == len(found.false_positives.bases) for row in found.sequence_presets.values())
+        _want(fitting, "sequence_presets", "a score for each length of false_positives")
         return found
 
     def to_json(self) -> dict[str, Any]:
@@ -192,6 +221,13 @@ def _scores(values: Mapping[str, Any], name: str) -> dict[str, float]:
     found = _object(values, name)
     _want(all(_is_number(each) and 0 <= each <= 1 for each in found.values()), name, "scores from 0 to 1 by name")
     return dict(found)
+
+
+def _rows(values: Mapping[str, Any], name: str) -> dict[str, tuple[float, ...]]:
+    inside = _object(values, name)
+    found = {key: _numbers(inside, key) for key in inside}
+    _want(all(0 <= each <= 1 for row in found.values() for each in row), name, "lists of scores from 0 to 1 by name")
+    return found
 
 
 def _object(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:

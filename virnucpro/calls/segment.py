@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from virnucpro.calls.model import CallModel, RegionModel, log_odds, probability
+from virnucpro.calls.model import CallModel, RegionModel, ThresholdsByLength, log_odds, probability
 from virnucpro.calls.verdicts import Region, SequenceCall, Thresholds, Verdict
 
 
@@ -30,7 +30,7 @@ class WindowOdds(NamedTuple):
 class ModelCaller:
     """Calls one sequence by the model of its set."""
 
-    def __init__(self, model: CallModel, thresholds: Thresholds) -> None:
+    def __init__(self, model: CallModel, thresholds: Thresholds | ThresholdsByLength) -> None:
         self.model, self.thresholds = model, thresholds
         self._windows = self._length = 0
         self._scored: list[WindowOdds] = []
@@ -50,7 +50,8 @@ class ModelCaller:
         if not self._scored:
             return SequenceCall(self._windows)
         whole = self._region(0, self._length, self._scored)
-        threshold, bases = self.thresholds.sequence, sum(window.bases for window in self._scored)
+        bases = sum(window.bases for window in self._scored)
+        threshold = self.thresholds.of_sequence(bases)
         regions = self._regions()
         if not regions and whole.score >= threshold:
             verdict, regions = Verdict.VIRUS, (whole,)
@@ -74,7 +75,7 @@ class ModelCaller:
         for first, end in divide(windows, self._length, self.model.regions):
             start = windows[first].start if first else 0
             region = self._region(start, windows[end - 1].end if end < last else self._length, windows[first:end])
-            if region.score >= self.thresholds.sequence:
+            if region.score >= self.thresholds.of_sequence(sum(window.bases for window in windows[first:end])):
                 found.append(region)
         return tuple(found)
 

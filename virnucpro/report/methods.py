@@ -49,9 +49,23 @@ def _sum(sha256: str) -> str:
     return f"sha256 {sha256[:16]}…"
 
 
-def _thresholds(scores: Mapping[str, float]) -> str:
-    found = f"window {scores['window']:.4g}, sequence {scores['sequence']:.4g}"
-    return found if scores["long"] == scores["sequence"] else f"{found}, 8,000 bases or more {scores['long']:.4g}"
+def _thresholds(scores: Mapping[str, Any]) -> str:
+    return f"window {scores['window']:.4g}, sequence {_of_sequences(scores)}"
+
+
+def drawn(scores: Mapping[str, Any]) -> dict[str, float]:
+    """The thresholds that pictures show, of windows and of sequences; of those by length that of the middle length."""
+    of_sequences = scores["scores"][len(scores["scores"]) // 2] if "bases" in scores else scores["sequence"]
+    return {"window": scores["window"], "sequence": of_sequences}
+
+
+def _of_sequences(scores: Mapping[str, Any]) -> str:
+    """One score, one for long sequences, or those of some lengths."""
+    if "bases" in scores:
+        by_length = dict(zip(scores["bases"], scores["scores"], strict=True))
+        return ", ".join(f"{by_length[bases]:.3g} at {bases:,} bases" for bases in list(by_length)[::4])
+    found = f"{scores['sequence']:.4g}"
+    return found if scores["long"] == scores["sequence"] else f"{found}, {scores['long']:.4g} from 8,000 bases on"
 
 
 def _share(discovery: Mapping[str, Any] | None) -> str:
@@ -72,7 +86,6 @@ def paragraph(record: Record) -> str:
     identity, result, model_set = record["identity"], record["result"], record["model set"]
     verdicts, scores = result["verdicts"], result["thresholds"]
     encoders = " and ".join(model["name"] for model in record["models"].values())
-    long = "" if scores["long"] == scores["sequence"] else f" ({scores['long']:.4g} from 8,000 bases on)"
     return " ".join(
         (
             f"Viral sequences were identified with virnucpro {identity['virnucpro_version']}, an implementation of "
@@ -80,7 +93,7 @@ def paragraph(record: Record) -> str:
             f"{_count(sum(verdicts.values()), 'sequence')} of {result['bases']:,} bases together were cut into "
             f"{_count(result['windows'], 'window')} of at most {result['window']} bases, of which "
             f"{result['windows_scored']:,} could be scored.",
-            f"A sequence was called viral from a score of {scores['sequence']:.4g} on{long}: {verdicts['virus']:,} "
+            f"A sequence was called viral from a score on ({_of_sequences(scores)}): {verdicts['virus']:,} "
             f"were viral as a whole, and {verdicts['mixed']:,} held viral regions beside other DNA.",
             *_false_calls(result["false_discovery"]),
             f"Computed in {identity['dtype']} with PyTorch {identity['torch_version']} on "

@@ -152,7 +152,7 @@ class Page:
             "prefix": self.prefix,
             "verdictNames": list(VERDICTS),
             "verdicts": [verdict.count for verdict in self.verdicts],
-            "thresholds": self.result["thresholds"],
+            "thresholds": methods.drawn(self.result["thresholds"]),
             "discovery": self.discovery,
             "sequences": self.survey.sequences,
             "complete": self.survey.complete,

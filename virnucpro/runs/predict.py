@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from virnucpro.calls.consensus import ConsensusCaller
 from virnucpro.calls.discovery import FalseDiscovery
 from virnucpro.calls.kept_scores import holds_scores, keep_scores, read_scores
-from virnucpro.calls.model import CallModel
+from virnucpro.calls.model import CallModel, ThresholdsByLength
 from virnucpro.calls.scoring import Row, scored_rows
 from virnucpro.calls.segment import ModelCaller
 from virnucpro.calls.verdicts import Callers, Thresholds, Verdict
@@ -83,7 +83,7 @@ class Choice:
     model_set: ModelSet
     rules: Rules
     calls: CallModel | None
-    thresholds: Thresholds
+    thresholds: Thresholds | ThresholdsByLength
 
     @property
     def callers(self) -> Callers:
@@ -164,7 +164,7 @@ def choose(config: PredictConfig) -> Choice:
     return Choice(model_set, rules, calls, _thresholds(config, model_set, window))
 
 
-def _thresholds(config: PredictConfig, model_set: ModelSet, window: int) -> Thresholds:
+def _thresholds(config: PredictConfig, model_set: ModelSet, window: int) -> Thresholds | ThresholdsByLength:
     asked = config.min_score
     if asked is None:
         return _measured(config.preset, model_set, window)
@@ -173,7 +173,7 @@ def _thresholds(config: PredictConfig, model_set: ModelSet, window: int) -> Thre
     return Thresholds(asked, asked, asked)
 
 
-def _measured(asked: str | None, model_set: ModelSet, window: int) -> Thresholds:
+def _measured(asked: str | None, model_set: ModelSet, window: int) -> Thresholds | ThresholdsByLength:
     """Those of a preset; where none was measured, the default ones of the card."""
     card, preset = model_set.card, asked or DEFAULT_PRESET
     calls, first = card.calls.get(window), window == card.window[0]
@@ -182,7 +182,7 @@ def _measured(asked: str | None, model_set: ModelSet, window: int) -> Thresholds
         known = ", ".join(presets) or f"no presets for windows of {window} bases: its scores were not measured"
         raise UsageError(f"the classifier of {model_set.name} has {known}", hint="give --min-score")
     if calls:
-        return Thresholds(presets[preset], calls.sequence_presets[preset], calls.sequence_presets[preset])
+        return calls.thresholds(preset)
     default = card.min_score if first else presets.get(preset, PUBLISHED)
     score = default if asked is None else presets[preset]
     return Thresholds(score, score, card.long_presets.get(preset, score))
