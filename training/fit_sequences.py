@@ -224,7 +224,7 @@ def window_thresholds(sequences: Sequence[Called], size: int) -> dict[str, float
 
 def sequence_thresholds(rates: FalsePositives) -> dict[str, tuple[float, ...]]:
     """By preset, for each length of `rates`: the least score, from `LEAST` on, that no more of the others reach."""
-    tried = np.round(np.arange(LEAST, 0.9999, 0.0005), 4).tolist()
+    tried: list[float] = np.round(np.arange(LEAST, 0.9999, 0.0005), 4).tolist()
 
     def least(bases: int, share: float) -> float:
         return next((score for score in tried if rates.at(bases, score) <= share), tried[-1])
