@@ -25,7 +25,7 @@ from virnucpro.io.store import read_shard
 from virnucpro.models.registry import resolve
 from virnucpro.pipeline.base_worker import _EventHandler
 from virnucpro.pipeline.channel import Aborted, Channel
-from virnucpro.pipeline.events import Crashed, Fatal, FileDone, FileFailed, Progress, Ready, Request
+from virnucpro.pipeline.events import Crashed, Fatal, FileDone, FileFailed, Phase, Progress, Ready, Request
 from virnucpro.pipeline.launch_local import STOP
 from virnucpro.pipeline.parallel_dnabert import (
     WorkerOptions,
@@ -403,3 +403,31 @@ def test_files_by_hand_on_two_workers_as_on_one(tmp_path: Path) -> None:
         assert one.read_bytes() == two.read_bytes()
     with pytest.raises(InputError, match="cannot count"):
         embed_dnabert_files([*files, bad], ["cpu"], tmp_path / "out3")
+
+
+def test_results_that_are_there_are_not_made_again(tmp_path: Path) -> None:
+    """But those of other content, another model or other settings are."""
+    files = [to_fasta(tmp_path / f"{size}.fa", random_records(size, seed=size)) for size in (3, 5)]
+    heard: list[Phase] = []
+
+    def embed(**changes: Any) -> list[bool]:
+        """Which results were made."""
+        before = [path.stat().st_mtime_ns if path.exists() else 0 for path in outputs]
+        options = {"dtype": "fp32", "attributes": {"run": "a"}} | changes
+        processed, failed, _ = embed_dnabert_files(files, ["cpu"], tmp_path / "out", 512, listen=listen, **options)
+        assert (processed, failed) == (outputs, [])
+        return [path.stat().st_mtime_ns != stamp for path, stamp in zip(outputs, before, strict=True)]
+
+    def listen(_worker: int | None, event: object) -> None:
+        if isinstance(event, Phase):
+            heard.append(event)
+
+    outputs = [tmp_path / "out" / f"{path.name}.h5" for path in files]
+    assert embed() == [True, True]
+    assert embed() == [False, False]
+    assert (heard[-1].done, heard[-1].total) == (8, 8)
+    files[0].write_text(files[0].read_text() + ">more\nACGTACGT\n")
+    assert embed() == [True, False]
+    outputs[1].write_bytes(outputs[1].read_bytes()[:-1])
+    assert embed() == [False, True]
+    assert embed(attributes={"run": "b"}) == [True, True]
