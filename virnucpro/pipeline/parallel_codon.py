@@ -6,7 +6,7 @@ worker, and `BaseEmbeddingWorker` for what it does with them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,9 +22,7 @@ from virnucpro.pipeline.base_worker import (
     WorkerOptions,
     tokens_by_memory,
 )
-from virnucpro.pipeline.events import Listener, unheard
 from virnucpro.pipeline.parallel_dnabert import Embedded, embed_files
-from virnucpro.pipeline.schedule import STALL_SECONDS
 from virnucpro.runs.config import DEFAULT_CODON_MODEL
 
 __all__ = ["CodonWorker", "embed_codon_files", "process_codon_files_worker"]
@@ -93,26 +91,8 @@ def process_codon_files_worker(
 
 
 def embed_codon_files(
-    files: Iterable[Path],
-    devices: Sequence[str],
-    output_dir: Path,
-    batch_size: int = 0,
-    *,
-    counts: Mapping[Path, int] | None = None,
-    listen: Listener = unheard,
-    stall_seconds: float = STALL_SECONDS,
-    **kwargs: Any,
+    files: Iterable[Path], devices: Sequence[str], output_dir: Path, batch_size: int = 0, **kwargs: Any
 ) -> Embedded:
     """Embed files of windows of DNA on several devices; all as `embed_dnabert_files`."""
-    return embed_files(
-        CodonWorker,
-        process_codon_files_worker,
-        files,
-        devices,
-        output_dir,
-        batch_size,
-        {"model": DEFAULT_CODON_MODEL} | kwargs,
-        counts=counts,
-        listen=listen,
-        stall_seconds=stall_seconds,
-    )
+    kwargs = {"model": DEFAULT_CODON_MODEL} | kwargs
+    return embed_files(CodonWorker, process_codon_files_worker, files, devices, output_dir, batch_size, **kwargs)

@@ -174,10 +174,10 @@ def embed_dnabert_files(
         devices,
         output_dir,
         batch_size,
-        kwargs,
         counts=counts,
         listen=listen,
         stall_seconds=stall_seconds,
+        **kwargs,
     )
 
 
@@ -198,12 +198,12 @@ def embed_files(
     files: Iterable[Path],
     devices: Sequence[str],
     output_dir: Path,
-    batch_size: int,
-    kwargs: Mapping[str, Any],
+    batch_size: int = 0,
     *,
-    counts: Mapping[Path, int] | None,
-    listen: Listener,
-    stall_seconds: float,
+    counts: Mapping[Path, int] | None = None,
+    listen: Listener = unheard,
+    stall_seconds: float = STALL_SECONDS,
+    **kwargs: Any,
 ) -> Embedded:
     """The body of `embed_dnabert_files`, and of the drivers of other models: plan, skip what is done, start workers.
 
