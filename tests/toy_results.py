@@ -155,8 +155,8 @@ RECORD: dict[str, Any] = {
     "identity": {
         "virnucpro_version": "0", "torch_version": "0", "triton_version": None, "dtype": "fp32", "token_budget": 8192,
         "device_kinds": ["a CPU"], "min length": 100, "reads": "windows", "frames": "published",
+        "classifier": ["c" * 64],
     },
-    "choices": {"classifier": ["c" * 64]},
     "models": {"DNA model": {"name": "codon-mini", "sha256": "e" * 64}},
     "model set": {"name": "mini", "trained": True},
     "inputs": [{"path": "in.fa", "size": 1, "sha256": "a" * 64}],
