@@ -157,7 +157,6 @@ RECORD: dict[str, Any] = {
         "device_kinds": ["a CPU"], "min length": 100, "reads": "windows", "frames": "published",
         "classifier": ["c" * 64],
     },
-    "choices": {},
     "models": {"DNA model": {"name": "codon-mini", "sha256": "e" * 64}},
     "model set": {"name": "mini", "trained": True},
     "inputs": [{"path": "in.fa", "size": 1, "sha256": "a" * 64}],
