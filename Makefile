@@ -1,5 +1,5 @@
 # make demo: set up, and call the example.   make lint: ruff and mypy.
-# make test: set up, and run the tests.      make test-heavy: those of training, benchmarks and the wheel.
+# make test: set up, and run the tests.      make test-heavy: the others, which take long or need more.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin

@@ -28,7 +28,7 @@ Cli = Callable[..., Completed]
 HANGS = 840
 
 # No test depends on time.
-settings.register_profile("virnucpro", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("virnucpro", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("virnucpro")
 
 

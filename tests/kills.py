@@ -70,8 +70,12 @@ class Trials:
 def serve() -> None:
     """Run what is asked for, a line each."""
     from virnucpro.cli import main  # noqa: F401
+    from virnucpro.models.bpe import FastBPE
+    from virnucpro.models.registry import EMBEDDED
     from virnucpro.pipeline import parallel_dnabert, parallel_esm  # noqa: F401
     from virnucpro.runs import embed, orfs, predict, train  # noqa: F401
+
+    FastBPE(EMBEDDED / "dnabert-mini" / "tokenizer.json").encode(["ACGT"])  # compiled once for all children
 
     for line in sys.stdin:
         folder, words, kill_at = json.loads(line)

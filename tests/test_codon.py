@@ -46,7 +46,9 @@ def vectors(folder: Path, sequences: list[str], size: int, packed: bool = True) 
 
 
 @pytest.mark.parametrize("packed", [True, False], ids=["oneDNN", "plain"])
-@pytest.mark.parametrize("stride", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    "stride", [pytest.param(1, marks=pytest.mark.heavy), 2, 3, pytest.param(4, marks=pytest.mark.heavy)]
+)
 def test_agrees_with_float64(tmp_path: Path, stride: int, packed: bool) -> None:
     folder = save_toy_codon(tmp_path / "model", stride=stride)
     sequences = [dna(length, letters) for letters in ("ACGT", "ACGTACGTACGTN", "ACGTUacgtuRYN") for length in LENGTHS]

@@ -116,7 +116,7 @@ class Run:
 # Kill -9.
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2, pytest.param(3, marks=pytest.mark.heavy)])
 def test_kill_of_a_worker_at_any_moment(
     seed: int, fasta: Path, tmp_path: Path, expected: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -237,7 +237,9 @@ def test_second_run_on_the_same_output(fasta: Path, tmp_path: Path, expected: by
 # A full disk.
 
 
-@pytest.mark.parametrize(("kilobytes", "what"), [(150, "parts"), (900, "shards/"), (2200, "o.h5: ")])
+@pytest.mark.parametrize(
+    ("kilobytes", "what"), [pytest.param(150, "parts", marks=pytest.mark.heavy), (900, "shards/"), (2200, "o.h5: ")]
+)
 def test_full_disk(kilobytes: int, what: str, small_disk: Path, fasta: Path, expected: bytes) -> None:
     """Full when the input is split, when a work file is done, when the result is put together."""
     set_size(small_disk, kilobytes)

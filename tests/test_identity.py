@@ -123,7 +123,12 @@ def test_sequences_alone(
 
 @pytest.mark.parametrize(
     ("model", "workers", "per_file"),
-    [("dnabert-mini", n, per_file) for n in (1, 2, 3) for per_file in (7, 10_000)] + [("codon", 1, 7), ("codon", 2, 9)],
+    [
+        *(pytest.param("dnabert-mini", *each, marks=pytest.mark.heavy) for each in ((1, 7), (1, 10_000), (2, 10_000))),
+        *(("dnabert-mini", *each) for each in ((2, 7), (3, 10_000))),
+        pytest.param("dnabert-mini", 3, 7, marks=pytest.mark.heavy),
+        *(("codon", 1, 7), ("codon", 2, 9)),
+    ],
 )
 def test_result_files_are_equal_byte_for_byte(
     tmp_path: Path, codon: Path, model: str, workers: int, per_file: int

@@ -55,6 +55,7 @@ def test_doctor_without_a_home(nobody: Path) -> None:
     assert [path.name for path in (nobody / "tmp").iterdir()] == [f"virnucpro-{UNKNOWN}"]
 
 
+@pytest.mark.heavy
 def test_two_workers_and_a_report_where_home_cannot_be_written(nobody: Path) -> None:
     command = command_line("predict", "in.fa", "-o", "out", "-d", "cpu,cpu", "-t", 1, "--report", "-q")
     done = run_as_unknown(nobody, *command, HOME="/nonexistent")
@@ -148,6 +149,7 @@ print(DNATokenizer(Path(sys.argv[1])).encode(["ACGTTTACGGA"])[0].tolist())
 """
 
 
+@pytest.mark.heavy
 def test_numbas_cache_on_a_full_disk(small_disk: Path) -> None:
     """The library takes over; what comes out is the same."""
     with open(small_disk / "full", "wb") as file, pytest.raises(OSError, match="No space"):

@@ -19,6 +19,7 @@ from virnucpro.models.attention import PackedLayout, attention_tiles
 CHECKS = Path(__file__).with_name("kernel_checks.py")
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 def test_kernels() -> None:
     """All of `kernel_checks.py`, interpreted where there is no GPU."""

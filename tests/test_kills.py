@@ -18,11 +18,18 @@ def trials() -> Iterator[Trials]:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_killed_while_it_publishes(name: str, trials: Trials, tmp_path: Path) -> None:
     """At some of the last operations: results and the record get their names, work files are removed."""
-    step = 12 if name == "train" else 4  # which takes longest
-    found = list(stop_and_go_on(trials, name, tmp_path, slice(-24, None, step)))
-    assert len(found) == 24 // step
+    found = list(stop_and_go_on(trials, name, tmp_path, slice(-24, None, 12)))
+    assert len(found) == 2
     assert not "".join(found)
 
 
+@pytest.mark.heavy
+@pytest.mark.parametrize("name", COMMANDS)
+def test_killed_at_more_moments(name: str, trials: Trials, tmp_path: Path) -> None:
+    """Over the whole run, from the first operation on."""
+    assert not "".join(stop_and_go_on(trials, name, tmp_path, slice(None, None, 12 if name == "train" else 4)))
+
+
+@pytest.mark.heavy
 def test_stopped_at_random_moments(tmp_path: Path) -> None:
     assert not "".join(random_stops(tmp_path, stops=2, seed=5, commands=("embed",)))

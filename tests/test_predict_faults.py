@@ -100,6 +100,7 @@ def killed(settings: PredictConfig, moment: str) -> None:
     assert done.returncode == -signal.SIGKILL, (moment, done.stderr.decode())
 
 
+@pytest.mark.heavy
 def test_killed_again_and_again(settings: PredictConfig, complete: Path, cli: Cli) -> None:
     """In each step once; each run takes up what the one before left."""
     output, work = settings.output, paths_of(settings).work
@@ -279,7 +280,9 @@ def test_what_other_settings_made_is_not_taken_up(
 # A full disk.
 
 
-@pytest.mark.parametrize(("kilobytes", "what"), [(40, "parts"), (300, "shards/"), (700, "out/")])
+@pytest.mark.parametrize(
+    ("kilobytes", "what"), [(40, "parts"), pytest.param(300, "shards/", marks=pytest.mark.heavy), (700, "out/")]
+)
 def test_full_disk(
     kilobytes: int, what: str, small_disk: Path, settings: PredictConfig, complete: Path, cli: Cli
 ) -> None:

@@ -231,6 +231,7 @@ def test_presets_and_scores_exclude_each_other(
     assert used == ClassifierCard.read(trained).presets["relaxed"]
 
 
+@pytest.mark.heavy
 def test_killed_and_resumed_it_is_the_same(inputs: tuple[Path, Path], trained: Path, tmp_path: Path, cli: Cli) -> None:
     options = arguments(inputs, tmp_path / "model", "--dna-only-head", "--sequences-per-file", 8)
     with subprocess.Popen(command_line(*options), stderr=subprocess.DEVNULL) as process:

@@ -209,6 +209,7 @@ def test_a_program_without_a_guard_is_told_so(tmp_path: Path) -> None:
     assert not (tmp_path / "out.h5").exists()
 
 
+@pytest.mark.heavy
 def test_a_program_from_standard_input_is_told_so(tmp_path: Path) -> None:
     to_fasta(tmp_path / "in.fa", random_records(2))
     done = subprocess.run(
@@ -244,6 +245,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 always begins in the current folder")
 def test_files_in_the_current_folder_are_not_imported(tmp_path: Path) -> None:
     for name in ("random", "socket", "selectors", "tempfile"):

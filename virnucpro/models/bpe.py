@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from string import ascii_letters
 from typing import Any, NamedTuple
@@ -67,23 +68,7 @@ class FastBPE:
     """The encoder of one `tokenizer.json`. Raises Unsuitable."""
 
     def __init__(self, path: Path) -> None:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        model = content["model"]
-        _check(content, model)
-        merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
-        numbers = _numbers(merges)
-        vocabulary = model["vocab"]
-        valid = _valid_pairs([(numbers[left], numbers[right]) for left, right in merges])
-        self.tables = Tables(
-            valid=np.packbits(valid, axis=1, bitorder="little"),
-            child=_trie(numbers),
-            lengths=np.array([len(text) for text in numbers], dtype=np.int32),
-            shorter=np.array([_longest_beginning(text, numbers) for text in numbers], dtype=np.int32),
-            ids=np.array([vocabulary[text] for text in numbers], dtype=np.int64),
-            first=_special(content, 0),
-            last=_special(content, -1),
-            unknown=int(vocabulary[model["unk_token"]]),
-        )
+        self.tables = _tables(path.read_text(encoding="utf-8"))
 
     def encode(self, sequences: Sequence[str]) -> list[NDArray[np.int64]] | None:
         """Ids of each sequence, special tokens included; None if one holds anything but letters."""
@@ -97,6 +82,28 @@ class FastBPE:
         ids = np.empty(len(letters) + 2 * len(sequences), dtype=np.int64)
         stops = _encode(letters, ends, ids, self.tables)
         return np.split(ids[: stops[-1]].copy(), stops[:-1])
+
+
+@lru_cache(maxsize=4)  # whoever embeds one file after another in a process waits for it once
+def _tables(tokenizer: str) -> Tables:
+    """The tables of a tokenizer by the text of its file. Raises Unsuitable, and what a file that makes no sense may."""
+    content = json.loads(tokenizer)
+    model = content["model"]
+    _check(content, model)
+    merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
+    numbers = _numbers(merges)
+    vocabulary = model["vocab"]
+    valid = _valid_pairs([(numbers[left], numbers[right]) for left, right in merges])
+    return Tables(
+        valid=np.packbits(valid, axis=1, bitorder="little"),
+        child=_trie(numbers),
+        lengths=np.array([len(text) for text in numbers], dtype=np.int32),
+        shorter=np.array([_longest_beginning(text, numbers) for text in numbers], dtype=np.int32),
+        ids=np.array([vocabulary[text] for text in numbers], dtype=np.int64),
+        first=_special(content, 0),
+        last=_special(content, -1),
+        unknown=int(vocabulary[model["unk_token"]]),
+    )
 
 
 def _check(content: Mapping[str, Any], model: Mapping[str, Any]) -> None:
@@ -147,7 +154,7 @@ def _valid_pairs(parts: Sequence[tuple[int, int]]) -> NDArray[np.bool_]:
     for merge, (x, y) in enumerate(parts, start=letters):
         before, swallowed_before = right_ends[x]
         behind, swallowed_behind = left_ends[y]
-        valid[np.ix_(before[swallowed_before > merge], behind[swallowed_behind >= merge])] = False
+        valid[before[swallowed_before > merge][:, None], behind[swallowed_behind >= merge]] = False
     return valid
 
 
