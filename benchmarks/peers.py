@@ -55,18 +55,18 @@ class Tool:
     name: str
     least: int
     scores: Callable[[Path, Path, Path], Scores]
-    package: str = ""
+    packages: tuple[str, ...] = ()
 
 
-def environment(package: str, environments: Path) -> Path:
-    """The folder of programs of an environment with that package; of this one for none."""
-    if not package:
+def environment(packages: Sequence[str], environments: Path) -> Path:
+    """The folder of programs of an environment with these packages; of this one for none."""
+    if not packages:
         return Path(sys.executable).parent
-    folder = environments / package.partition("[")[0]
+    folder = environments / packages[0].partition("[")[0]
     programs = folder / ("Scripts" if sys.platform == "win32" else "bin")
     if not (folder / "complete").exists():
         venv.create(folder, with_pip=True, clear=True)
-        _call(programs / "python", "-m", "pip", "install", "--quiet", package)
+        _call(programs / "python", "-m", "pip", "install", "--quiet", *packages)
         (folder / "complete").touch()
     return programs
 
@@ -116,14 +116,14 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
         yield from csv.DictReader(table, delimiter="\t")
 
 
-#: Jaeger's windows have 2,000 bases; that of its documentation for shorter ones is another setting.
+#: DeepMicroClass needs `requests` without saying so. Windows of Jaeger have 2,000 bases.
 TOOLS = {
     tool.name: tool
     for tool in (
         Tool("mini", 100, virnucpro("mini")),
         Tool("mini-1", 100, virnucpro("mini-1")),
-        Tool("DeepMicroClass", 500, deepmicroclass, "deepmicroclass"),
-        Tool("Jaeger", 2_000, jaeger, "jaeger-bio[cpu]"),
+        Tool("DeepMicroClass", 500, deepmicroclass, ("deepmicroclass", "requests")),
+        Tool("Jaeger", 2_000, jaeger, ("jaeger-bio[cpu]",)),
     )
 }
 
@@ -171,7 +171,7 @@ def score(tool: Tool, pieces: Path, chosen: Iterable[Piece], out: Path, environm
     out.mkdir(parents=True, exist_ok=True)
     fasta = out / f"{tool.name}.fa"
     write_sequences(fasta, pieces, names)
-    return tool.scores(fasta, out / tool.name, environment(tool.package, environments))
+    return tool.scores(fasta, out / tool.name, environment(tool.packages, environments))
 
 
 def sample_of(pieces: Sequence[Piece], scores: Scores) -> Sample:
