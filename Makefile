@@ -7,12 +7,13 @@ BIN    := $(VENV)/bin
 .PHONY: demo test test-heavy lint clean
 
 demo: $(VENV)/.installed
-	$(BIN)/virnucpro predict examples/mixed.fa -o demo --device cpu --force
+	$(BIN)/virnucpro predict examples/mixed.fa -o demo --device cpu --force --report
 	@echo
 	@$(BIN)/python examples/read_result.py demo/mixed.sequences.tsv
 	@echo
 	@echo "The models of the package are small: virnucpro/models/embedded/mini/MODEL_CARD.md says how far to trust them."
-	@echo "All results are in demo/; docs/outputs.md explains every file and column."
+	@echo "All results are in demo/; docs/outputs.md explains every file and column. In a browser:"
+	@echo "demo/mixed.report.html"
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile

@@ -34,6 +34,8 @@ def test_wheel_holds_the_embedded_models_and_no_tests(wheel: Path) -> None:
             names
         )
     assert "virnucpro/py.typed" in names
+    for name in ("report.html", "report.css", "report.js", "uplot.js", "uplot.css", "uplot.LICENSE"):
+        assert f"virnucpro/report/assets/{name}" in names
     assert not [name for name in names if name.startswith(("tests", "benchmarks", "training"))]
 
 

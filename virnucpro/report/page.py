@@ -63,7 +63,7 @@ def _refuse_other(path: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class VerdictCount:
     """One of the four, as the strip shows it."""
 
     name: str
@@ -95,12 +95,12 @@ class Page:
                 f"{paths.sequences} has {self.survey.sequences} rows where {paths.manifest} counts {counted}", hint=CURE
             )
 
-    def _verdicts(self) -> Iterator[Verdict]:
+    def _verdicts(self) -> Iterator[VerdictCount]:
         words = ("viral as a whole", "viral in part: a prophage, say", "not viral", "without a score")
         total = max(1, sum(self.result["verdicts"].values()))
         for name, meaning in zip(VERDICTS, words, strict=True):
             count = self.result["verdicts"][name]
-            yield Verdict(name, meaning, count, max(100 * count / total, 0.4 if count else 0))
+            yield VerdictCount(name, meaning, count, max(100 * count / total, 0.4 if count else 0))
 
     @property
     def warnings(self) -> Iterator[str]:

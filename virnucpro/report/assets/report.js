@@ -199,8 +199,8 @@ function trust(data, select) {
     const known = data.discovery ? `, of which about ${falseCalls(threshold).toFixed(1)} are expected to be false` : "";
     const signed = change ? ` (${change > 0 ? "+" : "−"}${integer(Math.abs(change))})` : "";
     return [
-      `From ${threshold.toFixed(3)} on: ${count(called, "sequence")} would be called virus${signed}${known}. To have it in the files, add `,
-      element("code", { textContent: `--min-score ${threshold.toFixed(3)} --force` }), " to the command.",
+      `From ${threshold.toFixed(3)} on: ${count(called, "sequence")} would be called virus${signed}${known}. To have it in the files, give the command of the run again with `,
+      element("code", { textContent: `--min-score ${threshold.toFixed(3)} --report` }), ", which takes seconds.",
     ];
   }
 
