@@ -165,6 +165,29 @@ def test_warnings(tmp_path: Path, model_set: dict[str, Any], words: str | None) 
     assert ('<p class="warning">The model set' in text) == (words is not None)
 
 
+@pytest.mark.parametrize(
+    ("thresholds", "points", "words"),
+    [
+        ({"sequence": 0.5, "long": 0.5}, [[1, 0.5]], "0.5"),
+        (
+            {"sequence": 0.7, "long": 0.5},
+            [[1, 0.7], [7999, 0.7], [8000, 0.5]],
+            "0.7 at 7,999 bases, 0.5 at 8,000 bases",
+        ),
+        ({"bases": [100, 800], "scores": [0.75, 0.75]}, [[100, 0.75]], "0.75"),
+        ({"bases": [100, 800], "scores": [0.9, 0.75]}, [[100, 0.9], [800, 0.75]], "0.9 at 100 bases"),
+    ],
+)
+def test_thresholds_of_one_length_or_many(
+    tmp_path: Path, thresholds: dict[str, Any], points: list[list[float]], words: str
+) -> None:
+    folder = write_results(tmp_path / "out", SEQUENCES, thresholds={"window": 0.6, **thresholds})
+    page = Page(write_report(folder, "x"))
+    assert page.facts["thresholds"] == {"window": 0.6, "byLength": points}
+    assert f"called viral from a score of {words} on: 1 were viral" in page.text
+    assert ("which depends on the length" in page.text) == (len(points) > 1)
+
+
 def test_nothing_at_all(tmp_path: Path) -> None:
     page = Page(write_report(write_results(tmp_path / "out", []), "x"))
     assert "<strong>0</strong> of 0 sequences hold a virus" in page.text

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from virnucpro.calls.verdicts import LONG
+
 Record = Mapping[str, Any]
 
 #: The paper of the method, and how to cite this implementation.
@@ -53,19 +55,22 @@ def _thresholds(scores: Mapping[str, Any]) -> str:
     return f"window {scores['window']:.4g}, sequence {_of_sequences(scores)}"
 
 
-def drawn(scores: Mapping[str, Any]) -> dict[str, float]:
-    """The thresholds that pictures show, of windows and of sequences; of those by length that of the middle length."""
-    of_sequences = scores["scores"][len(scores["scores"]) // 2] if "bases" in scores else scores["sequence"]
-    return {"window": scores["window"], "sequence": of_sequences}
+def by_length(scores: Mapping[str, Any]) -> list[tuple[int, float]]:
+    """Thresholds of sequences as (bases, score); in between they change evenly, and one alone holds for all lengths."""
+    if "bases" in scores:
+        points = list(zip(scores["bases"], scores["scores"], strict=True))
+    else:
+        points = [(1, scores["sequence"]), (LONG - 1, scores["sequence"]), (LONG, scores["long"])]
+    return points if len({score for _, score in points}) > 1 else points[:1]
 
 
 def _of_sequences(scores: Mapping[str, Any]) -> str:
-    """One score, one for long sequences, or those of some lengths."""
-    if "bases" in scores:
-        by_length = dict(zip(scores["bases"], scores["scores"], strict=True))
-        return ", ".join(f"{by_length[bases]:.3g} at {bases:,} bases" for bases in list(by_length)[::4])
-    found = f"{scores['sequence']:.4g}"
-    return found if scores["long"] == scores["sequence"] else f"{found}, {scores['long']:.4g} from 8,000 bases on"
+    """One score, or those of some lengths."""
+    points = by_length(scores)
+    if len(points) == 1:
+        return f"{points[0][1]:.4g}"
+    some = points[1:] if "long" in scores else points[::4]  # of as many as a card has, enough to see how they run
+    return ", ".join(f"{score:.3g} at {bases:,} bases" for bases, score in some)
 
 
 def _share(discovery: Mapping[str, Any] | None) -> str:
@@ -93,7 +98,7 @@ def paragraph(record: Record) -> str:
             f"{_count(sum(verdicts.values()), 'sequence')} of {result['bases']:,} bases together were cut into "
             f"{_count(result['windows'], 'window')} of at most {result['window']} bases, of which "
             f"{result['windows_scored']:,} could be scored.",
-            f"A sequence was called viral from a score on ({_of_sequences(scores)}): {verdicts['virus']:,} "
+            f"A sequence was called viral from a score of {_of_sequences(scores)} on: {verdicts['virus']:,} "
             f"were viral as a whole, and {verdicts['mixed']:,} held viral regions beside other DNA.",
             *_false_calls(result["false_discovery"]),
             f"Computed in {identity['dtype']} with PyTorch {identity['torch_version']} on "

@@ -85,6 +85,7 @@ class Page:
             self.discovery: dict[str, Any] | None = self.result["false_discovery"]
             self.set: dict[str, Any] = self.record["model set"]
             self.verdicts = list(self._verdicts())
+            self.thresholds = methods.by_length(self.result["thresholds"])
             self.settings = [(what, printable(how)) for what, how in methods.settings(self.record)]
             self.paragraph = methods.paragraph(self.record)
             self.citation = methods.citation(self.record)
@@ -152,7 +153,7 @@ class Page:
             "prefix": self.prefix,
             "verdictNames": list(VERDICTS),
             "verdicts": [verdict.count for verdict in self.verdicts],
-            "thresholds": methods.drawn(self.result["thresholds"]),
+            "thresholds": {"window": self.result["thresholds"]["window"], "byLength": self.thresholds},
             "discovery": self.discovery,
             "sequences": self.survey.sequences,
             "complete": self.survey.complete,

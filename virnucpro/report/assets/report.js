@@ -123,13 +123,13 @@ function withinPlot(u, paint) {
   u.ctx.restore();
 }
 
-function dashed(u, from, to) {
+function dashed(u, from, ...rest) {
   u.ctx.strokeStyle = "#1d2730";
   u.ctx.lineWidth = devicePixelRatio;
   u.ctx.setLineDash([5 * devicePixelRatio, 4 * devicePixelRatio]);
   u.ctx.beginPath();
   u.ctx.moveTo(...from);
-  u.ctx.lineTo(...to);
+  for (const to of rest) u.ctx.lineTo(...to);
   u.ctx.stroke();
 }
 
@@ -138,8 +138,10 @@ function dashed(u, from, to) {
 function trust(data, select) {
   const ofVerdict = (v, k) => data.scores[v * (SCORES + 1) + k];
   const slider = byId("threshold");
-  const run = data.thresholds.sequence;
-  let threshold = run;
+  const { byLength } = data.thresholds;
+  const single = byLength.length === 1 ? byLength[0][1] : null;
+  const middle = byLength[byLength.length >> 1][1] * SCORES;
+  let threshold = null; // as in the run, where it may depend on the length
 
   const bars = Array.from({ length: BINS }, () => [0, 0, 0]);
   for (let k = 0; k <= SCORES; k++) {
@@ -154,11 +156,13 @@ function trust(data, select) {
     withinPlot(u, (ctx) => {
       bars.forEach((bar, k) => {
         const whole = bar[VIRUS] + bar[OTHER];
-        const viral = (k + 0.5) / BINS >= threshold;
-        drawBar(u, k, 0, whole, viral ? COLORS.virus : COLORS.other);
+        const viral = threshold === null ? bar[VIRUS] : (k + 0.5) / BINS >= threshold ? whole : 0;
+        drawBar(u, k, 0, whole - viral, COLORS.other);
+        drawBar(u, k, whole - viral, whole, COLORS.virus);
         drawBar(u, k, whole, whole + bar[MIXED], COLORS.mixed);
       });
-      dashed(u, pixel(u, threshold, 0), pixel(u, threshold, height(most) * 2));
+      const line = threshold ?? single;
+      if (line !== null) dashed(u, pixel(u, line, 0), pixel(u, line, height(most) * 2));
     });
   }
 
@@ -189,7 +193,7 @@ function trust(data, select) {
   }
 
   function words() {
-    if (threshold === run) {
+    if (threshold === null) {
       const known = data.discovery ? `, of which ${data.discovery.expected_false.toFixed(1)} are expected to be false` : "";
       return [`As in the run: ${count(data.verdicts[VIRUS], "sequence")} called virus${known}.`];
     }
@@ -205,15 +209,15 @@ function trust(data, select) {
   }
 
   function show() {
-    byId("at").textContent = threshold === run ? run.toFixed(4).replace(/0+$/, "") : threshold.toFixed(3);
+    byId("at").textContent = threshold !== null ? threshold.toFixed(3) : single === null ? "by length" : String(single);
     byId("counts").replaceChildren(...words());
     histogram.redraw();
     moveLine();
   }
 
   slider.addEventListener("input", () => { threshold = slider.valueAsNumber / SCORES; show(); });
-  byId("as-run").addEventListener("click", () => { threshold = run; slider.value = run * SCORES; show(); });
-  slider.value = run * SCORES;
+  byId("as-run").addEventListener("click", () => { threshold = null; slider.value = middle; show(); });
+  slider.value = middle;
   show();
 }
 
@@ -248,13 +252,19 @@ function scatterPlot(data, score, threshold, select) {
         else ctx.fillRect(left - size / 2, top - size / 2, size, size);
       }
       ctx.globalAlpha = 1;
+      const { byLength } = data.thresholds;
+      const corners = byLength.map(([n, t]) => pixel(u, Math.log10(n), t));
+      dashed(u, [u.bbox.left, corners[0][1]], ...corners, [u.bbox.left + u.bbox.width, corners.at(-1)[1]]);
     });
     mark(u);
   }
 
-  // The line of the threshold is no part of the drawing: to draw 100,000 points again would make the slider slow.
+  // The line of the slider is no part of the drawing: to draw 100,000 points again would make it slow.
   const line = element("div", { className: "line" });
-  const mark = (u) => { line.style.top = `${u.valToPos(threshold(), "y")}px`; };
+  const mark = (u) => {
+    line.hidden = threshold() === null;
+    line.style.top = `${u.valToPos(threshold() ?? 0, "y")}px`;
+  };
 
   const low = Math.log10(Math.max(1, shortest)) - 0.1;
   const made = figure(byId("scatter"), 240, {
