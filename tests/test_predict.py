@@ -527,7 +527,7 @@ def test_a_file_that_is_cut_off_gives_what_was_read(tmp_path: Path, toy: Path, c
     assert f"reading ended after {len(found)} records" in place["reason"]
 
 
-# What cannot be done: exit code, reason and cure, and nothing begun.
+# What cannot be done: exit code, reason and hint, and nothing begun.
 
 
 @pytest.mark.parametrize(
