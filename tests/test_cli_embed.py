@@ -217,7 +217,7 @@ def test_named_pipe_as_the_shell_makes_of_a_command(fasta: Fasta, cli: Cli, tmp_
     assert vectors_by_id(output) == embeddings(fasta(text_of(GOOD)))
 
 
-# What cannot be done: exit code, reason and cure, and nothing left behind.
+# What cannot be done: exit code, reason and hint, and nothing left behind.
 
 
 def unusable(case: str, folder: Path) -> tuple[list[object], str]:

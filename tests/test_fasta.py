@@ -197,7 +197,7 @@ def test_of_all_bytes_only_dna_letters_pass(save: Save) -> None:
 
 
 @pytest.mark.parametrize(
-    ("character", "cure"),
+    ("character", "hint"),
     [
         ("E", "protein"),
         ("l", "protein"),
@@ -216,7 +216,7 @@ def test_of_all_bytes_only_dna_letters_pass(save: Save) -> None:
 )
 @compressions
 def test_foreign_character_is_named_with_its_line_and_cure(
-    save: Save, compress: Callable[[bytes], bytes], character: str, cure: str
+    save: Save, compress: Callable[[bytes], bytes], character: str, hint: str
 ) -> None:
     text = f"\n>good\nACGT\n\nACGT\n>bad one\r\nACGT\r\n\r\nAC{character}T\r\nACJJ\r\n>next\nTTTT\n"
     first, bad, last = read_records(save(compress(text.encode())))
@@ -224,7 +224,7 @@ def test_foreign_character_is_named_with_its_line_and_cure(
     assert isinstance(bad, BadRecord)
     assert (bad.id, bad.number) == ("bad", 2)
     assert bad.reason.startswith(f"line 9: {character!r} ")
-    assert cure in bad.reason
+    assert hint in bad.reason
     assert last == Record("next", "TTTT", 3)
 
 

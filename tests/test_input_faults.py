@@ -215,7 +215,7 @@ def test_line_numbers_where_comments_and_marks_stand_between(read: Read) -> None
 
 
 @pytest.mark.parametrize(
-    ("data", "what", "cure"),
+    ("data", "what", "hint"),
     [
         (b"@HD\tVN:1.6\n@SQ\tSN:c\tLN:9\n", "SAM", "samtools fastq"),
         (b"@SQ\tSN:c\tLN:9\n", "SAM", "samtools fastq"),
@@ -228,12 +228,12 @@ def test_line_numbers_where_comments_and_marks_stand_between(read: Read) -> None
         (b"reads.fa".ljust(257, b"\0") + b"ustar\0", "archive", "unpack"),
     ],
 )
-def test_other_formats_are_named_with_their_cure(read: Read, data: bytes, what: str, cure: str) -> None:
+def test_other_formats_are_named_with_their_cure(read: Read, data: bytes, what: str, hint: str) -> None:
     for packed in (data, gzip.compress(data)):
         with pytest.raises(InputError) as caught:
             read(packed)
         assert what in caught.value.message
-        assert cure in str(caught.value.hint)
+        assert hint in str(caught.value.hint)
 
 
 @pytest.mark.parametrize(

@@ -358,7 +358,7 @@ def test_a_measured_set_calls_by_its_model(fasta: Path, measured: Path, complete
     called = {row["sequence_id"]: row for row in rows(tmp_path / "out" / "in.sequences.tsv")}
     letters = {name.split()[0]: sequence for name, sequence in RECORDS if name}
     for name, of_one in windows.items():
-        caller = ModelCaller(calls, Thresholds(0.6, 0.7, 0.7))
+        caller = ModelCaller(calls, calls.thresholds("default"))
         for row in of_one:
             start, end = int(row["start"]) - 1, int(row["end"])
             unknown = sum(letter not in "ACGTUacgtu" for letter in letters[name.split()[0]][start:end])
@@ -367,7 +367,7 @@ def test_a_measured_set_calls_by_its_model(fasta: Path, measured: Path, complete
         assert (row["verdict"], int(row["regions"])) == (expected.verdict.value, len(expected.regions))
         if expected.score is not None:
             assert float(row["score"]) == pytest.approx(expected.score, abs=1e-4)
-            assert float(row["threshold"]) == 0.7
+            assert float(row["threshold"]) == pytest.approx(expected.threshold, abs=1e-6)
             assert float(row["false_positive_rate"]) == pytest.approx(expected.false_positives, abs=1e-5)
     assert {row["verdict"] for row in called.values()} >= {"virus", "other", "not_scored"}
 
@@ -527,7 +527,7 @@ def test_a_file_that_is_cut_off_gives_what_was_read(tmp_path: Path, toy: Path, c
     assert f"reading ended after {len(found)} records" in place["reason"]
 
 
-# What cannot be done: exit code, reason and cure, and nothing begun.
+# What cannot be done: exit code, reason and hint, and nothing begun.
 
 
 @pytest.mark.parametrize(

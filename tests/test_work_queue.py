@@ -182,8 +182,8 @@ def test_all_that_crosses_can_be_pickled() -> None:
         assert pickle.loads(pickle.dumps(item)) == item
     assert issubclass(Interrupted, VirnucproError)
     for kind in (VirnucproError, UsageError, InputError, OutputError, ModelError, DeviceError):
-        error = pickle.loads(pickle.dumps(Fatal(kind("what", hint="cure")))).error
-        assert (type(error), error.message, error.hint) == (kind, "what", "cure")
+        error = pickle.loads(pickle.dumps(Fatal(kind("what", hint="hint")))).error
+        assert (type(error), error.message, error.hint) == (kind, "what", "hint")
     assert pickle.loads(pickle.dumps(Interrupted(15))).exit_code == 143
 
 

@@ -1,4 +1,4 @@
-"""One tree of errors; each class carries the exit code of the command line and each error a cure."""
+"""One tree of errors; each class carries the exit code of the command line and each error a hint."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from virnucpro.calls.tables import REGIONS, SEQUENCES, WINDOWS
 from virnucpro.errors import InputError, UsageError
 from virnucpro.runs.paths import PredictPaths
 
-CURE = "make it again with `virnucpro predict`"
+HINT = "make it again with `virnucpro predict`"
 
 Row = TypeVar("Row")
 
@@ -101,7 +101,7 @@ class Results:
         with reading(path):
             record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             if record["command"] != "predict":
-                raise InputError(f"{path} is the record of `virnucpro {record['command']}`", hint=CURE)
+                raise InputError(f"{path} is the record of `virnucpro {record['command']}`", hint=HINT)
             if record["state"] != "complete":
                 raise InputError(f"{path} is of a run that has not ended", hint="let the same command run to its end")
         return record
@@ -146,7 +146,7 @@ class Results:
         return found
 
     def _foreign(self, path: Path) -> InputError:
-        return InputError(f"{path} has other rows than {self.paths.sequences} counts", hint=CURE)
+        return InputError(f"{path} has other rows than {self.paths.sequences} counts", hint=HINT)
 
 
 def _sequence(row: Mapping[str, str]) -> Sequence:
@@ -216,6 +216,6 @@ def reading(path: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist", hint="let `virnucpro predict` run to its end") from error
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}", hint=CURE) from error
+        raise InputError(f"cannot read {path}: {error.strerror or error}", hint=HINT) from error
     except (EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged or no result of `virnucpro predict`: {error}", hint=CURE) from error
+        raise InputError(f"{path} is damaged or no result of `virnucpro predict`: {error}", hint=HINT) from error

@@ -33,7 +33,7 @@ OUTPUT_BYTES = 1 << 14
 
 
 class Damaged(Exception):
-    """Reading cannot go on; the message holds the reason and the cure."""
+    """Reading cannot go on; the message holds the reason and the hint."""
 
 
 class _Decompressor(Protocol):

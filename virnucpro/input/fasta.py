@@ -34,7 +34,7 @@ class Alphabet:
     Those in lower case, too, where it has none of these.
     """
 
-    def __init__(self, name: str, meaning: Mapping[str, str], last: bytes, cure: str) -> None:
+    def __init__(self, name: str, meaning: Mapping[str, str], last: bytes, hint: str) -> None:
         self.name = name
         either = {letter.lower(): read for letter, read in meaning.items()} | dict(meaning)
         #: Every byte as the letter it stands for, or `_FOREIGN`.
@@ -42,7 +42,7 @@ class Alphabet:
         #: What may stand behind the last letter, and is left out.
         self.last = last
         #: What to do about a character that is no letter.
-        self.cure = cure
+        self.hint = hint
         self._foreign = re.compile(rf"[^{''.join(meaning)}\s]", re.ASCII | re.IGNORECASE)
 
     def read(self, text: bytes | bytearray) -> bytes | bytearray:
@@ -85,7 +85,7 @@ _BEFORE_MARK = re.compile(rb"(?:[ \t\r\v\f]|%b)+" % codecs.BOM_UTF8)
 
 _FORMATS = "give FASTA, FASTQ or unaligned BAM, plain or compressed by gzip, bzip2, xz or zstd"
 _SAM_CURE = "turn it into FASTQ by `samtools fastq`"
-#: Beginnings of files that are known and not read: their name, and the cure.
+#: Beginnings of files that are known and not read: their name, and the hint for their users.
 _REFUSED = (
     (re.compile(rb"@(HD\tVN|SQ\tSN|RG\tID|PG\tID):|[^>@\s]\S*\t\d+\t\S+\t\d+\t\d+\t"), "SAM text", _SAM_CURE),
     (re.compile(rb"CRAM"), "CRAM", _SAM_CURE),
@@ -236,9 +236,9 @@ def _parsed(content: Content, path: Path) -> Iterator[_Raw]:
     head = stream.peek(1)
     if head.startswith(bam.MAGIC):
         return (_Raw(name, sequence, 0) for name, sequence in bam.read_bam(stream))
-    for pattern, name, cure in _REFUSED:
+    for pattern, name, hint in _REFUSED:
         if pattern.match(head):
-            raise InputError(f"{path} is {name}", hint=cure)
+            raise InputError(f"{path} is {name}", hint=hint)
     lines = iter(partial(stream.readline, _LONGEST), b"")
     for number, text in enumerate(lines, 1):
         start = _unmarked(text)
@@ -336,7 +336,7 @@ def _checked(raw: _Raw, number: int, alphabet: Alphabet) -> Record | BadRecord:
 
 
 def _problem(raw: _Raw, header: str, letters: bytes | bytearray, alphabet: Alphabet) -> str:
-    """What is wrong, where, and the cure; empty if nothing is."""
+    """What is wrong, where, and a hint; empty if nothing is."""
     if len(raw.header) > _LONGEST_HEADER:
         return f"{_place(raw)}a header of more than {_LONGEST_HEADER:,} bytes: {FETCH_AGAIN}"
     if "\0" in header:
@@ -374,7 +374,7 @@ def _letter_cure(character: str, alphabet: Alphabet) -> str:
         return "this looks like the numbering of GenBank or EMBL; take the numbers out"
     if character in _GAPS:
         return "this looks like a gap of an alignment; take the gaps out"
-    return alphabet.cure
+    return alphabet.hint
 
 
 def decoded(line: bytes | bytearray) -> str:

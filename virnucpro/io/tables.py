@@ -13,7 +13,7 @@ FAILED: Mapping[str, str] = {
     "input": "file",
     "record": "place of the record in that file, from 1; 0 is the rest of the file",
     "sequence_id": "first word of the header",
-    "reason": "what is wrong, and the cure",
+    "reason": "what is wrong, and a hint",
 }
 
 

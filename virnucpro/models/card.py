@@ -139,12 +139,12 @@ def check_encoders(card: ClassifierCard, models: Sequence[LocalModel]) -> None:
 
 def _cure(pin: EncoderPin) -> str:
     """What to do about other weights than a classifier needs."""
-    cure = "take a classifier that was trained on these weights"
+    hint = "take a classifier that was trained on these weights"
     if pin.name in MODELS and MODELS[pin.name].hub_id:
         return (
-            f"run `virnucpro models download {pin.name}` with the same --models-dir for the published file, or {cure}"
+            f"run `virnucpro models download {pin.name}` with the same --models-dir for the published file, or {hint}"
         )
-    return cure
+    return hint
 
 
 def _read_object(path: Path) -> Mapping[str, Any]:

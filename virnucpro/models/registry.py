@@ -155,7 +155,7 @@ def resolve(name: str, models_dir: Path | None = None) -> LocalModel:
     beside it, which ESM-2 needs not; a registered name wins over a folder called the same (write `./name`
     for the folder).
 
-    A ModelError says what is wrong and its cure: the name is unknown, the model is not on this machine, a
+    A ModelError says what is wrong and how to mend it: the name is unknown, the model is not on this machine, a
     file is missing, or the weights have another size than the published ones.
     """
     model = _locate(name, models_dir)

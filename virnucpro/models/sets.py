@@ -136,8 +136,8 @@ def resolve_set(name: str, models_dir: Path | None = None) -> ModelSet:
     `name` is a named set or the folder of a classifier; a named set wins over a folder called the same (write
     `./name` for the folder). The checksums of the encoders are computed, which reads their weights once.
 
-    A ModelError says what is wrong and its cure: parts that are missing and where they were sought, damaged files, or
-    encoders that the classifier was not trained on.
+    A ModelError says what is wrong and how to mend it: missing parts and where they were sought, damaged files,
+    or encoders that the classifier was not trained on.
     """
     found = _named(SETS[name], models_dir) if name in SETS else _local(name, models_dir)
     _check(found)

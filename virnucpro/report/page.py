@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from virnucpro.calls.read import CURE, Results, reading
+from virnucpro.calls.read import HINT, Results, reading
 from virnucpro.errors import InputError, OutputError
 from virnucpro.io.files import atomic_path
 from virnucpro.models.sets import SETS
@@ -93,7 +93,7 @@ class Page:
         if self.survey.sequences != (counted := sum(verdict.count for verdict in self.verdicts)):
             paths = results.paths
             raise InputError(
-                f"{paths.sequences} has {self.survey.sequences} rows where {paths.manifest} counts {counted}", hint=CURE
+                f"{paths.sequences} has {self.survey.sequences} rows where {paths.manifest} counts {counted}", hint=HINT
             )
 
     def _verdicts(self) -> Iterator[VerdictCount]:

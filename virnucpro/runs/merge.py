@@ -181,7 +181,7 @@ def _merge_calls(
     if any(name.endswith(".pt") for name in record.results):
         raise UsageError("embeddings in .pt files are not merged", hint="run the pieces without --vanilla-output")
     results = results_of(as_one, paths)
-    check(paths, results, [run.path for run in runs], force=config.force, cure="choose another folder or --prefix")
+    check(paths, results, [run.path for run in runs], force=config.force, hint="choose another folder or --prefix")
     choice = _choice(as_one, record)
     placement = Placement((), identity["dtype"], tuple(identity["token_budget"]))
     choices = {name: value for name, value in record.choices.items() if name != "results"}

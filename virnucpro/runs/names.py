@@ -15,7 +15,7 @@ from virnucpro.runs.paths import RunPaths, check_input
 from virnucpro.runs.record import Record
 
 #: How to choose other names for the results.
-CURE = "choose another output"
+HINT = "choose another output"
 #: Bytes of a name, and of a path, where the file system does not say.
 _LONGEST_NAME, _LONGEST_PATH = 255, 4096
 #: Bytes of the longest path within a work folder.
@@ -35,30 +35,30 @@ def check(
     force: bool,
     resume: bool = True,
     others: Sequence[Path] = (),
-    cure: str = CURE,
+    hint: str = HINT,
 ) -> None:
     """Raise what can be known before anything is read; others: files that are read besides the inputs."""
-    check_names(paths, results, (*inputs, *others), cure)
+    check_names(paths, results, (*inputs, *others), hint)
     for path in inputs:
         check_input(path)
     _refuse_existing(paths, results, force=force, resume=resume)
 
 
-def check_names(paths: RunPaths, results: Sequence[Path], reads: Iterable[Path], cure: str) -> None:
+def check_names(paths: RunPaths, results: Sequence[Path], reads: Iterable[Path], hint: str) -> None:
     """Raise what is wrong with the names that a run will write, before anything is read or written.
 
-    reads: every file that the run reads. cure: how to choose other names. Raises OutputError for a folder that cannot
+    reads: every file that the run reads. hint: how to choose other names. Raises OutputError for a folder that cannot
     be written and for a name that is too long or a folder's, UsageError for one that is an input's.
     """
     files = (*results, paths.manifest, paths.failed, paths.log, paths.lock)
     folder = existing_folder(paths.output)
     if not os.access(folder, os.W_OK):
-        raise OutputError(f"the folder {folder} cannot be written", hint=cure)
+        raise OutputError(f"the folder {folder} cannot be written", hint=hint)
     for path in (*files, paths.work):
-        _check_length(path, TEMPORARY_BYTES if path != paths.work else 0, cure)
+        _check_length(path, TEMPORARY_BYTES if path != paths.work else 0, hint)
         if path != paths.work and os.path.isdir(path):
-            raise OutputError(f"{path} is a folder", hint=cure)
-    _refuse_inputs([*files, *(each for path in files for each in unfinished(path))], paths.folders, reads, cure)
+            raise OutputError(f"{path} is a folder", hint=hint)
+    _refuse_inputs([*files, *(each for path in files for each in unfinished(path))], paths.folders, reads, hint)
 
 
 def _refuse_existing(paths: RunPaths, results: Iterable[Path], *, force: bool, resume: bool) -> None:
@@ -68,12 +68,12 @@ def _refuse_existing(paths: RunPaths, results: Iterable[Path], *, force: bool, r
         raise taken(there)
 
 
-def _check_length(path: Path, more: int, cure: str) -> None:
+def _check_length(path: Path, more: int, hint: str) -> None:
     *folders, name = map(len, map(os.fsencode, path.absolute().parts))
     if max(*folders, name + more) > _limit(existing_folder(path), "PC_NAME_MAX", _LONGEST_NAME):
-        raise OutputError(f"{path} is too long a name, with what is put around it while it is written", hint=cure)
+        raise OutputError(f"{path} is too long a name, with what is put around it while it is written", hint=hint)
     if len(os.fsencode(path.absolute())) + max(more, _INSIDE_WORK) >= _LONGEST_PATH:
-        raise OutputError(f"{path} is too long a path", hint=cure)
+        raise OutputError(f"{path} is too long a path", hint=hint)
 
 
 def _limit(folder: Path, name: str, default: int) -> int:
@@ -83,17 +83,17 @@ def _limit(folder: Path, name: str, default: int) -> int:
         return default
 
 
-def _refuse_inputs(files: Iterable[Path], folders: Sequence[Path], reads: Iterable[Path], cure: str) -> None:
+def _refuse_inputs(files: Iterable[Path], folders: Sequence[Path], reads: Iterable[Path], hint: str) -> None:
     read = {path: path.resolve() for path in reads if path != STDIN}
     identities = {identity: path for path in read if (identity := _identity(path))}
     names = {resolved: path for path, resolved in read.items()}
     for path in files:
         identity = _identity(path)
         if same := names.get(path.resolve()) or (identity and identities.get(identity)):
-            raise UsageError(f"{path}, which is written, is also an input ({same})", hint=cure)
+            raise UsageError(f"{path}, which is written, is also an input ({same})", hint=hint)
     for folder in folders:
         if inside := [path for path, resolved in read.items() if resolved.is_relative_to(folder.resolve())]:
-            raise UsageError(f"the input {inside[0]} lies in {folder}, which is cleared", hint=cure)
+            raise UsageError(f"the input {inside[0]} lies in {folder}, which is cleared", hint=hint)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -70,7 +70,7 @@ def _check(config: OrfsConfig, paths: OrfsPaths) -> None:
         raise UsageError(f"-o {output} is a folder", hint=f"add a name: -o {output / 'sample'}")
     if not folder.is_dir():
         raise OutputError(f"the folder {folder} does not exist", hint=f"mkdir -p {folder}")
-    check(paths, paths.results, config.inputs, force=config.force, cure="choose another PREFIX")
+    check(paths, paths.results, config.inputs, force=config.force, hint="choose another PREFIX")
 
 
 def _publish(config: OrfsConfig, run: Session, paths: OrfsPaths, inputs: Inputs) -> OrfsCounts:

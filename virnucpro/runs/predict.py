@@ -50,7 +50,7 @@ logger = logging.getLogger("virnucpro.run")
 #: The published rule calls a window viral from this score on.
 PUBLISHED = 0.5
 #: How to choose other names for the results.
-CURE = "choose another name with --prefix"
+HINT = "choose another name with --prefix"
 #: What is taken off an input's name to name the results.
 _COMPRESSED = {".gz", ".bz2", ".xz", ".zst"}
 _FORMATS = {".fa", ".fasta", ".fna", ".ffn", ".fas", ".fq", ".fastq", ".bam", ".ubam"}
@@ -105,9 +105,9 @@ def run_predict(config: PredictConfig, listener: Listener | None = None) -> Pred
     output = config.output / (config.prefix or default_prefix(config.inputs[0]))
     paths = PredictPaths(output, work_folder(output, config.work_dir))
     results = results_of(config, paths)
-    check(paths, results, config.inputs, force=config.force, resume=config.resume, cure=CURE)
+    check(paths, results, config.inputs, force=config.force, resume=config.resume, hint=HINT)
     if config.report:
-        check_names(paths, (paths.report,), config.inputs, CURE)
+        check_names(paths, (paths.report,), config.inputs, HINT)
     choice = choose(config)
     with started(_job(config, paths, results, choice), listener) as run:
         if done := run.already_done(recall=True):
@@ -199,7 +199,7 @@ def _job(
         "viral share": config.viral_share,
     }
     models = by_part(encoders)
-    return Job("predict", config, paths, results, models, choice.rules, placement, choice.identity, choices, CURE)
+    return Job("predict", config, paths, results, models, choice.rules, placement, choice.identity, choices, HINT)
 
 
 def _has_scores(run: PredictRun) -> bool:

@@ -31,7 +31,7 @@ from virnucpro.pipeline.placement import Placement, threads_a_worker
 from virnucpro.pipeline.schedule import DeviceStats
 from virnucpro.runs.config import RunConfig
 from virnucpro.runs.inputs import Inputs
-from virnucpro.runs.names import CURE, check_names
+from virnucpro.runs.names import HINT, check_names
 from virnucpro.runs.paths import RunPaths
 from virnucpro.runs.record import Record, differences, fingerprint
 from virnucpro.runs.session import Session, session
@@ -51,7 +51,7 @@ class Job(Generic[Config, Paths]):
 
     results: files that a complete run leaves for the user, whatever came out; models: the encoders by their parts in
     the run; identity: what besides input, models, placement and versions decides vectors and scores; choices: what
-    besides these decides the results; cure: how to choose other names for them.
+    besides these decides the results; hint: how to choose other names for them.
     """
 
     command: str
@@ -63,7 +63,7 @@ class Job(Generic[Config, Paths]):
     placement: Placement
     identity: dict[str, Any]
     choices: dict[str, Any] = field(default_factory=dict)
-    cure: str = CURE
+    hint: str = HINT
 
 
 @contextlib.contextmanager
@@ -71,7 +71,7 @@ def started(job: Job[Config, Paths], listener: Listener | None) -> Iterator[Run[
     """Lock, log and record of a run, and its input summed. Raises VirnucproError; what is finished by then is kept."""
     # Trained into the folder of an encoder, a classifier would overwrite what it was made over.
     files = [path for model in job.models.values() for path in model.files]
-    check_names(job.paths, job.results, files, job.cure)
+    check_names(job.paths, job.results, files, job.hint)
     with session(job.command, job.paths, force=job.config.force, listen=listener or unheard) as opened:
         with opened.stage("reading input"):
             inputs = Inputs(job.config.inputs, job.paths)

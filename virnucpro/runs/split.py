@@ -95,7 +95,7 @@ def run_split(config: SplitConfig, listener: Listener = unheard) -> SplitResult:
     """Split `config.inputs` into pieces in `config.output`; raises VirnucproError."""
     paths = SplitPaths(config.output / "split")
     most = config.pieces or 1
-    check(paths, (paths.piece(1), paths.piece(most)), config.inputs, force=config.force, cure="choose another folder")
+    check(paths, (paths.piece(1), paths.piece(most)), config.inputs, force=config.force, hint="choose another folder")
     with session("split", paths, force=config.force, listen=listener) as run:
         with run.stage("reading input"):
             inputs = Inputs(config.inputs, paths)
