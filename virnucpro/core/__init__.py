@@ -1,1 +1,1 @@
-"""What every part of a run needs: settings, devices, file names, the run record, logging."""
+"""Devices, logging, threads and caches, used by every part of a run."""

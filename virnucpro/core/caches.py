@@ -1,4 +1,4 @@
-"""Folders in which what was made once is kept: this package's own, and those of Numba and Triton.
+"""Cache folders of this package, Numba and Triton.
 
 In the ordinary container a user may not write at home; then a folder of the user's own below the temporary one serves.
 """
@@ -15,13 +15,13 @@ _PLACES = {"NUMBA_CACHE_DIR": ".cache/numba", "TRITON_HOME": ".triton"}
 
 
 def own_folder() -> Path | None:
-    """The folder of this package in the user's cache, or else below the temporary one; None if there cannot be one."""
+    """This package's folder in the user's cache, or else in the temporary folder; None if neither can be made."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return (_private(Path(cache, "virnucpro")) if _is_writable(cache) else None) or _temporary_folder()
 
 
 def settle_caches() -> None:
-    """Give each of them that cannot write at home a folder below the temporary one; call this before its import.
+    """Give those that cannot write to the home folder one in the temporary folder; call this before importing them.
 
     A variable that the user has set stays. Without a folder each does as it does: Numba and Triton compile again at
     each start, or fail.
@@ -34,7 +34,7 @@ def settle_caches() -> None:
 
 
 def _is_writable(path: str) -> bool:
-    """Whether a folder can be written, or made where it is to be."""
+    """Whether a folder can be written to, or created."""
     if not os.path.isabs(path):  # a user without a home
         return False
     while not os.path.exists(path):
@@ -47,7 +47,7 @@ def _temporary_folder() -> Path | None:
 
 
 def _private(folder: Path) -> Path | None:
-    """The folder, made if need be, that nobody else can write, since what it holds is trusted; None if it cannot be."""
+    """Create `folder` so that nobody else can write to it, since its content is trusted; None if that is impossible."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.lstat()

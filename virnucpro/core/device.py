@@ -1,4 +1,4 @@
-"""Which devices there are, and what each can do.
+"""Find the devices of this machine and what each of them supports.
 
 The parent of a run never initialises CUDA (DESIGN rule 4): `find_gpus` asks a short-lived process. Whoever runs on a
 device asks through `describe` and `supports_bf16`.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Device:
-    """One device: `name` as PyTorch says it ("cpu", "cuda:0"), `model` as its maker does."""
+    """A device: `name` is PyTorch's ("cpu", "cuda:0"), `model` the manufacturer's."""
 
     name: str
     model: str
@@ -63,7 +63,7 @@ def supports_fp8(device: torch.device) -> bool:
 
 
 def memory_gib(device: torch.device) -> float:
-    """Memory of the device in GiB (of a GPU: the card's; of a CPU: the machine's)."""
+    """Memory in GiB: that of the card for a GPU, that of the machine for a CPU."""
     import torch
 
     if device.type == "cuda":
@@ -72,7 +72,7 @@ def memory_gib(device: torch.device) -> float:
 
 
 def triton_version() -> str | None:
-    """The version of Triton that a GPU here would run, found without touching one; None if there is none."""
+    """The installed version of Triton, found without touching a GPU; None if it is not installed."""
     try:
         return metadata.version("triton")
     except metadata.PackageNotFoundError:
@@ -80,7 +80,7 @@ def triton_version() -> str | None:
 
 
 def describe(device: torch.device) -> Device:
-    """What a device is and can do. Initialises CUDA for a GPU: call it where the device is used."""
+    """Describe a device. Initialises CUDA for a GPU: call it where the device is used."""
     import torch
 
     model = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_model()
@@ -103,7 +103,7 @@ def _cpu_model() -> str:
 
 
 def find_gpus() -> list[Device]:
-    """Every visible GPU, found by a process of its own so that this one stays clear of CUDA.
+    """List the visible GPUs; a separate process looks for them, so that this one does not initialise CUDA.
 
     A PyTorch that was built without CUDA sees none, and is not asked: that would cost another start of it.
     """
@@ -144,7 +144,7 @@ def available_threads() -> int:
 
 
 def select_devices(spec: str) -> list[Device]:
-    """Devices of a `--device` value, one entry a worker.
+    """The devices that a `--device` value names, one entry per worker.
 
     `auto`: all visible GPUs, else the CPU. `cpu`, `cuda` (all visible GPUs), or a list such as `0,2`, `cuda:1`,
     `cpu,cpu`: a repeated entry means several workers there.
@@ -179,7 +179,7 @@ def _limited() -> str:
 
 
 def select_dtype(dtype: str, devices: Sequence[Device]) -> str:
-    """One dtype for all devices of a run; `auto` is bf16 where every one of them has it."""
+    """The one dtype for all devices of a run; `auto` means bf16 if every device supports it."""
     if dtype == "fp16" and any(device.type == "cpu" for device in devices):
         raise DeviceError("fp16 is for GPUs only", hint="use --dtype fp32 or bf16 on a CPU")
     if dtype == "fp8" and not all(device.fp8 for device in devices):

@@ -1,4 +1,4 @@
-"""Messages: to the terminal or a batch log on stderr, and all of them to a file beside the output."""
+"""Messages go to stderr, and all of them to a log file beside the output."""
 
 from __future__ import annotations
 
@@ -64,13 +64,13 @@ def set_up(console: Console, quiet: bool = False, log_format: str = "text") -> N
 
 
 def writes_json() -> bool:
-    """Whether messages go to stderr as JSON objects."""
+    """Whether messages are written to stderr as JSON."""
     return any(isinstance(handler.formatter, _JsonFormatter) for handler in logging.getLogger("virnucpro").handlers)
 
 
 @contextlib.contextmanager
 def to_file(path: Path, first: str) -> Iterator[None]:
-    """Also append every message to `path`, and before them the line `first`. Raises OSError if it cannot be opened."""
+    """Append every message to `path` too, after a first line `first`. Raises OSError if the file cannot be opened."""
     handler = _LogFile(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     handler.handle(logging.LogRecord("virnucpro.run", logging.INFO, __file__, 0, first, None, None))

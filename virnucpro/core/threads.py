@@ -1,4 +1,4 @@
-"""Work done in threads, ahead of who waits for it."""
+"""Run work in threads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ R = TypeVar("R")
 
 
 def unbroken(work: Callable[[], R]) -> R:
-    """The result of `work`, done in a thread of its own, so that no signal breaks into it.
+    """Run `work` in a thread of its own, so that no signal interrupts it, and return its result.
 
     A signal breaks into Python code of the main thread. Where that was called by code that is none, as readers of
     weights do, this takes the exception for an error of its own, and says that the file is damaged.
@@ -37,7 +37,7 @@ def unbroken(work: Callable[[], R]) -> R:
 
 
 def in_order(work: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
-    """Results of `work` in the order of `items`, several computed at a time, few kept waiting.
+    """Apply `work` to `items` in threads and yield the results in order; only a few wait at a time.
 
     What `work` raises is raised in its turn; what has not begun by then is not done.
     """

@@ -1,1 +1,1 @@
-"""Reading sequences and writing results."""
+"""Files, tables, HDF5 and the other results."""

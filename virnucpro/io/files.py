@@ -1,4 +1,4 @@
-"""Files as wholes: put together under a temporary name, synced and then renamed; summed; read if they are regular."""
+"""Write files atomically (temporary name, sync, rename), compute checksums, and read regular files only."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ _OWNER = r"[0-9a-f]{8}-[0-9]+"
 
 
 def temporary_name(path: Path) -> Path:
-    """Where this process puts `path` together: beside it, and no other process of any host writes there."""
+    """The temporary name beside `path` that only this process of this host uses."""
     host = zlib.crc32(socket.gethostname().encode())
     return path.with_name(f".{path.name}.{host:08x}-{os.getpid()}.tmp")
 
 
 def unfinished(path: Path) -> Iterator[Path]:
-    """Temporary files of `path`, whoever began them."""
+    """Temporary files of `path`, left by any process."""
     pattern = re.compile(rf"\.{re.escape(path.name)}\.{_OWNER}\.tmp", re.DOTALL)
     found = path.parent.glob(f".{glob.escape(path.name)}.*.tmp")
     return (each for each in found if pattern.fullmatch(each.name))
 
 
 def remove_unfinished(paths: Iterable[Path]) -> None:
-    """Remove the temporary files of `paths`, which runs that were killed have left."""
+    """Remove temporary files of `paths` that killed runs have left."""
     for path in paths:
         for each in unfinished(path):
             with contextlib.suppress(OSError):
@@ -51,7 +51,7 @@ def remove_unfinished(paths: Iterable[Path]) -> None:
 
 @contextlib.contextmanager
 def atomic_paths(paths: Iterable[Path]) -> Iterator[dict[Path, Path]]:
-    """Temporary names beside `paths`, which become these when the block ends well, and vanish when it does not.
+    """Yield temporary names for `paths`; they are renamed when the block succeeds and removed when it fails.
 
     All files are synced before the first is renamed, and their folders after the last: what has its final name is
     whole, even after a power cut. The block deletes from the mapping what it does not write after all. Raises
@@ -83,13 +83,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def unwritable(path: Path, error: Exception) -> OutputError:
-    """What to tell the user when `path` cannot be written."""
+    """The error to raise when `path` cannot be written."""
     reason = getattr(error, "strerror", None) or error
     return OutputError(f"cannot write {path}: {reason}", hint="free space or choose another place, then rerun")
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk. Raises OSError."""
+    """Wait until a file, or the entries of a folder, are on the disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -98,7 +98,7 @@ def sync(path: Path) -> None:
 
 
 class SummedFile(io.BufferedWriter):
-    """A new file to write, which is on the disk once it is closed, and whose `sha256` is then known."""
+    """A new file that is synced when it is closed and whose `sha256` is then known."""
 
     def __init__(self, path: Path) -> None:
         self._summed = _Summed(path)
@@ -129,7 +129,7 @@ class _Summed(io.FileIO):
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a file to read which must be a regular one: a pipe or a device may never come to its end. Raises OSError."""
+    """Open a regular file for reading: a pipe or a device might never end. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""The embeddings of a run in the user's format; rows are appended while nobody knows how many there will be."""
+"""Write the embeddings of a run in the user's format, appending rows before their number is known."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def layout_of(path: Path, proteins: bool = False) -> Layout:
 
 
 def ids_path(path: Path) -> Path:
-    """Where the ids of a `.npy` result stand, one a line."""
+    """The file with the ids of a `.npy` result, one per line."""
     return path.with_suffix(".ids.txt")
 
 
 class Result(ABC):
-    """A result that grows in its `paths`: `append`, …, `finish`, and then or else `close`.
+    """A result that grows in its `paths`: `append` repeatedly, `finish`, and always `close`.
 
     `rows` of width `dim` are in it.
     """
@@ -62,14 +62,14 @@ class Result(ABC):
 
     @abstractmethod
     def finish(self) -> None:
-        """Make the result whole. Raises OSError."""
+        """Complete the result. Raises OSError."""
 
     @abstractmethod
     def close(self) -> None:
-        """Close the files; a result that is not finished is of no use."""
+        """Close the files; an unfinished result is useless."""
 
     def discard(self) -> None:
-        """Give back what it takes on the disk; not for a result that has been given its name."""
+        """Close and remove the files."""
         self.close()
         for path in self.paths:
             path.unlink(missing_ok=True)
@@ -141,7 +141,7 @@ class _Hdf5Result(Result):
         self._target.check()
 
     def _blocks(self) -> Iterator[list[str]]:
-        """All headers, MERGE_ROWS at a time, however they came."""
+        """All headers, MERGE_ROWS at a time."""
         self._headers.seek(0)
         headers = (header for line in self._headers for header in json.loads(line))
         while block := list(islice(headers, MERGE_ROWS)):
@@ -158,7 +158,7 @@ def _abandon(file: IO[Any]) -> None:
 
 
 def _offset_of_rows(dim: int, attributes: Mapping[str, object]) -> int:
-    """Where a result of one row has it, and so one of any number has the first."""
+    """Offset of the first row, which is the same for any number of rows."""
     with hdf5(io.BytesIO(), 1, dim, attributes) as file:
         file["embeddings"][0] = 0
         return int(file["embeddings"].id.get_offset())
@@ -169,7 +169,7 @@ def _little_endian(shard: Shard) -> NDArray[np.float32]:
 
 
 class _NpyResult(Result):
-    """NumPy leaves room in the header for any number of rows, so that it can be written again at the end."""
+    """The header has room for any number of rows, so it is rewritten at the end."""
 
     def __init__(self, path: Path, ids: Path) -> None:
         super().__init__(path, ids)
@@ -198,7 +198,7 @@ class _NpyResult(Result):
 
 
 class _PtResult(Result):
-    """The published tool's dictionaries; each is one Python object, so the whole result is held in memory."""
+    """The published tool's dictionaries; each is one Python object, so the whole result is kept in memory."""
 
     def __init__(self, path: Path, layout: Layout) -> None:
         super().__init__(path)
@@ -232,4 +232,4 @@ class _PtResult(Result):
         }
 
     def close(self) -> None:
-        """There is no file but while it is written."""
+        """Nothing is open between calls."""

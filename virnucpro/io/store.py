@@ -1,4 +1,4 @@
-"""Embeddings in HDF5: one file a work file, and the layout of every result.
+"""Embeddings in HDF5: one shard per work file, and the layout of every result.
 
 Layout of an HDF5 file: `embeddings` (n, dim) float32, `ids` (n,) the first word of each header, `headers` (n,) whole
 headers, attributes that say what made it. Nothing in it depends on time, place, or the number of workers, so equal
@@ -43,7 +43,7 @@ USER_BLOCK = 512
 
 @dataclass
 class Shard:
-    """The embeddings of one work file, or part of them.
+    """The embeddings of a work file, or some of them.
 
     failed: (record number in the work file, id, reason) of sequences without an embedding; attributes: those of a
     shard that was read.
@@ -76,7 +76,7 @@ def hdf5(
 
 
 def write_shard(path: Path, shard: Shard, attributes: Mapping[str, object]) -> None:
-    """Write one work file's result, whole or not at all; it says which file it is, since all of a run look alike."""
+    """Write the result of a work file atomically; it holds its own name, since all shards of a run look alike."""
     rows, dim = shard.embeddings.shape
     content = io.BytesIO()
     with hdf5(content, rows, dim, {**attributes, FILE: os.fsencode(path.name)}, USER_BLOCK) as file:
@@ -99,7 +99,7 @@ def _digest(shard: memoryview) -> bytes:
 
 
 def read_shard(path: Path) -> Shard:
-    """Read a shard. Raises InputError when it is not what was written under this name."""
+    """Read a shard. Raises InputError if it is not what was written under this name."""
     try:
         with open_regular(path) as content:
             data = content.read()
@@ -116,7 +116,7 @@ def read_shard(path: Path) -> Shard:
 
 
 def read_shards(paths: Iterable[Path]) -> Iterator[Shard]:
-    """Read shards in their order, a few ahead in threads, since checksums take most of the time. Raises InputError."""
+    """Read shards in order, a few ahead in threads, since checksums take most of the time. Raises InputError."""
     return in_order(read_shard, paths, READ_AHEAD)
 
 
@@ -139,7 +139,7 @@ def read_blocks(path: Path) -> Iterator[Shard]:
 
 
 def result_attributes(path: Path) -> dict[str, object]:
-    """What an HDF5 result says of its making."""
+    """The attributes of an HDF5 result, which say how it was made."""
     with h5py.File(path) as file:
         return dict(file.attrs)
 

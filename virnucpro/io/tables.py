@@ -1,4 +1,4 @@
-"""How tables are written and read: tab-separated, one header line, equal rows as equal bytes."""
+"""Write and read tables: tab-separated, one header line, equal rows as equal bytes."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ FAILED: Mapping[str, str] = {
 
 
 def number(value: float | None) -> str:
-    """A score as text: six decimals; nothing where there is none."""
+    """A score as text with six decimals; empty for None."""
     return "" if value is None else f"{value:.6f}"
 
 
 class Table:
-    """Rows into a text file; `columns` come first, as the header."""
+    """Writes rows to a text file; `columns` are the header."""
 
     def __init__(self, file: TextIO, columns: Iterable[str]) -> None:
         self._file = file
         self.row(*columns)
 
     def row(self, *values: object) -> None:
-        """One row; a tab or line break in a value becomes a blank."""
+        """Write one row; a tab or line break in a value becomes a space."""
         cells = [str(value).translate(_BLANKS) for value in values]
         self._file.write("\t".join(cells) + "\n")
 
@@ -39,13 +39,13 @@ _BLANKS = str.maketrans("\t\n\r", "   ")
 
 
 def text_file(path: Path, mode: str = "w") -> TextIO:
-    """A table's file; names of inputs stand in it with the bytes that they have, which need not be UTF-8."""
+    """Open a table for writing; names of inputs keep their bytes, which need not be UTF-8."""
     return cast(TextIO, open(path, mode, encoding="utf-8", errors="surrogateescape", newline=""))
 
 
 @contextmanager
 def gzip_text(path: Path) -> Iterator[TextIO]:
-    """A gzip file to write text in; it holds no time and no name, so equal text gives equal bytes."""
+    """Open a gzip file for text; it holds no time and no name, so equal text gives equal bytes."""
     with (
         open(path, "wb") as raw,
         gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed,
@@ -55,7 +55,7 @@ def gzip_text(path: Path) -> Iterator[TextIO]:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a table, each by column."""
+    """The rows of a table as mappings by column."""
     with text_file(path, "r") as file:
         columns, *rows = (line.rstrip("\n").split("\t") for line in file)
     return [dict(zip(columns, row, strict=True)) for row in rows]

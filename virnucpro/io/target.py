@@ -1,4 +1,4 @@
-"""The file that HDF5 and PyTorch write a result to, such that a full disk is an error that says so."""
+"""A file for HDF5 and PyTorch to write to, so that a full disk becomes a clear error."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class Target(io.RawIOBase):
-    """A file for HDF5 to write in that never fails it, and that looks empty to it at first.
+    """A file that never fails HDF5 and looks empty to it at first.
 
     HDF5 crashes the process when it cannot write. So from the first failure on, what it writes is kept in memory, for
     it to read again and come to its end; `check`, called often, ends the writing before that grows large. What was put
@@ -37,11 +37,11 @@ class Target(io.RawIOBase):
             raise self._error
 
     def stop(self) -> None:
-        """Make the next `check` end the writing."""
+        """Make the next `check` raise."""
         self._error = self._error or OSError("stopped")
 
     def write(self, data: memoryview) -> int:  # type: ignore[override]  # what h5py hands in
-        """Write all of `data`, or keep it."""
+        """Write all of `data`, or keep it in memory after a failure."""
         start, rest = self.tell(), memoryview(data)
         while rest and self._error is None:
             try:
@@ -64,7 +64,7 @@ class Target(io.RawIOBase):
         return count
 
     def truncate(self, size: int | None = None) -> int:
-        """Set the size, which HDF5 does before it closes."""
+        """Set the size, as HDF5 does before closing."""
         self._end = size or 0
         try:
             return self._file.truncate(size)
@@ -73,11 +73,11 @@ class Target(io.RawIOBase):
             return size or 0
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to `offset`; from the end, which is that of what HDF5 wrote."""
+        """Go to `offset`; the end is the end of what HDF5 wrote."""
         return self._file.seek(self._end + offset) if whence == io.SEEK_END else self._file.seek(offset, whence)
 
     def tell(self) -> int:
-        """Where the next byte is read or written."""
+        """The current position."""
         return self._file.tell()
 
     def close(self) -> None:

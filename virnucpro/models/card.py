@@ -1,4 +1,4 @@
-"""What a classifier says of itself: `model.json`, beside its weights. Nothing heavy is imported."""
+"""The card of a classifier: `model.json`, beside its weights. Nothing heavy is imported."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class ClassifierCard:
 
     @property
     def encoders(self) -> tuple[EncoderPin, ...]:
-        """That of DNA, and that of proteins if there is one."""
+        """The DNA encoder, and the protein encoder if there is one."""
         return (self.dna,) if self.protein is None else (self.dna, self.protein)
 
     @property
@@ -138,7 +138,7 @@ def check_encoders(card: ClassifierCard, models: Sequence[LocalModel]) -> None:
 
 
 def _cure(pin: EncoderPin) -> str:
-    """What to do about other weights than a classifier needs."""
+    """Hint for weights that the classifier was not trained on."""
     hint = "take a classifier that was trained on these weights"
     if pin.name in MODELS and MODELS[pin.name].hub_id:
         return (

@@ -1,4 +1,4 @@
-"""Checksums of large weights, remembered from run to run: to read 11 GB again takes longer than all else at the start.
+"""Checksums of large weights, remembered between runs, so that 11 GB are not read only to compute them.
 
 A file is known again by its path, size, inode, and times of change. If one of them differs, or if what was remembered
 is damaged, the file is read.
@@ -27,7 +27,7 @@ SETTLED = 2 * 10**9
 
 @dataclass(frozen=True)
 class FileState:
-    """What tells that a file is the one that was read; times in nanoseconds."""
+    """The properties that identify an unchanged file; times in nanoseconds."""
 
     path: str
     size: int
@@ -37,7 +37,7 @@ class FileState:
 
     @classmethod
     def of(cls, path: Path) -> FileState:
-        """The state now of a file, or of what a link points to. Raises OSError."""
+        """The current state of a file, or of the target of a link. Raises OSError."""
         real = os.path.realpath(path)
         found = os.stat(real)
         return cls(real, found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns)
@@ -45,14 +45,14 @@ class FileState:
 
 @dataclass(frozen=True)
 class Checksum:
-    """SHA-256 of a file, in hexadecimal, and the state that the file had."""
+    """SHA-256 of a file, in hexadecimal, and the state of the file at that time."""
 
     state: FileState
     sha256: str
 
     @classmethod
     def of(cls, path: Path) -> Checksum:
-        """The checksum of a file, read or remembered. Raises ModelError if it cannot be read, or changes meanwhile."""
+        """Compute or recall the checksum of a file. Raises ModelError if it cannot be read or changes meanwhile."""
         try:
             state = FileState.of(path)
             known = _recall(state) if state.size >= LARGE else None
@@ -61,7 +61,7 @@ class Checksum:
             raise ModelError(f"cannot read {path}: {error.strerror}") from error
 
     def refuse_changed(self, path: Path) -> None:
-        """Raise a ModelError if the file at `path` is not what was read."""
+        """Raise ModelError if the file at `path` has changed."""
         try:
             is_same = FileState.of(path) == self.state or sha256_of(path) == self.sha256
         except OSError:
@@ -105,6 +105,6 @@ def _remember(checksum: Checksum) -> None:
 
 
 def _memory(state: FileState) -> Path | None:
-    """Where the checksum of a file is remembered; None where there is no place."""
+    """The file that remembers the checksum of a file; None if there is no cache folder."""
     folder, name = own_folder(), hashlib.sha256(os.fsencode(state.path)).hexdigest()[:32]
     return folder / "checksums" / f"{name}.json" if folder else None

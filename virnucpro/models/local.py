@@ -1,4 +1,4 @@
-"""A model's files on this machine: the weights, in one file or several, and what lies beside them.
+"""The files of a model on this machine: weights, in one file or several, config and tokenizer.
 
 A folder or a weights file is a model, too; its family is known by its config or its tensors. Nothing heavy is imported.
 """
@@ -61,7 +61,7 @@ class LocalModel:
     def of(
         cls, weights: Path, name: str, kind: str, *, revision: str | None = None, trained: bool = True
     ) -> LocalModel:
-        """The model of these weights, with the files beside them that its family takes."""
+        """Build the model from its weights and the files beside them that its family needs."""
         config, tokenizer = weights.with_name(CONFIG), weights.with_name(TOKENIZER)
         return cls(
             name,
@@ -80,7 +80,7 @@ class LocalModel:
 
     @cached_property
     def sha256(self) -> str:
-        """Checksum of the weights, of several files that of their checksums; a ModelError if one cannot be read."""
+        """Checksum of the weights; for several files, of their checksums. Raises ModelError if one cannot be read."""
         return combined(self._checksums[path].sha256 for path in weight_files(self.weights))
 
     @cached_property
@@ -89,14 +89,14 @@ class LocalModel:
 
     @contextlib.contextmanager
     def unchanged(self) -> Iterator[None]:
-        """For a block that reads the files: raise a ModelError if they are not those that the checksums are of."""
+        """Guard a block that reads the files: raise ModelError if they changed after their checksums were computed."""
         checksums = self._checksums
         yield
         for path, checksum in checksums.items():
             checksum.refuse_changed(path)
 
     def attributes(self, dtype: str, token_budget: int) -> dict[str, object]:
-        """What an embedding in a file says of its making: this model, the numbers and the batch, the versions."""
+        """Attributes written beside embeddings: model, dtype, token budget and versions."""
         import torch
 
         made_by = self.name, self.revision or "", self.sha256, self.trained
@@ -197,5 +197,5 @@ def _candidates(folder: Path, names: tuple[str, ...]) -> list[Path]:
 
 
 def _readable(path: Path) -> bool:
-    """Whether it is a file, and no pipe, which may never answer."""
+    """Whether it is a readable regular file; a pipe might never answer."""
     return os.path.isfile(path) and os.access(path, os.R_OK)

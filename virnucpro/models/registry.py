@@ -1,4 +1,4 @@
-"""Models by name: where their files come from, what they must be, and where they lie on this machine.
+"""Find models by name, download them and verify their files.
 
 A registered model is sought in `--models-dir`, then `$VIRNUCPRO_MODELS`, then the Hub cache at its pinned
 revision; an embedded one lies in the package. A folder or a weights file is a model name too. Only `download`
@@ -51,7 +51,7 @@ DATA: Mapping[str, Mapping[str, Any]] = tomllib.loads(
 
 @dataclass(frozen=True)
 class FilePin:
-    """What a published file must be: its size in bytes and its SHA-256 in hexadecimal."""
+    """Expected size in bytes and SHA-256 in hexadecimal of a published file."""
 
     size: int
     sha256: str
@@ -78,7 +78,7 @@ class ModelSpec:
 
     @classmethod
     def read(cls, name: str, values: Mapping[str, Any]) -> ModelSpec:
-        """The model `name` as its table in the data describes it."""
+        """Build the model `name` from its table in models.toml."""
         citation = values["citation"].format_map(DATA["papers"])
         pins = {key: _pins(values.get(key, {})) for key in ("pins", "other_pins")}
         return cls(name, **{**values, **pins, "citation": citation})
@@ -90,11 +90,11 @@ class ModelSpec:
 
     @property
     def weights(self) -> tuple[str, ...]:
-        """Names that its weights may have, the preferred one first."""
+        """Possible file names of its weights, the preferred one first."""
         return (*WEIGHTS, *self.other_pins)
 
     def pin(self, file: str) -> FilePin | None:
-        """What the file of that name must be; None if that is not known."""
+        """The pin of a file; None if there is none."""
         return self.pins.get(file) or self.other_pins.get(file)
 
     @property
@@ -118,7 +118,7 @@ def _pins(table: Mapping[str, Any]) -> dict[str, FilePin]:
 
 @dataclass(frozen=True)
 class FileCheck:
-    """A file against its pin. `expected` and `found` are both checksums or both sizes in bytes."""
+    """Result of comparing a file with its pin; `expected` and `found` are both checksums or both sizes in bytes."""
 
     file: str
     path: Path
@@ -129,7 +129,7 @@ class FileCheck:
 
 @dataclass(frozen=True)
 class Availability:
-    """A registered model and where it was found, or what is wrong with what was found."""
+    """A registered model with its files, or with what is wrong with them."""
 
     spec: ModelSpec
     model: LocalModel | None
@@ -149,7 +149,7 @@ MODELS = {name: ModelSpec.read(name, values) for name, values in DATA["models"].
 
 
 def resolve(name: str, models_dir: Path | None = None) -> LocalModel:
-    """The files of the model `name`, without a network.
+    """Find the files of the model `name` on this machine.
 
     `name` is a registered name, a folder, or a weights file with its `config.json` and `tokenizer.json`
     beside it, which ESM-2 needs not; a registered name wins over a folder called the same (write `./name`
@@ -165,7 +165,7 @@ def resolve(name: str, models_dir: Path | None = None) -> LocalModel:
 
 
 def download(name: str, models_dir: Path | None = None) -> LocalModel:
-    """Fetch the files of a registered model at its pinned revision, check them, and return where they are.
+    """Download the files of a registered model at its pinned revision, verify them, and return them.
 
     They go to `<models_dir>/<name>/`, else `$VIRNUCPRO_MODELS/<name>/`, else the Hub cache. A damaged copy
     that is there already is replaced; an embedded model needs no download. A ModelError says why a file
@@ -192,12 +192,12 @@ def verify(name: str, models_dir: Path | None = None) -> list[FileCheck]:
 
 
 def available(models_dir: Path | None = None) -> list[Availability]:
-    """Every registered model and whether it can be used; no checksums are computed."""
+    """List the registered models and whether they can be used; no checksums are computed."""
     return [_availability(spec, models_dir) for spec in MODELS.values()]
 
 
 def _locate(name: str, models_dir: Path | None) -> LocalModel:
-    """The files of a model, complete but unchecked."""
+    """Find the files of a model, complete but not verified."""
     spec = MODELS.get(name)
     model = _find(spec, models_dir) if spec else find_local(name)
     if model is None:
@@ -298,7 +298,7 @@ def _how_to_get(spec: ModelSpec, models_dir: Path | None) -> str:
 
 
 def option(models_dir: Path | None) -> str:
-    """The option that names this folder of models, as a shell reads it; nothing for None."""
+    """The --models-dir option for this folder, quoted for a shell; empty for None."""
     return f" --models-dir {shlex.quote(str(models_dir))}" if models_dir else ""
 
 
@@ -329,6 +329,6 @@ def _unknown(name: str) -> ModelError:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The hint for a name that is none of those known."""
+    """Hint for an unknown name: the closest known one."""
     close = get_close_matches(name.lower(), known, n=1)
     return f"did you mean {close[0]}?" if close else "see `virnucpro models list`"

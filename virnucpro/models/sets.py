@@ -105,13 +105,13 @@ class ModelSet:
 
     @property
     def trained(self) -> bool:
-        """Whether all parts are."""
+        """Whether all parts are trained."""
         return self.card.trained and all(model.trained for model in self.encoders)
 
 
 @dataclass(frozen=True)
 class SetStatus:
-    """A named set, which of its parts are missing or damaged, and what is wrong with its card if something is."""
+    """A named set with its missing parts, and what is wrong with its card, if anything."""
 
     spec: SetSpec
     folder: Path | None
@@ -126,12 +126,12 @@ class SetStatus:
 
     @property
     def trained(self) -> bool:
-        """Whether its classifier is, or will be once it is here."""
+        """Whether its classifier is trained, or will be once it is imported."""
         return self.card is None or self.card.trained
 
 
 def resolve_set(name: str, models_dir: Path | None = None) -> ModelSet:
-    """The parts of the set `name`, checked against each other; no network is used.
+    """Find the parts of the set `name` on this machine and check that they fit together.
 
     `name` is a named set or the folder of a classifier; a named set wins over a folder called the same (write
     `./name` for the folder). The checksums of the encoders are computed, which reads their weights once.
@@ -171,7 +171,7 @@ def _named_encoder(pin: EncoderPin, folder: Path, models_dir: Path | None) -> tu
 
 
 def available_sets(models_dir: Path | None = None) -> list[SetStatus]:
-    """Every named set and whether its parts are here; no checksums are computed."""
+    """List the named sets and whether their parts are here; no checksums are computed."""
     models = {item.spec.name: item for item in registry.available(models_dir)}
     return [_status(spec, models, models_dir) for spec in SETS.values()]
 

@@ -1,4 +1,4 @@
-"""Reading the tensors of published checkpoints: nothing in a file is executed, and nothing passes unnoticed."""
+"""Read the tensors of published checkpoints without executing anything."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 
 
 def check_finite(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Raise a ModelError that names `path` and the first tensor with a number that is none."""
+    """Raise ModelError naming `path` and the first tensor that holds NaN or infinity."""
     for name, tensor in state.items():
         low, high = tensor.aminmax() if tensor.numel() else (0.0, 0.0)
         if not (math.isfinite(low) and math.isfinite(high)):  # a NaN anywhere is both the least and the greatest
@@ -59,7 +59,7 @@ def check_finite(path: Path, state: Mapping[str, Tensor]) -> None:
 
 
 def check_keys(path: Path, wanted: set[str], found: set[str], family: str) -> None:
-    """Raise a ModelError that names tensors of a network of `family` which are missing or unknown."""
+    """Raise ModelError naming tensors that are missing or unknown in a network of `family`."""
     for what, keys in (("misses", wanted - found), ("has unknown", found - wanted)):
         if keys:
             some = ", ".join(sorted(keys)[:3])
