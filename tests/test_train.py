@@ -10,6 +10,7 @@ import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from conftest import Cli, command_line, run_cli, to_fasta
 from hypothesis import given
 from hypothesis import strategies as st
 
+import virnucpro
 from virnucpro.errors import InputError, UsageError
 from virnucpro.models.card import ClassifierCard, EncoderPin
 from virnucpro.models.classifier import Classifier
@@ -25,6 +27,7 @@ from virnucpro.pipeline.events import FileDone, Phase
 from virnucpro.runs.config import TrainConfig
 from virnucpro.runs.train import run_train
 from virnucpro.train.dataset import Dataset, Part, Table, divide, read_groups
+from virnucpro.train.evaluation import Trial, _false_positives
 from virnucpro.train.fit import Examples, FitSettings, fit
 from virnucpro.train.metrics import auprc, auroc, confusion, evaluate, recall_at, threshold_at
 
@@ -218,6 +221,37 @@ def test_the_card_holds_what_was_measured(trained: Path) -> None:
     assert sum(card.metrics["confusion of test windows"].values()) > 0  # type: ignore[union-attr]
     assert f"{value:.4f}" in (trained / "MODEL_CARD.md").read_text()
     assert "<svg" in (trained / "curves.svg").read_text()
+
+
+def test_the_card_tells_false_positives_as_seen_and_what_it_was_made_of(
+    trained: Path, inputs: tuple[Path, Path]
+) -> None:
+    metrics: Any = ClassifierCard.read(trained).metrics
+    text, seen = (trained / "MODEL_CARD.md").read_text(), metrics["false positives of test windows"]
+    assert f"{seen['default']:.1%}" in text
+    assert all(path.name in text for path in inputs)
+    divided = metrics["records and groups"]
+    assert {kind: sum(records for records, _ in parts.values()) for kind, parts in divided.items()} == {
+        "viral": 30, "other": 30,
+    }  # fmt: skip
+    assert f"virnucpro {virnucpro.__version__}" in text
+
+
+def test_too_many_false_positives_jump_to_the_eye() -> None:
+    """16 of 100 other windows of the test part above a threshold that lets 5 of 100 through in validation."""
+    scores = np.concatenate([np.linspace(0, 1, 100), np.linspace(0, 1, 100) ** 0.25, np.ones(20)])
+    label = np.r_[np.zeros(200, int), np.ones(20, int)]
+    parts = np.r_[
+        np.full(100, Part.VALIDATION), np.full(100, Part.TEST), np.full(10, Part.VALIDATION), np.full(10, Part.TEST)
+    ]
+    numbers, empty = np.arange(220), Table(np.zeros((0, 1), np.float32), np.zeros(0, int))
+    trial = Trial(Dataset(label, numbers, numbers, np.full(220, 500), empty, empty), parts, scores, 1)
+    line = next(line for line in _false_positives(trial) if line.startswith("| default"))
+    assert trial.false_positives["default"] > 0.1
+    assert "more than twice" in line
+
+
+def test_no_work_is_left_beside_the_card(trained: Path) -> None:
     assert not (trained / "train.work").exists()
 
 

@@ -160,14 +160,14 @@ def sweep(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
 def thresholds(calls: CallModel, size: int) -> Iterator[str]:
     """By preset, with the false positives of sequences of some lengths in the fit."""
     lengths = [bases for bases in (300, 500, 1_000, 2_000, 4_000, 8_000, 20_000) if bases >= calls.min_length]
-    yield f"Sequences from {calls.min_length} bases on are scored. Others that are called, by length, in the fit:"
+    yield f"Sequences from {calls.min_length} bases on are scored. By length the score from which on a sequence is viral,"
+    yield "and how many others reach it, in the fit:"
     yield ""
-    rows: list[tuple[str, ...]] = [
-        ("preset", "score of windows", "of sequences", *(f"{bases} bases" for bases in lengths))
-    ]
-    for name, score in calls.sequence_presets.items():
-        rates = (f"{calls.false_positives.at(bases, score):.1%}" for bases in lengths)
-        rows.append((name, f"{calls.window_presets[name]:.3f}", f"{score:.3f}", *rates))
+    rows: list[tuple[str, ...]] = [("preset", "score of windows", *(f"{bases} bases" for bases in lengths))]
+    for name, score in calls.window_presets.items():
+        scores = [(bases, calls.thresholds(name).of_sequence(bases)) for bases in lengths]
+        cells = (f"{each:.3f}, {calls.false_positives.at(bases, each):.1%}" for bases, each in scores)
+        rows.append((name, f"{score:.3f}", *cells))
     yield from table(rows)
 
 

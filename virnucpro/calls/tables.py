@@ -14,7 +14,7 @@ SEQUENCES: Mapping[str, str] = {
     "verdict": "virus, mixed (not viral as a whole, but with viral regions), other, or not_scored",
     "score": "probability that it is viral, if as many sequences are viral as not; without a model of sequences the "
     "mean of its windows' scores, weighted by their bases (docs/calls.md)",
-    "threshold": "the score from which on it is viral",
+    "threshold": "the score from which on it is viral, by its length for measured sets",
     "false_positive_rate": "share of other sequences of its length that reach the threshold; empty if not measured",
     "windows": "windows it was cut into",
     "windows_scored": "windows with a score: with an open frame, or without if the model scores these by their DNA",

@@ -112,8 +112,8 @@ FILES = "\n\n".join(
 @click.option(
     "--preset",
     type=click.Choice(["conservative", "default", "relaxed"]),
-    help="Named threshold instead of --min-score, for classifiers that were measured: 1%, 5% or 10% false positives "
-    "among windows; for sequences see docs/calls.md.",
+    help="Named threshold instead of --min-score, for classifiers that were measured: 1%, 2% or 5% of the "
+    "other sequences of any length with mini; with other sets 1%, 5% or 10% of other windows (docs/calls.md).",
 )
 @click.option(
     "--min-length",

@@ -179,6 +179,7 @@ def _write(
     older = paths.folder / CARD, paths.folder / DNA_ONLY
     with run.session.publishing((paths.failed, *run.job.results), older) as names:
         draw_curves(names[paths.curves], trial, fitted)
-        write_text(names[paths.text], card, trial, fitted)
+        files = {"viral": run.config.inputs[: run.config.virus], "other": run.config.inputs[run.config.virus :]}
+        write_text(names[paths.text], card, trial, fitted, files)
         write_failed(names[paths.failed], failures)
         write(names, paths.folder, fitted.state, card, dna_only.state if dna_only else None)

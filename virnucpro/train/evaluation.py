@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from virnucpro._version import __version__
 from virnucpro.models.card import DEFAULT_PRESET, ClassifierCard
 from virnucpro.train.curves import write_curves
 from virnucpro.train.dataset import Dataset, Floats, Ints, Part
@@ -18,6 +21,9 @@ from virnucpro.train.metrics import Estimate, confusion, evaluate, threshold_at
 
 #: Name of a preset → share of the other windows that it may call viral.
 PRESETS: Mapping[str, float] = {"conservative": 0.01, "default": 0.05, "relaxed": 0.10}
+
+#: Times the false positives that a preset means, from which on the card warns of it.
+TOO_MANY = 2
 
 _NAMES = {Part.VALIDATION: "validation", Part.TEST: "test"}
 
@@ -67,6 +73,28 @@ class Trial:
         labels, scores, _ = self.of(Part.TEST)
         return confusion(labels, scores, self.presets[DEFAULT_PRESET])
 
+    @cached_property
+    def false_positives(self) -> dict[str, float]:
+        """By preset: the share of the other windows of the test part that reach its threshold; NaN without any."""
+        labels, scores, _ = self.of(Part.TEST)
+        others = scores[labels == 0]
+        return {
+            name: float(np.mean(others >= score)) if len(others) else float("nan")
+            for name, score in self.presets.items()
+        }
+
+    @property
+    def divided(self) -> dict[str, dict[str, list[int]]]:
+        """By class and part: how many records and groups."""
+        data, found = self.data, {}
+        for label, kind in ((1, "viral"), (0, "other")):
+            rows = [(part, (data.label == label) & (self.parts == part)) for part in Part]
+            found[kind] = {
+                part.name.lower(): [len(np.unique(each[here])) for each in (data.sequence, data.group)]
+                for part, here in rows
+            }
+        return found
+
     @property
     def counts(self) -> dict[str, int]:
         """Windows of each part, with and without a score."""
@@ -83,21 +111,40 @@ class Trial:
             name: {metric: estimate.to_json() for metric, estimate in found.items()}
             for name, found in self.estimates.items()
         }
-        metrics |= {"confusion of test windows": self.confusion, "counts": self.counts}
+        metrics |= {
+            "confusion of test windows": self.confusion,
+            "false positives of test windows": {
+                name: None if np.isnan(rate) else round(rate, 4) for name, rate in self.false_positives.items()
+            },
+            "counts": self.counts,
+            "records and groups": self.divided,
+        }
         return {"metrics": metrics, "presets": self.presets, "min_score": self.presets[DEFAULT_PRESET]}
 
 
-def write_text(path: Path, card: ClassifierCard, trial: Trial, fitted: Fitted) -> None:
-    """The card, to read. Raises OSError."""
-    path.write_text("\n".join(_text(card, trial, fitted)) + "\n", "utf-8", "surrogateescape")
+def write_text(
+    path: Path, card: ClassifierCard, trial: Trial, fitted: Fitted, files: Mapping[str, Sequence[Path]]
+) -> None:
+    """The card, to read; files: of each class. Raises OSError."""
+    path.write_text("\n".join(_text(card, trial, fitted, files)) + "\n", "utf-8", "surrogateescape")
 
 
-def _text(card: ClassifierCard, trial: Trial, fitted: Fitted) -> Iterator[str]:
+def _text(card: ClassifierCard, trial: Trial, fitted: Fitted, files: Mapping[str, Sequence[Path]]) -> Iterator[str]:
     yield f"# {card.name}"
     yield ""
     encoders = " and ".join(pin.name for pin in card.encoders)
     yield f"A classifier for windows of {card.window[0]} bases over {encoders}, made by"
     yield f"`virnucpro train`. Use it: `virnucpro predict contigs.fa -o out --model {card.name}/`"
+    yield f"Made on {datetime.now(timezone.utc):%Y-%m-%d} with virnucpro {__version__}, PyTorch {version('torch')}."
+    yield ""
+    yield from _false_positives(trial)
+    yield ""
+    yield "| class | files | part | records | groups |"
+    yield "|---|---|---|---|---|"
+    for kind, parts in trial.divided.items():
+        names = ", ".join(str(path.name) for path in files[kind])
+        for name, (records, groups) in parts.items():
+            yield f"| {kind} | {names} | {name} | {records} | {groups} |"
     yield ""
     yield f"Epochs: {len(fitted.training_loss)}, the best one kept. Temperature: {fitted.temperature:.3g}."
     yield "Parts are made of whole groups; figures are with 95% intervals over groups. The validation part chose the"
@@ -109,17 +156,22 @@ def _text(card: ClassifierCard, trial: Trial, fitted: Fitted) -> Iterator[str]:
         for metric, estimate in found.items():
             yield f"| {name} | {metric} | {estimate.value:.4f} | {estimate.low:.4f} to {estimate.high:.4f} |"
     yield ""
-    yield "| preset | score | false positives, validation |"
-    yield "|---|---|---|"
-    for name, score in trial.presets.items():
-        yield f"| {name} | {score:.4f} | {PRESETS[name]:.0%} |"
-    yield ""
     yield "| test windows at the default score | |"
     yield "|---|---|"
     for name, count in (trial.confusion | trial.counts).items():
         yield f"| {name} | {count} |"
     yield ""
     yield "![curves](curves.svg)"
+
+
+def _false_positives(trial: Trial) -> Iterator[str]:
+    """What a preset means, and what it turned out to be on groups that decided nothing."""
+    yield "| preset | score | false positives, as meant (validation) | **as seen (test)** |"
+    yield "|---|---|---|---|"
+    for name, score in trial.presets.items():
+        seen, meant = trial.false_positives[name], PRESETS[name]
+        warning = " **more than twice as many as meant**" if seen > TOO_MANY * meant else ""
+        yield f"| {name} | {score:.4f} | {meant:.0%} | {seen:.1%}{warning} |"
 
 
 def draw_curves(path: Path, trial: Trial, fitted: Fitted) -> None:
