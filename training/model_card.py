@@ -160,7 +160,7 @@ def sweep(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
 def thresholds(calls: CallModel, size: int) -> Iterator[str]:
     """By preset, with the false positives of sequences of some lengths in the fit."""
     lengths = [bases for bases in (300, 500, 1_000, 2_000, 4_000, 8_000, 20_000) if bases >= calls.min_length]
-    yield f"Sequences from {calls.min_length} bases on are scored. By length the score from which on a sequence is viral,"
+    yield f"Sequences from {calls.min_length} bases on are scored. By length the score from which on one is viral,"
     yield "and how many others reach it, in the fit:"
     yield ""
     rows: list[tuple[str, ...]] = [("preset", "score of windows", *(f"{bases} bases" for bases in lengths))]
