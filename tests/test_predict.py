@@ -318,15 +318,18 @@ def test_long_sequences_have_the_threshold_of_the_preset(fasta: Path, toy: Path,
 
 
 def test_each_size_of_windows_has_thresholds_of_its_own(fasta: Path, toy: Path, tmp_path: Path) -> None:
-    """Those of the first size are never taken for another; what was not measured is the published rule's."""
+    """Those of the first size are never taken for another; of windows that were not measured a score must be given."""
     folder = with_card(
         toy, tmp_path / "set", presets={"default": 0.8}, min_score=0.8, size_presets={300: {"default": 0.7}}
     )
-    unknown = with_card(toy, tmp_path / "unknown", presets={"default": 0.8}, min_score=0.8)
-    for model, window, score in ((folder, 150, 0.8), (folder, 300, 0.7), (unknown, 150, 0.8), (unknown, 300, 0.5)):
+    unknown = with_card(toy, tmp_path / "unknown", presets={"default": 0.8}, min_score=0.8, size_presets={})
+    for model, window, score in ((folder, 150, 0.8), (folder, 300, 0.7), (unknown, 150, 0.8)):
         assert choose(config(fasta, tmp_path, model, window=window)).thresholds == Thresholds(score, score, score)
-    with pytest.raises(UsageError, match="no presets for windows of 300 bases"):
-        choose(config(fasta, tmp_path, unknown, window=300, preset="default"))
+    for changes in ({}, {"preset": "default"}):
+        with pytest.raises(UsageError, match="no presets for windows of 300 bases"):
+            choose(config(fasta, tmp_path, unknown, window=300, **changes))
+    given = choose(config(fasta, tmp_path, unknown, window=300, min_score=0.5))
+    assert given.thresholds == Thresholds(0.5, 0.5, 0.5)
 
 
 # Sets whose calls were measured.

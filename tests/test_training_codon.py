@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from training import train_codon
+from training import cross_fit, train_codon
 from training.back_translation import CODE, LETTERS, BackTranslation, Proteins
 from training.codon import CodonNetwork, Size, classifier_tensors, export, frames
-from training.genomes import Genomes, save
+from training.genomes import Genomes, load, save
 from training.join_codon import join_classifiers, write_encoder
 from training.kingdoms import separation
 from virnucpro.models.attention import PackedLayout
@@ -127,6 +127,24 @@ def test_a_training_that_was_stopped_goes_on(tmp_path: Path) -> None:
     assert '"prokaryote": 1.0' in (out / "log.jsonl").read_text()
     write_encoder([out], tmp_path / "joined")
     assert load_codon(tmp_path / "joined/model.safetensors", tmp_path / "joined/config.json").dim == 32
+
+
+def test_cross_fitting_keeps_a_fold_from_each_network_and_trains_others_on_all(tmp_path: Path) -> None:
+    """Clusters are whole, all records are there once, and every training ends in a network."""
+    path, folds, out = genomes(tmp_path / "genomes.npz"), tmp_path / "folds", tmp_path / "trained"
+    cross_fit.main(["pack", "--genomes", str(path), "--out", str(folds), "--folds", "2"])
+    parts = [load(each) for each in sorted(folds.glob("*.npz"))]
+    assert not set(parts[0].cluster) & set(parts[1].cluster)
+    whole = load(path)
+    assert sorted(part.sequence(i) for part in parts for i in range(len(part.group))) == sorted(
+        map(whole.sequence, range(len(whole.group)))
+    )
+    words = ["--device", "cpu", "--blocks", "1", "--batch", "16", "--evaluations", "1", "--channels", "16"]
+    cross_fit.main(
+        ["train", "--folds", str(folds), "--out", str(out), "--fold-steps", "2", "--final-steps", "2", *words]
+    )
+    assert sorted(each.name for each in out.iterdir()) == ["all_0", "all_1", "without_0", "without_1"]
+    assert all((each / "model.safetensors").exists() for each in out.iterdir())
 
 
 def test_figures_by_kingdom() -> None:

@@ -57,7 +57,7 @@ def save_toy_set(folder: Path) -> Path:
     pins = [EncoderPin(name, MODELS[name].dim, (resolve(name).sha256,)) for name in ("dnabert-mini", "esm2-mini")]
     card = ClassifierCard(
         name="toy", trained=False, window=WINDOWS, dna=pins[0], protein=pins[1],
-        citation="nobody", licence="MIT", source="a test",
+        citation="nobody", licence="MIT", source="a test", size_presets={300: {"default": 0.5}},
     )  # fmt: skip
     of_viral, of_other = _vectors(folder, viral), _vectors(folder, other)
     save(
@@ -76,7 +76,7 @@ def save_toy_codon_set(folder: Path) -> Path:
     pin = EncoderPin("../codon", of_viral.shape[1], (resolve(str(encoder)).sha256,))
     card = ClassifierCard(
         name="toy codon", trained=False, window=WINDOWS, dna=pin, protein=None, reads="windows",
-        citation="nobody", licence="MIT", source="a test",
+        citation="nobody", licence="MIT", source="a test", size_presets={300: {"default": 0.5}},
     )  # fmt: skip
     save(folder, _state(of_viral, of_other), card)
     return folder

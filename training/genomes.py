@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,10 +76,28 @@ class Genomes:
         """(records,) the fold of each."""
         return self.cluster // KEPT_BACK % FOLDS
 
+    def part(self, chosen: NDArray[np.bool_]) -> Genomes:
+        """Some of the records."""
+        bounds = np.cumsum([0, *self.lengths[chosen]])
+        return Genomes(
+            self.codes[np.repeat(chosen, self.lengths)], bounds, self.group[chosen], self.cluster[chosen], self.names
+        )
+
     def sequence(self, record: int) -> str:
         """The letters of a record."""
         codes = self.codes[self.bounds[record] : self.bounds[record + 1]]
         return np.frombuffer(LETTERS.encode(), np.uint8)[codes].tobytes().decode()
+
+
+def join(parts: Sequence[Genomes]) -> Genomes:
+    """The records of all, which have the same groups. Raises ValueError if they have not."""
+    if any(part.names != parts[0].names for part in parts):
+        raise ValueError("packed genomes of different groups cannot be joined")
+    codes, group, cluster = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("codes", "group", "cluster")
+    )
+    bounds = np.cumsum([0, *np.concatenate([part.lengths for part in parts])])
+    return Genomes(codes, bounds, group, cluster, parts[0].names)
 
 
 def checksum(text: str) -> int:

@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from training.back_translation import BackTranslation, Proteins
 from training.codon import CodonNetwork, Size, export, frames
-from training.genomes import OTHER, Genomes, load
+from training.genomes import OTHER, Genomes, join, load
 from training.kingdoms import KINGDOMS, kingdom_of, separation
 from virnucpro.input.windows import window_bounds
 
@@ -258,7 +258,7 @@ class Training:
 def parse_args(words: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     found = argparse.ArgumentParser(description="Train the codon encoder and its classifier.")
-    found.add_argument("--train", type=Path, required=True, help="packed genomes to train on")
+    found.add_argument("--train", type=Path, nargs="+", required=True, help="packed genomes to train on, together")
     found.add_argument("--proteins", type=Path, help="packed proteins; a --share of the windows is made from them")
     found.add_argument("--measure", type=Path, nargs="*", default=[], help="packed genomes to measure on")
     found.add_argument("--out", type=Path, required=True, help="folder for the results")
@@ -294,7 +294,7 @@ def main(words: list[str] | None = None) -> None:
             file.write(line + "\n")
 
     log(**{key: str(value) if isinstance(value, Path | list) else value for key, value in vars(args).items()})
-    training = Training(args, load(args.train))
+    training = Training(args, join([load(path) for path in args.train]))
     measured = {path.stem: Windows(load(path), args.most) for path in args.measure}
     log(parameters=sum(each.numel() for each in training.network.parameters()), loaded=True)
     training.go(measured, log)

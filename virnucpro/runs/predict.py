@@ -178,13 +178,15 @@ def _measured(asked: str | None, model_set: ModelSet, window: int) -> Thresholds
     card, preset = model_set.card, asked or DEFAULT_PRESET
     calls, first = card.calls.get(window), window == card.window[0]
     presets = calls.window_presets if calls else card.presets if first else card.size_presets.get(window, {})
-    if preset not in presets and (calls or asked is not None):
+    if preset not in presets and (calls or asked is not None or not first):
         known = ", ".join(presets) or f"no presets for windows of {window} bases: its scores were not measured"
-        raise UsageError(f"the classifier of {model_set.name} has {known}", hint="give --min-score")
+        raise UsageError(
+            f"the classifier of {model_set.name} has {known}",
+            hint=f"give --min-score; the published rule has {PUBLISHED}",
+        )
     if calls:
         return calls.thresholds(preset)
-    default = card.min_score if first else presets.get(preset, PUBLISHED)
-    score = default if asked is None else presets[preset]
+    score = card.min_score if first and asked is None else presets[preset]
     return Thresholds(score, score, card.long_presets.get(preset, score))
 
 

@@ -1,0 +1,105 @@
+"""Train codon networks by cross-fitting: no part of the data is only held back, all of it trains the shipped networks.
+
+    python -m training.cross_fit pack --genomes train.npz fit.npz --out folds
+    python -m training.cross_fit train --folds folds --out trained --stop 560 --proteins proteins_train.npz
+
+`pack` deals whole clusters to folds, one file each: of every group each fold has about the same. `train` trains for
+each fold a network on all others (`trained/without_0`, …), and networks on all folds (`trained/all_0`, …), beside each
+other on one device. What the first kind says of the fold it has not seen is what calibration, thresholds and the model
+of sequences are fitted to; the second kind is shipped. A training that was stopped goes on with the same command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.genomes import Genomes, join, load, save
+
+FOLDS, FINAL = 4, 2
+#: Steps of a network of a fold, and of one on all.
+FOLD_STEPS, FINAL_STEPS = 4_000, 7_800
+#: How every network is made; those on all differ in what they forget, as those of `mini` do.
+COMMON = ("--channels", "192", "--stride", "6")
+RECIPES = (
+    ("--seed", "0", "--mutated", "0.05", "--dropout", "0.15", "--share", "0.15"),
+    ("--seed", "2", "--mutated", "0.1", "--dropout", "0.15", "--share", "0.2"),
+)
+
+
+def deal(genomes: Genomes, folds: int) -> NDArray[np.int64]:
+    """(records,) the fold of each: clusters whole, the largest of a group first, each to where its group has least."""
+    clusters, place = np.unique(genomes.cluster, return_inverse=True)
+    sizes = np.zeros((len(clusters), len(genomes.names)), np.int64)
+    np.add.at(sizes, (place, genomes.group), genomes.lengths)
+    filled, found = np.zeros((folds, len(genomes.names)), np.int64), np.zeros(len(clusters), np.int64)
+    for cluster in np.argsort(-sizes.sum(1), kind="stable").tolist():
+        main = int(sizes[cluster].argmax())
+        found[cluster] = int(filled[:, main].argmin())
+        filled[found[cluster]] += sizes[cluster]
+    return found[place]
+
+
+def pack(paths: Sequence[Path], out: Path, folds: int) -> None:
+    """Write `fold_N.npz`."""
+    out.mkdir(parents=True, exist_ok=True)
+    genomes = join([load(path) for path in paths])
+    fold = deal(genomes, folds)
+    for number in range(folds):
+        save(out / f"fold_{number}.npz", genomes.part(fold == number))
+
+
+def trainings(folds: Sequence[Path], out: Path, steps: tuple[int, int]) -> list[list[str]]:
+    """The words of `training.train_codon` for each network."""
+    made = []
+    for number, held in enumerate(folds):
+        rest = [str(path) for path in folds if path != held]
+        words = ("--measure", str(held), "--out", str(out / f"without_{number}"), "--steps", str(steps[0]))
+        made.append(["--train", *rest, *words, *RECIPES[0]])
+    for number in range(FINAL):
+        words = ("--out", str(out / f"all_{number}"), "--steps", str(steps[1]))
+        made.append(["--train", *map(str, folds), *words, *RECIPES[number]])
+    return made
+
+
+def train(args: argparse.Namespace, more: Sequence[str]) -> None:
+    """Train all of them, each in a process of its own; `more` goes to each. SystemExit names those that failed."""
+    folds = sorted(args.folds.glob("fold_*.npz"))
+    wanted = trainings(folds, args.out, (args.fold_steps, args.final_steps))
+    command = (sys.executable, "-m", "training.train_codon")
+    running = [subprocess.Popen([*command, *COMMON, *words, *more]) for words in wanted]
+    failed = [words for words, process in zip(wanted, running, strict=True) if process.wait()]
+    if failed:
+        raise SystemExit("\n".join(f"failed: {' '.join(words)}" for words in failed))
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """The command line; what `train` does not know is for `training.train_codon`."""
+    parser = argparse.ArgumentParser(description="Train codon networks by cross-fitting.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    packing = commands.add_parser("pack", help="deal clusters to folds")
+    packing.add_argument("--genomes", type=Path, nargs="+", required=True, help="packed genomes, together")
+    packing.add_argument("--out", type=Path, required=True, help="folder for the folds")
+    packing.add_argument("--folds", type=int, default=FOLDS, help="(%(default)s)")
+    training = commands.add_parser("train", help="train a network without each fold, and networks on all")
+    training.add_argument("--folds", type=Path, required=True, help="folder of pack")
+    training.add_argument("--out", type=Path, required=True, help="folder for the networks")
+    training.add_argument("--fold-steps", type=int, default=FOLD_STEPS, help="(%(default)s)")
+    training.add_argument("--final-steps", type=int, default=FINAL_STEPS, help="(%(default)s)")
+    args, more = parser.parse_known_args(words)
+    if args.command == "train":
+        train(args, more)
+    elif more:
+        parser.error(f"unknown: {' '.join(more)}")
+    else:
+        pack(args.genomes, args.out, args.folds)
+
+
+if __name__ == "__main__":
+    main()
