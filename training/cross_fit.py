@@ -58,6 +58,7 @@ def pack(paths: Sequence[Path], out: Path, folds: int) -> None:
 def trainings(folds: Sequence[Path], out: Path, steps: tuple[int, int]) -> list[list[str]]:
     """The words of `training.train_codon` for each network."""
     made = []
+    words: tuple[str, ...]
     for number, held in enumerate(folds):
         rest = [str(path) for path in folds if path != held]
         words = ("--measure", str(held), "--out", str(out / f"without_{number}"), "--steps", str(steps[0]))
