@@ -70,11 +70,19 @@ def dies_on_bad(files: Files, device: str, batch_size: int, output_dir: Path, **
     copier(files, device, batch_size, output_dir, **options)
 
 
+def once_it_is_gone(files: Files, output_dir: Path) -> Files:
+    """The files, when the process that has noted its number is gone, and its parent knows."""
+    wait_for(lambda: notes(output_dir))
+    pid = notes(output_dir)[0]
+    return met(files, lambda _: wait_for(lambda: not Path("/proc", pid).exists()))
+
+
 def unusable_on_bad(files: Files, device: str, batch_size: int, output_dir: Path, **options: Any) -> None:
-    """Cannot use the device "bad"."""
+    """Cannot use the device "bad"; the other is not done before that is known."""
     if device == "bad":
+        note(output_dir, str(os.getpid()))
         raise DeviceError("cannot use bad", hint="mend it")
-    copier(files, device, batch_size, output_dir, **options)
+    copier(once_it_is_gone(files, output_dir), device, batch_size, output_dir, **options)
 
 
 def stillborn(_files: Files, _device: str, _batch_size: int, output_dir: Path, **_options: object) -> None:
@@ -89,15 +97,7 @@ def dies_idle(files: Files, device: str, batch_size: int, output_dir: Path, **op
         note(output_dir, str(os.getpid()))
         copier([next(iter(files))], device, batch_size, output_dir, **options)
         os.kill(os.getpid(), options["signal"])
-    wait_for(lambda: notes(output_dir))
-    pid = notes(output_dir)[0]
-    copier(
-        met(files, lambda _: wait_for(lambda: not Path("/proc", pid).exists())),
-        device,
-        batch_size,
-        output_dir,
-        **options,
-    )
+    copier(once_it_is_gone(files, output_dir), device, batch_size, output_dir, **options)
 
 
 def hangs_last(files: Files, device: str, batch_size: int, output_dir: Path, **options: Any) -> None:
