@@ -1,6 +1,6 @@
 """`virnucpro predict` over a set of the published shapes with random weights: one GPU, then two, the same bytes.
 
-    python -m benchmarks.predict_gpu --mbp 60 --devices 0 0,1 --json predict_gpu.json
+    python -m benchmarks.predict_gpu --mbp 60 --devices 0 0,1 --dtypes bf16 fp8 --json predict_gpu.json
 
 Builds DNABERT-S, ESM-2 3B and a classifier with random weights and contigs of random genes, runs the whole command on
 each list of devices, and tells its wall time from start to end, for how much of it each GPU was busy, the bytes of
@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -109,19 +110,27 @@ class Watched(threading.Thread):
             self.most = max(self.most, sum(sizes))
 
 
-def predict_row(path: Path, folder: Path, model: Path, devices: str, options: Sequence[str]) -> tuple[Row, str]:
+def predict_row(
+    path: Path, folder: Path, model: Path, devices: str, dtype: str, options: Sequence[str]
+) -> tuple[Row, str]:
     """One run of the command; what is to be told of it, and the sha256 of all its tables."""
     command = [sys.executable, "-m", "virnucpro", "predict", str(path), "-o", str(folder), "--model", str(model)]
     watched = Watched(folder)
     watched.start()
     began = time.perf_counter()
-    subprocess.run([*command, "-d", devices, "-q", *options], check=True)
+    subprocess.run([*command, "-d", devices, "--dtype", dtype, "-q", *options], check=True)
     wall = time.perf_counter() - began
     watched.ended.set()
     watched.join()
     record = json.loads(next(folder.glob("*.run.json")).read_text(encoding="utf-8"))
     busy = [each["busy_seconds"] for each in record["devices"]]
-    row: dict[str, Any] = {"devices": devices, "seconds": wall, "busy share": min(busy) / wall, **record["stages"]}
+    row: dict[str, Any] = {
+        "dtype": dtype,
+        "devices": devices,
+        "seconds": wall,
+        "busy share": min(busy) / wall,
+        **record["stages"],
+    }
     row["frames"] = record["result"]["frames"]
     row["bytes a frame"] = watched.most / max(1, row["frames"])
     return row, digest(folder)
@@ -143,13 +152,15 @@ def measure(args: argparse.Namespace, folder: Path, report: Report) -> None:
     shapes = (small, ESM2_SMALL) if args.quick else (DNABERTConfig(), ESM2_3B)
     model = write_set(folder, *shapes, device, args.seed)
     path = write_contigs(folder / "in.fa", args.mbp, args.seed)
-    rows, digests = [], set()
-    for number, devices in enumerate(args.devices):
-        row, found = predict_row(path, folder / f"out{number}", model, devices, args.options.split())
+    rows: list[Row] = []
+    digests: dict[str, set[str]] = {dtype: set() for dtype in args.dtypes}
+    for dtype, devices in product(args.dtypes, args.devices):
+        row, found = predict_row(path, folder / f"out{len(rows)}", model, devices, dtype, args.options.split())
         rows.append(row)
-        digests.add(found)
+        digests[dtype].add(found)
         report.table("runs", f"predict, {args.mbp:g} Mbp", rows)
-    report.table("identity", "sha256 of all tables", [{"runs": len(rows), "different results": len(digests)}])
+    each = [{"dtype": dtype, "different results": len(found)} for dtype, found in digests.items()]
+    report.table("identity", "sha256 of all tables", each)
 
 
 def main() -> None:
@@ -157,6 +168,7 @@ def main() -> None:
     command = parser(__doc__)
     command.add_argument("--mbp", type=float, default=60, help="size of the input, in millions of bases")
     command.add_argument("--devices", nargs="+", default=["0", "0,1"], help="a list of devices for each run")
+    command.add_argument("--dtypes", nargs="+", default=["auto"], help="of each list of devices a run in each")
     command.add_argument("--options", default="", help="further options of `virnucpro predict`, in one word")
     args = command.parse_args()
     if args.quick:

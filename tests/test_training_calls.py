@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from toy_set import other, toy_calls, viral
 
-from training import fit_sequences, measure, model_card, pieces
+from training import engine, fit_sequences, measure, model_card, pieces
 from training.engine import Called
 from training.fit_sequences import Table, choose_form, columns, compare, false_positives, out_of_fold, sequence_model
 from training.genomes import _CODES, Genomes, save
@@ -167,11 +167,12 @@ def test_fitting_and_measuring_at_a_tiny_size(
     monkeypatch.setattr(measure, "LENGTHS", (150, 500, 2_000))
     monkeypatch.setattr(fit_sequences, "FOLDS", 3)
     run(pieces.main, "--genomes", tmp_path / "genomes.npz", "--out", tmp_path / "p", "--kinds", *pieces.KINDS)
-    run(fit_sequences.main, "--pieces", tmp_path / "p", "--model", folder, "--device", "cpu")
+    run(engine.main, "--pieces", tmp_path / "p", "--model", folder, "--out", tmp_path / "called", "--device", "cpu")
+    run(fit_sequences.main, "--called", tmp_path / "called", "--model", folder)
     fitted = ClassifierCard.read(folder).calls[300]
     assert fitted != toy_calls(300)
     first = (folder / "model.json").read_bytes()
-    run(fit_sequences.main, "--pieces", tmp_path / "p", "--model", folder, "--device", "cpu")
+    run(fit_sequences.main, "--called", tmp_path / "called", "--model", folder)
     assert (folder / "model.json").read_bytes() == first
     capsys.readouterr()
     run(

@@ -143,7 +143,9 @@ def test_cross_fitting_keeps_a_fold_from_each_network_and_trains_others_on_all(t
     cross_fit.main(
         ["train", "--folds", str(folds), "--out", str(out), "--fold-steps", "2", "--final-steps", "2", *words]
     )
-    assert sorted(each.name for each in out.iterdir()) == ["all_0", "all_1", "without_0", "without_1"]
+    assert sorted(each.name for each in out.iterdir()) == [
+        *(f"{kind}_{member}" for kind in ("all", "without_0", "without_1") for member in (0, 1))
+    ]
     assert all((each / "model.safetensors").exists() for each in out.iterdir())
 
 

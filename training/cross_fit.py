@@ -1,20 +1,23 @@
 """Train codon networks by cross-fitting: no part of the data is only held back, all of it trains the shipped networks.
 
     python -m training.cross_fit pack --genomes train.npz fit.npz --out folds
-    python -m training.cross_fit train --folds folds --out trained --stop 560 --proteins proteins_train.npz
+    python -m training.cross_fit train --folds folds --out trained --gpus 0 1 --proteins proteins_train.npz
 
-`pack` deals whole clusters to folds, one file each: of every group each fold has about the same. `train` trains for
-each fold a network on all others (`trained/without_0`, …), and networks on all folds (`trained/all_0`, …), beside each
-other on one device. What the first kind says of the fold it has not seen is what calibration, thresholds and the model
-of sequences are fitted to; the second kind is shipped. A training that was stopped goes on with the same command.
+`pack` deals whole clusters to folds, one file each: of every group each fold has about the same. `train` trains
+networks on all folds (`trained/all_0`, `all_1`), and for each fold as many on all others (`trained/without_0_0`, …),
+beside each other, dealt to the GPUs. The first are shipped, joined; what those without a fold, joined in the same way,
+say of it is what calibration, thresholds and the model of sequences are fitted to. A training that was stopped
+(`--stop SECONDS`) goes on with the same command.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +25,10 @@ from numpy.typing import NDArray
 
 from training.genomes import Genomes, join, load, save
 
-FOLDS, FINAL = 4, 2
-#: Steps of a network of a fold, and of one on all.
-FOLD_STEPS, FINAL_STEPS = 4_000, 7_800
-#: How every network is made; those on all differ in what they forget, as those of `mini` do.
+FOLDS = 4
+#: Steps of a network without a fold, and of one on all: as often each window.
+FOLD_STEPS, FINAL_STEPS = 6_000, 8_000
+#: How every network is made, and in what those that are joined differ.
 COMMON = ("--channels", "192", "--stride", "6")
 RECIPES = (
     ("--seed", "0", "--mutated", "0.05", "--dropout", "0.15", "--share", "0.15"),
@@ -56,16 +59,16 @@ def pack(paths: Sequence[Path], out: Path, folds: int) -> None:
 
 
 def trainings(folds: Sequence[Path], out: Path, steps: tuple[int, int]) -> list[list[str]]:
-    """The words of `training.train_codon` for each network."""
-    made = []
-    words: tuple[str, ...]
+    """The words of `training.train_codon` for each network, the longest trainings first."""
+
+    def words(name: str, parts: Sequence[Path], steps: int) -> list[list[str]]:
+        train = ["--train", *map(str, parts), "--steps", str(steps)]
+        return [[*train, "--out", str(out / f"{name}_{i}"), *recipe] for i, recipe in enumerate(RECIPES)]
+
+    made = words("all", folds, steps[1])
     for number, held in enumerate(folds):
-        rest = [str(path) for path in folds if path != held]
-        words = ("--measure", str(held), "--out", str(out / f"without_{number}"), "--steps", str(steps[0]))
-        made.append(["--train", *rest, *words, *RECIPES[0]])
-    for number in range(FINAL):
-        words = ("--out", str(out / f"all_{number}"), "--steps", str(steps[1]))
-        made.append(["--train", *map(str, folds), *words, *RECIPES[number]])
+        rest = [path for path in folds if path != held]
+        made += [[*each, "--measure", str(held)] for each in words(f"without_{number}", rest, steps[0])]
     return made
 
 
@@ -73,11 +76,19 @@ def train(args: argparse.Namespace, more: Sequence[str]) -> None:
     """Train all of them, each in a process of its own; `more` goes to each. SystemExit names those that failed."""
     folds = sorted(args.folds.glob("fold_*.npz"))
     wanted = trainings(folds, args.out, (args.fold_steps, args.final_steps))
-    command = (sys.executable, "-m", "training.train_codon")
-    running = [subprocess.Popen([*command, *COMMON, *words, *more]) for words in wanted]
+    command = [sys.executable, "-m", "training.train_codon", *COMMON]
+    running = [
+        subprocess.Popen([*command, *words, *more], env=os.environ | seen)
+        for words, seen in zip(wanted, cycle(visible(args.gpus)), strict=False)
+    ]
     failed = [words for words, process in zip(wanted, running, strict=True) if process.wait()]
     if failed:
         raise SystemExit("\n".join(f"failed: {' '.join(words)}" for words in failed))
+
+
+def visible(gpus: Sequence[str]) -> list[dict[str, str]]:
+    """For each GPU the variable by which a process sees it alone; nothing is hidden where none is named."""
+    return [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus] or [{}]
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -91,6 +102,7 @@ def main(words: Sequence[str] | None = None) -> None:
     training = commands.add_parser("train", help="train a network without each fold, and networks on all")
     training.add_argument("--folds", type=Path, required=True, help="folder of pack")
     training.add_argument("--out", type=Path, required=True, help="folder for the networks")
+    training.add_argument("--gpus", nargs="*", default=[], metavar="N", help="GPUs that share the networks")
     training.add_argument("--fold-steps", type=int, default=FOLD_STEPS, help="(%(default)s)")
     training.add_argument("--final-steps", type=int, default=FINAL_STEPS, help="(%(default)s)")
     args, more = parser.parse_known_args(words)

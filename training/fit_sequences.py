@@ -1,10 +1,9 @@
 """Fit how a model set calls sequences, and write it into the set's card.
 
-    python -m training.pieces --genomes fit.npz --out fit_pieces
-    python -m training.fit_sequences --pieces fit_pieces --model FOLDER
+    python -m training.fit_sequences --called fold_0_called fold_1_called --model FOLDER
 
-The pieces are of clusters that no network of the set was trained on. They go through `virnucpro predict`, windows of
-each size that the set serves; what is fitted to the scores, and why, says docs/calls.md. Forms are compared by
+`--called` are folders of `training.engine`: scores of pieces of clusters that the networks which gave them have not
+seen. What is fitted to them, for each size of windows, and why, says docs/calls.md. Forms are compared by
 cross-validation over clusters, and the simplest one is kept that is not worse than the best by more than its error.
 """
 
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.engine import Called, called
+from training.engine import Called, load
 from training.kingdoms import KINGDOMS, kingdom_of
 from training.pieces import FIT_KINDS, LONGEST, SHORTEST
 from virnucpro.calls.model import (
@@ -342,19 +341,13 @@ def fit(
 def main() -> None:
     """Call, fit, write."""
     parser = argparse.ArgumentParser(description="Fit how a model set calls sequences.")
-    parser.add_argument("--pieces", type=Path, required=True, help="folder of training.pieces")
+    parser.add_argument("--called", type=Path, nargs="+", required=True, help="folders of training.engine, together")
     parser.add_argument("--model", type=Path, required=True, help="folder of the set, whose card is written anew")
-    parser.add_argument("--device", default="auto", help="(%(default)s)")
     args = parser.parse_args()
-    # Without what was fitted before, which changes no window: so runs that are there are taken up.
-    card = replace(ClassifierCard.read(args.model), calls={})
-    (args.model / CARD).write_text(card.to_json(), encoding="utf-8")
-    calls: Mapping[int, CallModel] = {}
+    card, calls = ClassifierCard.read(args.model), {}
     for size in card.window:
-        settings = {"window": size, "min_length": 0, "device": args.device, "min_score": 0.5}
         pieces, records, spliced = (
-            called(args.pieces / f"{name}.fa", str(args.model), args.pieces / f"{card.name}-{size}", **settings)
-            for name in FIT_KINDS
+            [each for folder in args.called for each in load(folder / f"{kind}-{size}.jsonl.gz")] for kind in FIT_KINDS
         )
         found, report = fit(pieces, records, spliced, size)
         print(
@@ -362,7 +355,7 @@ def main() -> None:
                 {size: report | {"thresholds": found.sequence_presets, "of windows": found.window_presets}}, indent=1
             )
         )
-        calls = {**calls, size: found}
+        calls[size] = found
     (args.model / CARD).write_text(replace(card, calls=calls).to_json(), encoding="utf-8")
 
 

@@ -1,9 +1,9 @@
-"""Join codon networks that were trained apart: one encoder and the mean of their classifiers, put into the package.
+"""Join codon networks that were trained apart: one encoder and the mean of their classifiers.
 
-    python -m training.join_codon --members TRAINED/m0 TRAINED/m2
+    python -m training.join_codon --members TRAINED/all_0 TRAINED/all_1
 
 writes the encoder `codon-mini` (float16) and the set `mini`, whose logits are the mean of the members'. Its card
-says nothing yet of how sequences are called: that is fitted next.
+says nothing yet of how sequences are called: that is fitted next. `--out FOLDER` writes both there.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ def write_encoder(folders: Sequence[Path], out: Path) -> None:
     save_file(encoder, out / WEIGHTS, {"format": "pt", "trained": "true", "note": note})
 
 
-def write_set(folders: Sequence[Path], out: Path) -> None:
-    """Write the classifier and its card."""
+def write_set(folders: Sequence[Path], out: Path, encoder: str) -> None:
+    """Write the classifier and its card. encoder: its registered name, or its folder."""
     state = join_classifiers([load_file(folder / CLASSIFIER) for folder in folders])
     card = ClassifierCard(
         name=SET,
         trained=True,
         window=(500, 300),
-        dna=EncoderPin(ENCODER, state["hidden.weight"].shape[1], (resolve(ENCODER).sha256,)),
+        dna=EncoderPin(encoder, state["hidden.weight"].shape[1], (resolve(encoder).sha256,)),
         protein=None,
         reads="windows",
         citation="virnucpro; windows as in: Li J et al. VirNucPro. Briefings in Bioinformatics 2025",
@@ -79,9 +79,11 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Join codon networks that were trained apart.")
     parser.add_argument("--members", type=Path, nargs="+", required=True, help="folders of training.train_codon")
+    parser.add_argument("--out", type=Path, default=EMBEDDED, help="folder for the encoder and the set (the package's)")
     args = parser.parse_args()
-    write_encoder(args.members, EMBEDDED / ENCODER)
-    write_set(args.members, EMBEDDED / SET)
+    encoder = args.out.resolve() / ENCODER
+    write_encoder(args.members, encoder)
+    write_set(args.members, args.out / SET, ENCODER if args.out == EMBEDDED else str(encoder))
 
 
 if __name__ == "__main__":
