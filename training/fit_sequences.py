@@ -4,7 +4,8 @@
 
 `--called` are folders of `training.engine`: scores of pieces of clusters that the networks which gave them have not
 seen. What is fitted to them, for each size of windows, and why, says docs/calls.md. Forms are compared by
-cross-validation over clusters, and the simplest one is kept that is not worse than the best by more than its error.
+cross-validation over clusters; of those that are not worse than the best by more than their error, the one is kept
+whose scores are nearest to the shares of viral sequences.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from training.engine import Called, load
 from training.kingdoms import KINGDOMS, kingdom_of
+from training.metrics import calibration_error
 from training.pieces import FIT_KINDS, LONGEST, SHORTEST
 from virnucpro.calls.model import (
     ORIGIN,
@@ -149,19 +151,20 @@ def losses(table: Table, odds: Floats) -> Floats:
 
 
 def choose_form(table: Table) -> tuple[tuple[int, int], dict[str, Any]]:
-    """The simplest form that is not worse than the best by more than the error of their difference."""
-    found = {form: losses(table, out_of_fold(table, columns(table, form))) for form in FORMS}
+    """Of the forms that are not worse than the best by more than the error of their difference the best calibrated."""
+    odds = {form: out_of_fold(table, columns(table, form)) for form in FORMS}
+    found = {form: losses(table, each) for form, each in odds.items()}
     best = min(found.values(), key=lambda each: float(each.sum()))
     _, cluster = np.unique(table.cluster, return_inverse=True)
     report: dict[str, Any] = {}
-    chosen: tuple[int, int] | None = None
+    good: dict[tuple[int, int], float] = {}
     for form, each in found.items():
         difference = np.bincount(cluster, each - best)
-        error = float(np.sqrt((difference**2).sum()))
-        report[f"level {form[0]}, slope {form[1]}"] = [round(float(each.sum()), 4), round(error, 4)]
-        if chosen is None and difference.sum() <= error:
-            chosen = form
-    chosen = chosen or FORMS[-1]
+        error, calibration = float(np.sqrt((difference**2).sum())), miscalibration(table, odds[form])
+        report[f"level {form[0]}, slope {form[1]}"] = [round(float(each.sum()), 4), round(error, 4), calibration]
+        if difference.sum() <= error:
+            good[form] = calibration
+    chosen = min(good, key=lambda form: good[form])
     for name, extra in table.extra.items():
         features = np.c_[columns(table, chosen), extra, extra * table.octave]
         difference = np.bincount(cluster, losses(table, out_of_fold(table, features)) - found[chosen])
@@ -170,6 +173,14 @@ def choose_form(table: Table) -> tuple[tuple[int, int], dict[str, Any]]:
             round(float(np.sqrt((difference**2).sum())), 4),
         ]
     return chosen, report
+
+
+def miscalibration(table: Table, odds: Floats) -> float:
+    """Mean over the octaves of length of the distance of score and share of viral."""
+    octave, scores = np.log2(np.maximum(table.bases, SHORTEST) / SHORTEST).astype(int), 1 / (1 + np.exp(-odds))
+    parts = [octave == band for band in np.unique(octave)]
+    both = [part for part in parts if 0 < table.viral[part].sum() < part.sum()]
+    return round(float(np.mean([calibration_error(scores[part], table.viral[part]) for part in both])), 4)
 
 
 def sequence_model(table: Table, form: tuple[int, int]) -> SequenceModel:
@@ -346,10 +357,10 @@ def main() -> None:
     args = parser.parse_args()
     card, calls = ClassifierCard.read(args.model), {}
     for size in card.window:
-        pieces, records, spliced = (
+        pieces, short, records, spliced = (
             [each for folder in args.called for each in load(folder / f"{kind}-{size}.jsonl.gz")] for kind in FIT_KINDS
         )
-        found, report = fit(pieces, records, spliced, size)
+        found, report = fit([*pieces, *short], records, spliced, size)
         print(
             json.dumps(
                 {size: report | {"thresholds": found.sequence_presets, "of windows": found.window_presets}}, indent=1

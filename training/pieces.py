@@ -1,6 +1,6 @@
 """Sequences to fit and to measure calls on, of genomes that no network was trained on.
 
-    python -m training.pieces --genomes fit.npz --out FOLDER --kinds pieces records spliced
+    python -m training.pieces --genomes fit.npz --out FOLDER
     python -m training.pieces --genomes dev.npz --out FOLDER --kinds windows lengths short records spliced sweep
 
 Writes `KIND.fa` into FOLDER, and beside it a table (`KIND.tsv`) of where its sequences are from:
@@ -34,7 +34,7 @@ from virnucpro.input.windows import window_bounds
 
 KINDS = ("pieces", "spliced", "windows", "lengths", "records", "sweep", "short")
 #: What is fitted to.
-FIT_KINDS = ("pieces", "records", "spliced")
+FIT_KINDS = ("pieces", "short", "records", "spliced")
 SHORTEST, LONGEST = 100, 50_000
 LENGTHS = (150, 300, 500, 1_000, 2_000, 4_000, 8_000, 20_000)
 #: Bases of an octave or a length, and of a class, and between which numbers of pieces that is kept.
@@ -248,9 +248,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Make sequences to fit and to measure calls on.")
     parser.add_argument("--genomes", type=Path, required=True, help="packed genomes that no network was trained on")
     parser.add_argument("--out", type=Path, required=True, help="folder for the sequences and their tables")
-    parser.add_argument(
-        "--kinds", nargs="+", choices=KINDS, default=("pieces", "records", "spliced"), help="(%(default)s)"
-    )
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=FIT_KINDS, help="(%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
