@@ -96,8 +96,9 @@ def survives(folder: Path, failing: Mapping[str, int]) -> str:
     found, log = queue(folder / "disturbed", failing)
     assert len(found) == FILES
     assert found == expected, "the bytes differ"
-    assert "device-side assert" in log, log
-    print(f"{log.count('crashed')} workers crashed, {len(found)} files done, the bytes are equal")
+    ends = [line for line in log.splitlines() if "crashed" in line or "died" in line]
+    assert ends, log
+    print(f"{len(ends)} workers lost, {len(found)} files done, the bytes are equal")
     return log
 
 
@@ -130,17 +131,17 @@ def check_one_gpu_after_the_other_in_one_process(folder: Path) -> None:
 
 def check_sticky_error_under_one_worker(folder: Path) -> None:
     """Its process ends, its files are done by others."""
-    assert f"the worker on {GPUS[1]} crashed" in survives(folder, {GPUS[0]: 0, GPUS[1]: 1})
+    assert f"the worker on {GPUS[1]} " in survives(folder, {GPUS[0]: 0, GPUS[1]: 1})
 
 
 def check_sticky_error_under_every_worker_of_a_gpu(folder: Path) -> None:
     """The other GPU does all."""
-    assert f"the worker on {GPUS[1]} crashed" in survives(folder, {GPUS[0]: 0, GPUS[1]: FILES})
+    assert f"the worker on {GPUS[1]} " in survives(folder, {GPUS[0]: 0, GPUS[1]: FILES})
 
 
 def check_sticky_error_on_the_only_gpu(folder: Path) -> None:
     """The run goes on: the worker is a process of its own, and another takes its place."""
-    assert f"the worker on {GPUS[0]} crashed" in survives(folder, {GPUS[0]: 1})
+    assert f"the worker on {GPUS[0]} " in survives(folder, {GPUS[0]: 1})
 
 
 def check_visible_devices(_folder: Path) -> None:
@@ -158,7 +159,7 @@ def check_visible_devices(_folder: Path) -> None:
         "0,-1,1": 1,
         "MIG-00000000-0000-0000-0000-000000000000": 0,
     }
-    wanted |= {uuids[1]: 1, uuids[1][:12]: 1, ",".join(uuids): 2} if len(uuids) > 1 else {}
+    wanted |= {uuids[1]: 1, uuids[1][:12]: 1, ",".join(uuids): len(uuids)} if len(uuids) > 1 else {}
     with ThreadPoolExecutor(len(wanted)) as pool:
         found = list(pool.map(lambda value: run([sys.executable, "-c", count], CUDA_VISIBLE_DEVICES=value), wanted))
     differing = {value: (text, n) for (value, n), text in zip(wanted.items(), found, strict=True) if int(text) != n}

@@ -159,8 +159,12 @@ def test_rows_of_a_product_do_not_depend_on_their_place(dtype: torch.dtype, wide
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 @pytest.mark.parametrize("device", ["1", "0,1", "1,1,0"])
-def test_every_gpu_gives_the_same_bytes(tmp_path: Path, records: list[tuple[str, str]], device: str) -> None:
+def test_every_gpu_gives_the_same_bytes(
+    tmp_path: Path, records: list[tuple[str, str]], settings: dict[str, Any], device: str
+) -> None:
     path = write(tmp_path / "a.fa", records)
-    one = virnucpro.embed(path, tmp_path / "one.h5", device="0", batch_size=2048)
-    other = virnucpro.embed(path, tmp_path / "other.h5", device=device, batch_size=2048)
+    one, other = (
+        virnucpro.embed(path, tmp_path / f"{each}.h5", device=each, **{"batch_size": 2048} | settings)
+        for each in ("0", device)
+    )
     assert one.read_bytes() == other.read_bytes()
