@@ -214,6 +214,7 @@ def test_the_result_works_with_predict(trained: Path, inputs: tuple[Path, Path],
 def test_the_card_holds_what_was_measured(trained: Path) -> None:
     card = ClassifierCard.read(trained)
     assert card.window == (500,)
+    assert card.dtypes == ("fp32",)
     assert card.trained
     assert card.presets["conservative"] >= card.presets["default"] >= card.presets["relaxed"]
     assert card.min_score == card.presets["default"]

@@ -198,6 +198,7 @@ def test_fitting_and_measuring_at_a_tiny_size(
     assert max(counts["2000"]) <= 8
     run(model_card.main, "--model", folder, "--figures", tmp_path / "figures.json")
     assert ClassifierCard.read(folder).metrics["spliced"] == figures["spliced"]
+    assert ClassifierCard.read(folder).dtypes == tuple(figures["dtypes"])
     found = figures["records of 2 to 8 kb"]["recall"][0]
     assert f"| viral | {found:.1%} [" in (folder / "MODEL_CARD.md").read_text()
 

@@ -25,6 +25,7 @@ from training.engine import Called, called
 from training.fit_sequences import compare
 from training.kingdoms import kingdom_of
 from training.pieces import LENGTHS, SHORT_LENGTHS
+from virnucpro.calls.read import Results
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -244,7 +245,8 @@ def main() -> None:
     args = parser.parse_args()
     kinds = args.kinds or [kind for kind in KINDS if (args.pieces / f"{kind}.fa").exists()]
     parts = {kind: called(args.pieces / f"{kind}.fa", args.model, args.runs, device=args.device) for kind in kinds}
-    found = measure(parts)
+    records = (Results(args.runs, kind).record() for kind in kinds)
+    found = {"dtypes": sorted({record["identity"]["dtype"] for record in records})} | measure(parts)
     args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=1))
 

@@ -37,7 +37,8 @@ def model_card(card: ClassifierCard, figures: Mapping[str, Any]) -> Iterator[str
         "",
         "All figures: `python -m training.measure`, that is `virnucpro predict` with its defaults, on sequences of "
         "clusters that no network was trained on and no threshold was fitted to. Brackets: 95% intervals from drawing "
-        "clusters. Dev chose between recipes of the networks, so expect a little less elsewhere.",
+        "clusters. Dev chose between recipes of the networks, so expect a little less elsewhere. Computed in "
+        f"{' and '.join(figures['dtypes'])}.",
         "",
         "**Not for clinical use. A call is a hint, not evidence:** look at what a sequence encodes before you believe "
         "it.",
@@ -191,7 +192,9 @@ def main() -> None:
     card = ClassifierCard.read(args.model)
     (args.model / MODEL_CARD).write_text("\n".join(model_card(card, figures)) + "\n", encoding="utf-8")
     kept = {name: figures[name] for name in KEPT}
-    (args.model / CARD).write_text(replace(card, metrics=kept).to_json(), encoding="utf-8")
+    (args.model / CARD).write_text(
+        replace(card, metrics=kept, dtypes=tuple(figures["dtypes"])).to_json(), encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def run_train(config: TrainConfig, listener: Listener | None = None) -> TrainRes
         if config.dna_only:
             dna_only = _fit(run, data, parts, data.whole, "windows without an open frame")
         with run.session.stage("testing", FIGURES, "figures"):
-            card = _card(config, paths.folder.resolve(), reads, encoders, _dims(data, called, plan))
+            card = _card(run, reads, encoders, _dims(data, called, plan))
             of_whole = fitted if whole else dna_only
             scores = data.scores(Classifier(card, fitted.state), Classifier(card, of_whole.state) if of_whole else None)
             trial = Trial(data, parts, scores, config.seed, run.session.listen)
@@ -149,20 +149,22 @@ def _dims(data: Dataset, called: Called, plan: Plan) -> tuple[int, int]:
 
 
 def _card(
-    config: TrainConfig, folder: Path, reads: Reads, encoders: Mapping[str, LocalModel], dims: tuple[int, int]
+    run: Run[TrainConfig, TrainPaths], reads: Reads, encoders: Mapping[str, LocalModel], dims: tuple[int, int]
 ) -> ClassifierCard:
-    """The card of the classifier in a folder, without what the test will show."""
+    """The card of the classifier, without what the test will show."""
+    folder = run.paths.folder.resolve()
     pins = (_pin(folder, name, model, dim) for (name, model), dim in zip(encoders.items(), dims, strict=False))
     return ClassifierCard(
         name=folder.name,
         trained=all(model.trained for model in encoders.values()),
-        window=(config.window,),
+        window=(run.config.window,),
         dna=next(pins),
         protein=next(pins, None),
         reads=reads,
         citation="the authors of the training data; virnucpro",
         licence="as its author says",
-        source=f"virnucpro train, seed {config.seed}",
+        source=f"virnucpro train, seed {run.config.seed}",
+        dtypes=(run.job.placement.dtype,),
     )
 
 
