@@ -40,8 +40,6 @@ from training.pieces import Piece, read
 from virnucpro.calls.read import Results
 from virnucpro.input.fasta import Record, read_records, write_fasta
 from virnucpro.io.files import atomic_path
-from virnucpro.models.card import CARD
-from virnucpro.models.local import sha256_of
 from virnucpro.models.sets import resolve_set
 
 #: What is compared: windows and pieces of these lengths, whole records.
@@ -54,7 +52,7 @@ FIGURES: Mapping[str, Figure] = {
     "at 5%": recall_at(0.05),
 }
 #: Sequences that a tool is given at a time.
-BATCH = 200
+BATCH = 100
 
 Scores = dict[str, float]
 
@@ -71,6 +69,11 @@ class Tool:
     least: int
     scores: Callable[[Path, Path, Path], Scores]
     packages: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """Its name, and the version of what pip installs."""
+        return f"{self.name} {self.version()}" if self.packages else self.name
 
 
 def environment(packages: Sequence[str], environments: Path) -> Path:
@@ -106,7 +109,7 @@ def virnucpro(model: str) -> Callable[[Path, Path, Path], Scores]:
 
 def deepmicroclass(fasta: Path, folder: Path, programs: Path) -> Scores:
     """The share of viral classes, of hosts of either kind, in all five; what it leaves out has zeros."""
-    _call(programs / "DeepMicroClass", "predict", "-i", fasta, "-o", folder, "--device", "cpu")
+    _call(programs / "DeepMicroClass", "predict", "-i", fasta, "-o", folder, "--device", "cpu", "--cpu_thread", 1)
     found = {}
     for row in _rows(next(folder.glob("*.tsv"))):
         names = ("Eukaryote", "EukaryoteVirus", "Plasmid", "Prokaryote", "ProkaryoteVirus")
@@ -132,8 +135,8 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
 
 
 def of_set(name: str) -> Tool:
-    """A model set of this package; its version is the checksum of its card, which holds those of its files."""
-    return Tool(name, lambda: sha256_of(resolve_set(name).classifier_folder / CARD)[:8], 100, virnucpro(name))
+    """A model set of this package; its version is a checksum of its card, which holds those of its files."""
+    return Tool(name, lambda: checksum(repr(replace(resolve_set(name).card, metrics={})))[:8], 100, virnucpro(name))
 
 
 #: DeepMicroClass needs `requests` without saying so. Windows of Jaeger have 2,000 bases.
@@ -221,9 +224,9 @@ class KeptScores:
             csv.writer(table, delimiter="\t", lineterminator="\n").writerows(rows)
 
 
-def checksum(bases: str) -> str:
-    """By which a sequence is known."""
-    return hashlib.sha256(bases.encode()).hexdigest()[:16]
+def checksum(text: str) -> str:
+    """By which a sequence, or a card, is known."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def sample_of(pieces: Sequence[Piece], scores: Scores) -> Sample:
@@ -246,7 +249,7 @@ def row(name: str, tool: Tool, sample: Sample) -> common.Row:
         title: "{:.3f} [{:.3f}, {:.3f}]".format(*with_interval(sample, figure)) if viral and others else ""
         for title, figure in FIGURES.items()
     }
-    return {"sequences": name, "tool": tool.name, "viral": viral, "others": others, **figures}
+    return {"sequences": name, "tool": tool.title, "viral": viral, "others": others, **figures}
 
 
 def main() -> None:

@@ -196,11 +196,15 @@ def test_fitting_and_measuring_at_a_tiny_size(
     counts = {length: (row["viral"], row["others"]) for length, row in figures["lengths"].items()}
     assert [counts[length] for length in ("150", "300", "500")] == [(20, 20)] * 3
     assert max(counts["2000"]) <= 8
-    run(model_card.main, "--model", folder, "--figures", tmp_path / "figures.json")
+    peers = {"results": {"peers": [{"sequences": "windows of 500", "tool": "Other 1.0", "AUROC": "0.865 [0.8, 0.9]"}]}}
+    (tmp_path / "peers.json").write_text(json.dumps(peers))
+    run(model_card.main, "--model", folder, "--figures", tmp_path / "figures.json", "--peers", tmp_path / "peers.json")
     assert ClassifierCard.read(folder).metrics["spliced"] == figures["spliced"]
     assert ClassifierCard.read(folder).dtypes == tuple(figures["dtypes"])
     found = figures["records of 2 to 8 kb"]["recall"][0]
-    assert f"| viral | {found:.1%} [" in (folder / "MODEL_CARD.md").read_text()
+    text = (folder / "MODEL_CARD.md").read_text()
+    assert f"| viral | {found:.1%} [" in text
+    assert "| windows of 500 | Other 1.0 | 0.865 [0.8, 0.9] |" in text
 
 
 def run(main: object, *words: object) -> None:
