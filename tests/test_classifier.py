@@ -191,6 +191,7 @@ def test_card_on_disk(folder: Path) -> None:
         "long_presets": {},
         "size_presets": {},
         "calls": {},
+        "dtypes": [],
         "metrics": {"auc": 0.5},
         "citation": "nobody",
         "licence": "MIT",
@@ -221,6 +222,7 @@ def test_card_on_disk(folder: Path) -> None:
         ("calls", {"150": {}}, "window must be a list with 150"),
         ("calls", {"500": {}}, r"calls\.500: sequences must be an object"),
         ("calls", {"500": None}, r"calls\.500: "),
+        ("dtypes", "fp32", "dtypes must be a list of texts"),
         ("citation", 5, "citation must be a text"),
     ],
 )

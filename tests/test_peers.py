@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from benchmarks.peers import TOOLS, choose, row, sample_of
+from pathlib import Path
+
+import pytest
+
+from benchmarks.peers import BATCH, TOOLS, KeptScores, Scores, Tool, choose, row, sample_of
+from training.kingdoms import kingdom_of
 from training.pieces import Piece
+from virnucpro.input.fasta import Record, read_records
 
 
 def piece(number: int, group: str, cluster: int) -> Piece:
@@ -18,11 +24,43 @@ PIECES = [
 ]
 
 
-def test_clusters_give_in_turn() -> None:
-    chosen = choose(PIECES, 8, seed=0)
-    assert [sum(each.viral is viral for each in chosen) for viral in (True, False)] == [8, 8]
-    for cluster in {each.cluster for each in PIECES}:
-        assert sum(each.cluster == cluster for each in chosen) == (2 if cluster < 20 else 1)
+def test_of_each_kingdom_so_many_or_all() -> None:
+    chosen = choose(PIECES, 30, seed=0)
+    kingdoms = [kingdom_of(each.group) for each in chosen]
+    assert [kingdoms.count(name) for name in ("phage", "prokaryote", "eukaryote", "virus")] == [30, 30, 30, 0]
+    assert len({each.name for each in chosen}) == 90
+    assert len(choose(PIECES, 100, seed=0)) == len(PIECES)
+
+
+class Lengths:
+    """A tool that tells sequences by their lengths, gives none of 7 bases a score, and may fail at some call."""
+
+    def __init__(self, fails_at: int | None = None) -> None:
+        self.calls: list[int] = []
+        self.fails_at = fails_at
+
+    def __call__(self, fasta: Path, folder: Path, programs: Path) -> Scores:
+        records = [record for record in read_records(fasta) if isinstance(record, Record)]
+        if len(self.calls) == self.fails_at:
+            raise RuntimeError("stopped")
+        self.calls.append(len(records))
+        return {each.id: len(each.sequence) / 10 for each in records if len(each.sequence) != 7}
+
+
+def test_scores_are_kept_batch_by_batch_and_by_version(tmp_path: Path) -> None:
+    sequences = {f"s{i}": "A" * (i + 1) for i in range(BATCH + 50)}
+    stopped, again, newer = Lengths(fails_at=1), Lengths(), Lengths()
+    with pytest.raises(RuntimeError):
+        KeptScores(Tool("t", lambda: "1", 5, stopped), tmp_path).of(sequences)
+    found = KeptScores(Tool("t", lambda: "1", 5, again), tmp_path).of(sequences)
+    assert (stopped.calls, again.calls) == ([BATCH], [46])
+    assert found == {name: len(bases) / 10 for name, bases in sequences.items() if len(bases) >= 5 and len(bases) != 7}
+    # By what they are, not by what they are called; another version is asked anew.
+    renamed = {f"r{name}": bases for name, bases in sequences.items()}
+    assert KeptScores(Tool("t", lambda: "1", 5, again), tmp_path).of(renamed) == {f"r{k}": v for k, v in found.items()}
+    assert again.calls == [46]
+    KeptScores(Tool("t", lambda: "2", 5, newer), tmp_path).of(sequences)
+    assert sum(newer.calls) == BATCH + 46
 
 
 def test_only_what_a_tool_scores_counts() -> None:

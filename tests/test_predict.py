@@ -302,6 +302,17 @@ def test_repeated_ids_are_told_apart_by_number(tmp_path: Path, toy: Path, comple
     assert [row["number"] for row in found] == [str(n + 1) for n in range(len(few))]
 
 
+@pytest.mark.parametrize(("measured", "said"), [((), False), (("bf16", "fp32"), False), (("bf16", "fp8"), True)])
+def test_a_dtype_that_a_set_was_not_measured_in_is_said(
+    toy: Path, tmp_path: Path, measured: tuple[str, ...], said: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = shutil.copytree(toy, tmp_path / "set")
+    (folder / CARD).write_text(replace(ClassifierCard.read(folder), dtypes=measured).to_json())
+    virnucpro.predict(to_fasta(tmp_path / "in.fa", CLEAN), tmp_path, model=str(folder), device="cpu", dtype="fp32")
+    line = "toy was measured in bf16 and fp8, and this run computes in fp32"
+    assert any(line in record.getMessage() for record in caplog.records) is said
+
+
 def test_long_sequences_have_the_threshold_of_the_preset(fasta: Path, toy: Path, tmp_path: Path) -> None:
     """Where the card names one; --min-score holds for all."""
     card = ClassifierCard.read(EMBEDDED / "mini-1")

@@ -20,14 +20,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import virnucpro
+from virnucpro.cli.progress import Reporter
 from virnucpro.errors import InputError, UsageError
 from virnucpro.models.card import ClassifierCard, EncoderPin
 from virnucpro.models.classifier import Classifier
-from virnucpro.pipeline.events import FileDone, Phase
+from virnucpro.pipeline.events import FileDone, Phase, Step
 from virnucpro.runs.config import TrainConfig
 from virnucpro.runs.train import run_train
 from virnucpro.train.dataset import Dataset, Part, Table, divide, read_groups
-from virnucpro.train.evaluation import Trial, _false_positives
+from virnucpro.train.evaluation import FIGURES, Trial, _false_positives
 from virnucpro.train.fit import Examples, FitSettings, fit
 from virnucpro.train.metrics import auprc, auroc, confusion, evaluate, recall_at, threshold_at
 
@@ -213,6 +214,7 @@ def test_the_result_works_with_predict(trained: Path, inputs: tuple[Path, Path],
 def test_the_card_holds_what_was_measured(trained: Path) -> None:
     card = ClassifierCard.read(trained)
     assert card.window == (500,)
+    assert card.dtypes == ("fp32",)
     assert card.trained
     assert card.presets["conservative"] >= card.presets["default"] >= card.presets["relaxed"]
     assert card.min_score == card.presets["default"]
@@ -249,6 +251,10 @@ def test_too_many_false_positives_jump_to_the_eye() -> None:
     line = next(line for line in _false_positives(trial) if line.startswith("| default"))
     assert trial.false_positives["default"] > 0.1
     assert "more than twice" in line
+    assert trial.surprises[1] == (
+        f"preset default: {trial.false_positives['default']:.1%} of the other windows of the test part are called "
+        "viral, meant are 5%"
+    )
 
 
 def test_no_work_is_left_beside_the_card(trained: Path) -> None:
@@ -318,6 +324,35 @@ def test_a_record_without_a_group_is_told_before_anything_is_computed(
     assert not list((tmp_path / "model").glob("train.work/shards/*"))
 
 
+def test_fitting_and_testing_tell_how_far_they_are(inputs: tuple[Path, Path], tmp_path: Path) -> None:
+    """Every epoch and every figure is a step of its phase, no more of them than the phase has announced."""
+    config = TrainConfig(inputs, tmp_path / "model", device="cpu", dtype="fp32", virus=1, epochs=7)
+    heard: list[Phase | Step] = []
+    run_train(config, lambda _, event: heard.append(event) if isinstance(event, Phase | Step) else None)
+    steps: dict[str, list[str]] = {}
+    for event in heard:
+        if isinstance(event, Phase):
+            phase = event
+        else:
+            steps.setdefault(phase.name, []).append(event.note)
+            assert len(steps[phase.name]) <= phase.total
+    assert list(steps) == ["fitting to windows", "testing"]
+    assert all("validation loss" in note for note in steps["fitting to windows"])
+    assert 2 <= len(steps["fitting to windows"]) <= 7
+    assert len(steps["testing"]) == FIGURES
+
+
+def test_lines_tell_the_share_and_what_came_out(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where there is no terminal, a line after a while."""
+    with Reporter(quiet=False, log_format="text") as reporter:
+        reporter(None, Phase("fitting", 20, unit="epochs at most"))
+        reporter.last_line = float("-inf")
+        reporter(None, Step("validation loss 0.5"))
+    line = capsys.readouterr().err.strip().replace("\n", " ")
+    assert line.startswith("1 of 20 epochs at most (5%), ")
+    assert line.endswith("validation loss 0.5")
+
+
 class _Stopped(Exception):
     pass
 
@@ -328,7 +363,7 @@ def test_other_groups_embed_nothing_again(inputs: tuple[Path, Path], tmp_path: P
     done: list[str] = []
 
     def note(_index: int, event: object) -> None:
-        if event == Phase("fitting") and "fitting" not in done:
+        if isinstance(event, Phase) and event.name.startswith("fitting") and "fitting" not in done:
             done.append("fitting")
             raise _Stopped
         if isinstance(event, FileDone):

@@ -161,7 +161,15 @@ def test_fitting_and_measuring_at_a_tiny_size(
     card = replace(ClassifierCard.read(folder), window=(300,), calls={300: toy_calls(300)})
     (folder / "model.json").write_text(card.to_json())
     save(tmp_path / "genomes.npz", genomes)
-    small = {"BASES": 3_000, "FEWEST": 3, "MOST": 8, "LONGEST": 3_200, "WINDOWS": 4, "SWEEP": range(7_500, 7_521, 20)}
+    small = {
+        "BASES": 3_000,
+        "FEWEST": 3,
+        "MOST": 8,
+        "LONGEST": 3_200,
+        "WINDOWS": 4,
+        "SHORT_PIECES": 20,
+        "SWEEP": range(7_500, 7_521, 20),
+    }
     for name, value in (small | {"LENGTHS": (150, 500, 2_000)}).items():
         monkeypatch.setattr(pieces, name, value)
     monkeypatch.setattr(measure, "LENGTHS", (150, 500, 2_000))
@@ -184,10 +192,19 @@ def test_fitting_and_measuring_at_a_tiny_size(
     assert figures["records of 2 to 8 kb"]["recall"][0] > 0.5
     assert figures["spliced"]["phages"] == 2
     assert len(figures["sweep"]) == 4
-    run(model_card.main, "--model", folder, "--figures", tmp_path / "figures.json")
+    # 150 and 500 bases: of `short`, which has more of them; 2,000: of `lengths`.
+    counts = {length: (row["viral"], row["others"]) for length, row in figures["lengths"].items()}
+    assert [counts[length] for length in ("150", "300", "500")] == [(20, 20)] * 3
+    assert max(counts["2000"]) <= 8
+    peers = {"results": {"peers": [{"sequences": "windows of 500", "tool": "Other 1.0", "AUROC": "0.865 [0.8, 0.9]"}]}}
+    (tmp_path / "peers.json").write_text(json.dumps(peers))
+    run(model_card.main, "--model", folder, "--figures", tmp_path / "figures.json", "--peers", tmp_path / "peers.json")
     assert ClassifierCard.read(folder).metrics["spliced"] == figures["spliced"]
+    assert ClassifierCard.read(folder).dtypes == tuple(figures["dtypes"])
     found = figures["records of 2 to 8 kb"]["recall"][0]
-    assert f"| viral | {found:.1%} [" in (folder / "MODEL_CARD.md").read_text()
+    text = (folder / "MODEL_CARD.md").read_text()
+    assert f"| viral | {found:.1%} [" in text
+    assert "| windows of 500 | Other 1.0 | 0.865 [0.8, 0.9] |" in text
 
 
 def run(main: object, *words: object) -> None:

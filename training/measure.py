@@ -1,7 +1,7 @@
 """Measure a model set as it is shipped, on genomes that nothing of it was trained or fitted on.
 
-    python -m training.pieces --genomes dev.npz --out dev_pieces --kinds windows lengths records spliced sweep
-    python -m training.measure --pieces dev_pieces --model mini --out measured.json
+    python -m training.pieces --genomes dev.npz --out dev_pieces --kinds windows lengths short records spliced sweep
+    python -m training.measure --pieces dev_pieces --model mini --runs dev_runs --out measured.json
 
 Everything goes through `virnucpro predict` with its defaults. Figures stand as [value, low, high] with a 95% interval
 from drawing clusters. The source of the figures in the model card.
@@ -24,14 +24,15 @@ from training import metrics
 from training.engine import Called, called
 from training.fit_sequences import compare
 from training.kingdoms import kingdom_of
-from training.pieces import LENGTHS
+from training.pieces import LENGTHS, SHORT_LENGTHS
+from virnucpro.calls.read import Results
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Truth = NDArray[np.bool_]
 
 ROUNDS = 200
-KINDS = ("windows", "lengths", "records", "spliced", "sweep")
+KINDS = ("windows", "lengths", "short", "records", "spliced", "sweep")
 OTHERS = ("prokaryote", "eukaryote")
 VIRAL = ("phage", "virus")
 
@@ -149,10 +150,10 @@ def calibration(others: Sequence[str]) -> Figure:
     return figure
 
 
-def by_length(sample: Sample) -> dict[str, Any]:
+def by_length(sample: Sample, lengths: Sequence[int]) -> dict[str, Any]:
     """Recall, false positives and calibration at each of the lengths, as called by default."""
     found: dict[str, Any] = {}
-    for length in LENGTHS:
+    for length in lengths:
         here = sample.part(sample.length == length)
         row: dict[str, Any] = {"viral": int(here.viral.sum()), "others": int((~here.viral).sum())}
         row["recall"] = with_interval(here, share_called(VIRAL))
@@ -211,7 +212,9 @@ def measure(parts: Mapping[str, Sequence[Called]]) -> dict[str, Any]:
         found["windows of 500"] = {name: with_interval(sample, figure) for name, figure in WINDOW_FIGURES.items()}
         found["groups of windows"] = of_groups(sample)
     if "lengths" in parts:
-        found["lengths"] = by_length(Sample.of(parts["lengths"]))
+        found["lengths"] = by_length(Sample.of(parts["lengths"]), LENGTHS)
+    if "short" in parts:  # more pieces: those of these lengths count instead
+        found.setdefault("lengths", {}).update(by_length(Sample.of(parts["short"]), SHORT_LENGTHS))
     if "records" in parts:
         sample = Sample.of(parts["records"])
         found["records of 2 to 8 kb"] = {
@@ -235,13 +238,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure a model set as it is shipped.")
     parser.add_argument("--pieces", type=Path, required=True, help="folder of training.pieces")
     parser.add_argument("--model", required=True, help="the set")
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="(all)")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, help="(those in the folder)")
     parser.add_argument("--runs", type=Path, required=True, help="folder for the runs of `virnucpro predict`")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--device", default="auto", help="(%(default)s)")
     args = parser.parse_args()
-    parts = {kind: called(args.pieces / f"{kind}.fa", args.model, args.runs, device=args.device) for kind in args.kinds}
-    found = measure(parts)
+    kinds = args.kinds or [kind for kind in KINDS if (args.pieces / f"{kind}.fa").exists()]
+    parts = {kind: called(args.pieces / f"{kind}.fa", args.model, args.runs, device=args.device) for kind in kinds}
+    records = (Results(args.runs, kind).record() for kind in kinds)
+    found = {"dtypes": sorted({record["identity"]["dtype"] for record in records})} | measure(parts)
     args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=1))
 

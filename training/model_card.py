@@ -1,8 +1,9 @@
 """Write what a measured set is worth: `MODEL_CARD.md`, and the figures in its `model.json`.
 
-    python -m training.model_card --model FOLDER --figures measured.json
+    python -m training.model_card --model FOLDER --figures measured.json --peers peers.json
 
-The figures are those of `training.measure`, the thresholds those of `training.fit_sequences`.
+The figures are those of `training.measure`, the thresholds those of `training.fit_sequences`, and other tools stand
+beside the set if there is the JSON file of `benchmarks.peers`.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ KEPT = ("windows of 500", "lengths", "records of 2 to 8 kb", "spliced")
 KINGDOMS = {"phage": "phages", "virus": "other viruses", "prokaryote": "prokaryotes", "eukaryote": "eukaryotes"}
 
 
-def model_card(card: ClassifierCard, figures: Mapping[str, Any]) -> Iterator[str]:
-    """The lines of `MODEL_CARD.md`."""
+def model_card(card: ClassifierCard, figures: Mapping[str, Any], beside: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The lines of `MODEL_CARD.md`; beside: rows of `benchmarks.peers`, if there are any."""
     size = card.window[0]
     encoders = " and ".join(f"`{pin.name}`" for pin in card.encoders)
     sizes = " and of ".join(map(str, card.window))
@@ -37,7 +38,8 @@ def model_card(card: ClassifierCard, figures: Mapping[str, Any]) -> Iterator[str
         "",
         "All figures: `python -m training.measure`, that is `virnucpro predict` with its defaults, on sequences of "
         "clusters that no network was trained on and no threshold was fitted to. Brackets: 95% intervals from drawing "
-        "clusters. Dev chose between recipes of the networks, so expect a little less elsewhere.",
+        "clusters. Dev chose between recipes of the networks, so expect a little less elsewhere. Computed in "
+        f"{' and '.join(figures['dtypes'])}.",
         "",
         "**Not for clinical use. A call is a hint, not evidence:** look at what a sequence encodes before you believe "
         "it.",
@@ -66,6 +68,7 @@ def model_card(card: ClassifierCard, figures: Mapping[str, Any]) -> Iterator[str
         "",
         *table([("", "value"), *((name, figure(each)) for name, each in figures["windows of 500"].items())]),
         "",
+        *peers(beside),
         "## Thresholds",
         "",
         *thresholds(card.calls[size], size),
@@ -157,6 +160,23 @@ def sweep(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     return rows
 
 
+def peers(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Of other tools and this set on the same sequences."""
+    if not rows:
+        return
+    yield from [
+        "## Beside other tools",
+        "",
+        "`python -m benchmarks.peers`: AUROC and recall of scores, no thresholds of the tools. All tools got the same "
+        "sequences, a part of those above; windows shorter than 500 bases are left out, for DeepMicroClass takes none, "
+        "and Jaeger takes 2,000 bases and more and knows no viruses but phages. **Their training may hold these "
+        "sequences; that of this set does not.**",
+        "",
+    ]
+    yield from table([tuple(rows[0]), *(tuple(map(str, row.values())) for row in rows)])
+    yield ""
+
+
 def thresholds(calls: CallModel, size: int) -> Iterator[str]:
     """By preset, with the false positives of sequences of some lengths in the fit."""
     lengths = [bases for bases in (300, 500, 1_000, 2_000, 4_000, 8_000, 20_000) if bases >= calls.min_length]
@@ -186,12 +206,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write what a measured set is worth.")
     parser.add_argument("--model", type=Path, required=True, help="folder of the set")
     parser.add_argument("--figures", type=Path, required=True, help="file of training.measure")
+    parser.add_argument("--peers", type=Path, help="file of benchmarks.peers")
     args = parser.parse_args()
     figures = json.loads(args.figures.read_text(encoding="utf-8"))
     card = ClassifierCard.read(args.model)
-    (args.model / MODEL_CARD).write_text("\n".join(model_card(card, figures)) + "\n", encoding="utf-8")
+    beside = json.loads(args.peers.read_text(encoding="utf-8"))["results"]["peers"] if args.peers else ()
+    (args.model / MODEL_CARD).write_text("\n".join(model_card(card, figures, beside)) + "\n", encoding="utf-8")
     kept = {name: figures[name] for name in KEPT}
-    (args.model / CARD).write_text(replace(card, metrics=kept).to_json(), encoding="utf-8")
+    (args.model / CARD).write_text(
+        replace(card, metrics=kept, dtypes=tuple(figures["dtypes"])).to_json(), encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ class Reporter:
         self.all: TaskID | None = None
         self.each: list[TaskID] = []
         self.total = self.done = 0
-        self.unit = ""
+        self.unit = self.note = ""
         self.began = self.last_line = time.monotonic()
         self.done_before = 0
 
@@ -52,33 +52,37 @@ class Reporter:
         if self.bars:
             self.bars.stop()
 
-    def __call__(self, worker: int | None, event: events.Event | events.Phase) -> None:
+    def __call__(self, worker: int | None, event: events.Heard) -> None:
         """Take one event of a run."""
         match event:
             case events.Phase():
                 self._phase(event)
-            case events.Progress() if worker is not None:
+            case events.Progress():
                 self._advance(worker, event.sequences)
+            case events.Step():
+                self.note = event.note
+                self._advance(worker, 1)
 
     def _phase(self, event: events.Phase) -> None:
         logger.debug("%s", event.name)
         if not event.total:
             return
-        self.total, self.done, self.done_before, self.unit = event.total, event.done, event.done, event.unit
+        self.total, self.done, self.done_before = event.total, event.done, event.done
+        self.unit, self.note = event.unit, ""
         self.began = self.last_line = time.monotonic()
         if self.bars:
             for task in self.bars.task_ids:  # of an earlier phase
                 self.bars.remove_task(task)
-            self.all = self.bars.add_task(event.name, total=event.total, completed=event.done)
-            if len(event.workers) > 1:
-                self.each = [self.bars.add_task(f"  {name}", total=None) for name in event.workers]
+            self.all = self.bars.add_task(event.name, total=event.total, completed=event.done, note="")
+            devices = event.workers if len(event.workers) > 1 else ()
+            self.each = [self.bars.add_task(f"  {name}", total=None, note="") for name in devices]
 
-    def _advance(self, worker: int, sequences: int) -> None:
-        self.done += sequences
+    def _advance(self, worker: int | None, units: int) -> None:
+        self.done += units
         if self.bars and self.all is not None:
-            self.bars.advance(self.all, sequences)
-            if self.each:
-                self.bars.advance(self.each[worker], sequences)
+            self.bars.update(self.all, advance=units, note=self.note)
+            if self.each and worker is not None:
+                self.bars.advance(self.each[worker], units)
         elif time.monotonic() - self.last_line >= LINE_SECONDS:
             self.last_line = time.monotonic()
             logger.info("%s", self._line())
@@ -86,8 +90,9 @@ class Reporter:
     def _line(self) -> str:
         rate = (self.done - self.done_before) / max(1e-9, time.monotonic() - self.began)
         left = (self.total - self.done) / rate / 60 if rate else 0
-        share = 100 * self.done / max(1, self.total)
-        return f"{self.done} of {self.total} {self.unit} ({share:.0f}%), {rate:.0f}/s, {left:.0f} min left"
+        share, speed = 100 * self.done / max(1, self.total), f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
+        note = f", {self.note}" if self.note else ""
+        return f"{self.done} of {self.total} {self.unit} ({share:.0f}%), {speed}/s, {left:.0f} min left{note}"
 
     def summary(self, result: EmbedResult) -> None:
         """The end of a run: what came out, what failed, and how the devices shared the work."""
@@ -150,7 +155,13 @@ class Reporter:
 
 
 def _bars(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     return Progress(*columns, console=console, transient=True)
 
 

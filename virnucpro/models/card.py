@@ -29,7 +29,7 @@ DEFAULT_PRESET = "default"
 KEYS = (
     *("format", "name", "trained", "window", "reads", "encoders", "labels"),
     *("min_score", "presets", "long_presets", "size_presets", "calls"),
-    *("metrics", "citation", "licence", "source", "files"),
+    *("dtypes", "metrics", "citation", "licence", "source", "files"),
 )
 
 #: What a set reads: the published open frames, by their DNA and their proteins, or whole windows, by their DNA alone.
@@ -57,7 +57,8 @@ class ClassifierCard:
     sequence is called viral from `min_score` on; `presets` are other such scores, by name, where they were measured;
     `long_presets` those of long sequences. All are of windows of the first length; `size_presets` are presets of other
     lengths. `calls` tells for lengths of windows how sequences are called where that was measured: then nothing else
-    decides. `files` holds the sha256 of each file of weights; empty in a card that was written before cards said so.
+    decides. `dtypes`: in which it was measured; empty where nobody knows. `files` holds the sha256 of each file of
+    weights; empty in a card that was written before cards said so.
     """
 
     name: str
@@ -70,6 +71,7 @@ class ClassifierCard:
     source: str
     reads: Reads = "frames"
     min_score: float = 0.5
+    dtypes: tuple[str, ...] = ()
     metrics: Mapping[str, object] = field(default_factory=dict)
     presets: Mapping[str, float] = field(default_factory=dict)
     long_presets: Mapping[str, float] = field(default_factory=dict)
@@ -113,6 +115,7 @@ class ClassifierCard:
             long_presets=fields.presets("long_presets"),
             size_presets=fields.size_presets(),
             calls=fields.calls(),
+            dtypes=fields.dtypes(),
             files=fields.files(),
         )
 
@@ -230,6 +233,12 @@ class _Fields:
     def _size(self, key: str) -> int:
         self.want(key in map(str, self.windows()), "window", f"a list with {key}, of which it has measured scores")
         return int(key)
+
+    def dtypes(self) -> tuple[str, ...]:
+        """Names of number formats; older cards have none."""
+        found = self.values.get("dtypes", [])
+        self.want(isinstance(found, list) and all(type(each) is str for each in found), "dtypes", "a list of texts")
+        return tuple(found)
 
     def files(self) -> dict[str, str]:
         """Checksums by the names of files; older cards have none."""

@@ -108,7 +108,7 @@ class EventSink(Protocol):
 class Phase:
     """A stage of a run begins; `total` sequences are ahead of it, `done` of them from an earlier run.
 
-    unit: what the sequences are; workers: their devices.
+    unit: what the sequences are, or the steps; workers: their devices.
     """
 
     name: str
@@ -118,9 +118,19 @@ class Phase:
     unit: str = "sequences"
 
 
-#: A listener for progress: the index of a worker and one of its events, or None and a `Phase` of the run.
-Listener = Callable[[int | None, Event | Phase], None]
+@dataclass(frozen=True)
+class Step:
+    """A phase that no worker computes is one of its units further; note: what came out, in words."""
+
+    note: str = ""
 
 
-def unheard(worker: int | None, event: Event | Phase) -> None:
+#: What a listener hears.
+Heard = Event | Phase | Step
+
+#: A listener for progress: the index of a worker and one of its events, or None and a `Phase` or `Step` of the run.
+Listener = Callable[[int | None, Heard], None]
+
+
+def unheard(worker: int | None, event: Heard) -> None:
     """The listener of whoever wants to hear nothing."""

@@ -9,7 +9,7 @@ from types import TracebackType
 
 from virnucpro.io.results import Result
 from virnucpro.io.store import Shard, read_shard, read_shards
-from virnucpro.pipeline.events import Event, FileDone, Phase
+from virnucpro.pipeline.events import FileDone, Heard
 
 #: Of one work file: (record number in it, id, reason) of what has no embedding.
 LeftOut = list[tuple[int, str, str]]
@@ -40,7 +40,7 @@ class Merge:
         self._thread.shutdown(cancel_futures=True)
         self.result.discard()
 
-    def hear(self, event: Event | Phase) -> None:
+    def hear(self, event: Heard) -> None:
         """Take note of a work file whose shard is there."""
         if isinstance(event, FileDone):
             self._there.add(event.output)

@@ -17,7 +17,7 @@ from virnucpro.io.files import remove_unfinished, temporary_name, unwritable
 from virnucpro.io.results import OUTPUT_SUFFIXES, Result, ids_path, layout_of, open_result
 from virnucpro.models.local import LocalModel
 from virnucpro.models.registry import resolve
-from virnucpro.pipeline.events import Event, Listener, Phase
+from virnucpro.pipeline.events import Heard, Listener
 from virnucpro.pipeline.families import FAMILIES, place
 from virnucpro.pipeline.merge import LeftOut, Merge
 from virnucpro.pipeline.parallel_dnabert import Embedded
@@ -136,7 +136,7 @@ def _embed(run: EmbedRun, plan: Plan, merge: Merge) -> Embedded:
     )
 
 
-def _hear(listen: Listener, merge: Merge, worker: int | None, event: Event | Phase) -> None:
+def _hear(listen: Listener, merge: Merge, worker: int | None, event: Heard) -> None:
     listen(worker, event)
     merge.hear(event)
 

@@ -118,6 +118,7 @@ def run_predict(config: PredictConfig, listener: Listener | None = None) -> Pred
             result = call(run, choice, Scores(read_scores(paths.scores), numbered_records(run.inputs.paths)))
         else:
             plan = run.work_files()
+            warn_of_dtype(choice.model_set, run.job.placement.dtype)
             called = run.call(plan, "scoring", choice.model_set.classifier_folder, config.keep_embeddings)
             threads = config.threads or available_threads()
             rows = scored_rows(called, plan.parts, choice.model_set.scores_by_dna_alone, threads)
@@ -126,6 +127,18 @@ def run_predict(config: PredictConfig, listener: Listener | None = None) -> Pred
             result = call(run, choice, Scores(rows, numbered_records(run.inputs.paths), called.failed, wanted))
         _report(run)
     return result
+
+
+def warn_of_dtype(model_set: ModelSet, dtype: str) -> None:
+    """Say that a set was measured in other dtypes than that of this run; nothing where that is not known."""
+    measured = model_set.card.dtypes
+    if measured and dtype not in measured:
+        logger.warning(
+            "%s was measured in %s, and this run computes in %s: scores differ, and so may calls near a threshold",
+            model_set.name,
+            " and ".join(measured),
+            dtype,
+        )
 
 
 def results_of(config: PredictConfig, paths: PredictPaths) -> tuple[Path, ...]:

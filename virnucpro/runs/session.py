@@ -129,9 +129,9 @@ class Session:
         self._seconds: dict[str, float] = {}
 
     @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Announce a stage, and take its time."""
-        self.listen(None, Phase(name))
+    def stage(self, name: str, steps: int = 0, unit: str = "steps") -> Iterator[None]:
+        """Announce a stage, and take its time; steps: how many it will tell the listener of, at most."""
+        self.listen(None, Phase(name, steps, unit=unit))
         began = time.monotonic()
         yield
         self._seconds[name] = self._seconds.get(name, 0.0) + time.monotonic() - began

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -28,9 +29,11 @@ from virnucpro.runs.paths import TrainPaths
 from virnucpro.runs.record import fingerprint
 from virnucpro.runs.run import Failure, Job, Run, by_part, rules_identity, started, work_folder, write_failed
 from virnucpro.train.dataset import Dataset, Ints, Part, Table, divide, gather, read_groups, read_windows
-from virnucpro.train.evaluation import Trial, draw_curves, write_text
+from virnucpro.train.evaluation import FIGURES, Trial, draw_curves, write_text
 from virnucpro.train.fit import FitSettings, Fitted, fit
 from virnucpro.train.metrics import check_sklearn
+
+logger = logging.getLogger("virnucpro.run")
 
 
 @dataclass
@@ -63,18 +66,19 @@ def run_train(config: TrainConfig, listener: Listener | None = None) -> TrainRes
         called = run.call(plan, "embedding", None, vectors=True)
         with run.session.stage("gathering features"):
             data, failed = gather(windows, called, paths, plan.parts)
-        with run.session.stage("fitting"):
-            whole = reads == "windows"
-            fitted = _fit(config, data, parts, *((data.whole, "windows") if whole else (data.frames, "open frames")))
-            dna_only = None
-            if config.dna_only:
-                dna_only = _fit(config, data, parts, data.whole, "windows without an open frame")
-        with run.session.stage("testing"):
-            card = _card(config, paths.folder.resolve(), reads, encoders, _dims(data, called, plan))
+        whole = reads == "windows"
+        fitted = _fit(run, data, parts, *((data.whole, "windows") if whole else (data.frames, "open frames")))
+        dna_only = None
+        if config.dna_only:
+            dna_only = _fit(run, data, parts, data.whole, "windows without an open frame")
+        with run.session.stage("testing", FIGURES, "figures"):
+            card = _card(run, reads, encoders, _dims(data, called, plan))
             of_whole = fitted if whole else dna_only
             scores = data.scores(Classifier(card, fitted.state), Classifier(card, of_whole.state) if of_whole else None)
-            trial = Trial(data, parts, scores, config.seed)
+            trial = Trial(data, parts, scores, config.seed, run.session.listen)
             card = replace(card, **trial.findings())
+        for surprise in trial.surprises:
+            logger.warning("%s", surprise)
         failures = run.in_input_order(failed)
         with run.session.stage("writing the classifier"):
             _write(run, card, fitted, dna_only, trial, failures)
@@ -112,7 +116,8 @@ def _earlier_result(folder: Path, summary: dict[str, Any]) -> TrainResult:
     return TrainResult(folder, summary["metrics"], failures, already_done=True)
 
 
-def _fit(config: TrainConfig, data: Dataset, parts: Ints, table: Table, unit: str) -> Fitted:
+def _fit(run: Run[TrainConfig, TrainPaths], data: Dataset, parts: Ints, table: Table, unit: str) -> Fitted:
+    config = run.config
     settings = FitSettings(
         epochs=config.epochs,
         patience=config.patience,
@@ -127,7 +132,10 @@ def _fit(config: TrainConfig, data: Dataset, parts: Ints, table: Table, unit: st
                 f"the {what} part holds {viral} viral and {other} other {unit}",
                 hint="give more records, or more groups",
             )
-    return fit(training, validation, settings)
+    with run.session.stage(f"fitting to {unit}", config.epochs, "epochs at most"):
+        fitted = fit(training, validation, settings, run.session.listen)
+    logger.info("%d epochs over %s: %s", len(fitted.training_loss), unit, fitted.progress)
+    return fitted
 
 
 def _dims(data: Dataset, called: Called, plan: Plan) -> tuple[int, int]:
@@ -141,20 +149,22 @@ def _dims(data: Dataset, called: Called, plan: Plan) -> tuple[int, int]:
 
 
 def _card(
-    config: TrainConfig, folder: Path, reads: Reads, encoders: Mapping[str, LocalModel], dims: tuple[int, int]
+    run: Run[TrainConfig, TrainPaths], reads: Reads, encoders: Mapping[str, LocalModel], dims: tuple[int, int]
 ) -> ClassifierCard:
-    """The card of the classifier in a folder, without what the test will show."""
+    """The card of the classifier, without what the test will show."""
+    folder = run.paths.folder.resolve()
     pins = (_pin(folder, name, model, dim) for (name, model), dim in zip(encoders.items(), dims, strict=False))
     return ClassifierCard(
         name=folder.name,
         trained=all(model.trained for model in encoders.values()),
-        window=(config.window,),
+        window=(run.config.window,),
         dna=next(pins),
         protein=next(pins, None),
         reads=reads,
         citation="the authors of the training data; virnucpro",
         licence="as its author says",
-        source=f"virnucpro train, seed {config.seed}",
+        source=f"virnucpro train, seed {run.config.seed}",
+        dtypes=(run.job.placement.dtype,),
     )
 
 

@@ -14,10 +14,11 @@ import numpy as np
 
 from virnucpro._version import __version__
 from virnucpro.models.card import DEFAULT_PRESET, ClassifierCard
+from virnucpro.pipeline.events import Listener, unheard
 from virnucpro.train.curves import write_curves
 from virnucpro.train.dataset import Dataset, Floats, Ints, Part
 from virnucpro.train.fit import Fitted
-from virnucpro.train.metrics import Estimate, confusion, evaluate, threshold_at
+from virnucpro.train.metrics import METRICS, Estimate, confusion, evaluate, threshold_at
 
 #: Name of a preset → share of the other windows that it may call viral.
 PRESETS: Mapping[str, float] = {"conservative": 0.01, "default": 0.05, "relaxed": 0.10}
@@ -26,16 +27,19 @@ PRESETS: Mapping[str, float] = {"conservative": 0.01, "default": 0.05, "relaxed"
 TOO_MANY = 2
 
 _NAMES = {Part.VALIDATION: "validation", Part.TEST: "test"}
+#: Figures of both, of windows and of sequences.
+FIGURES = len(_NAMES) * 2 * len(METRICS)
 
 
 @dataclass
 class Trial:
-    """scores (n,) of a dataset's windows, NaN where there is none; parts (n,)."""
+    """scores (n,) of a dataset's windows, NaN where there is none; parts (n,). Figures are steps for the listener."""
 
     data: Dataset
     parts: Ints
     scores: Floats
     seed: int
+    listen: Listener = unheard
 
     def of(self, part: Part) -> tuple[Ints, Floats, Ints]:
         """Labels, scores and groups of a part's windows that have a score."""
@@ -64,7 +68,7 @@ class Trial:
             for unit, take in (("windows", self.of), ("sequences", self.by_sequence)):
                 labels, scores, groups = take(part)
                 if len(np.unique(labels)) == 2:
-                    found[f"{name} {unit}"] = evaluate(labels, scores, groups, self.seed)
+                    found[f"{name} {unit}"] = evaluate(labels, scores, groups, self.seed, self.listen)
         return found
 
     @property
@@ -82,6 +86,15 @@ class Trial:
             name: float(np.mean(others >= score)) if len(others) else float("nan")
             for name, score in self.presets.items()
         }
+
+    @property
+    def surprises(self) -> list[str]:
+        """Presets that let far more of the test part through than they mean, in words."""
+        return [
+            f"preset {name}: {seen:.1%} of the other windows of the test part are called viral, meant are {meant:.0%}"
+            for name, meant in PRESETS.items()
+            if (seen := self.false_positives[name]) > TOO_MANY * meant
+        ]
 
     @property
     def divided(self) -> dict[str, dict[str, list[int]]]:
@@ -135,7 +148,8 @@ def _text(card: ClassifierCard, trial: Trial, fitted: Fitted, files: Mapping[str
     encoders = " and ".join(pin.name for pin in card.encoders)
     yield f"A classifier for windows of {card.window[0]} bases over {encoders}, made by"
     yield f"`virnucpro train`. Use it: `virnucpro predict contigs.fa -o out --model {card.name}/`"
-    yield f"Made on {datetime.now(timezone.utc):%Y-%m-%d} with virnucpro {__version__}, PyTorch {version('torch')}."
+    yield f"Made on {datetime.now(timezone.utc):%Y-%m-%d} with virnucpro {__version__}, PyTorch {version('torch')}, in"
+    yield f"{' and '.join(card.dtypes)}."
     yield ""
     yield from _false_positives(trial)
     yield ""
@@ -170,8 +184,9 @@ def _false_positives(trial: Trial) -> Iterator[str]:
     yield "|---|---|---|---|"
     for name, score in trial.presets.items():
         seen, meant = trial.false_positives[name], PRESETS[name]
+        shown = "none has a score" if np.isnan(seen) else f"{seen:.1%}"
         warning = " **more than twice as many as meant**" if seen > TOO_MANY * meant else ""
-        yield f"| {name} | {score:.4f} | {meant:.0%} | {seen:.1%}{warning} |"
+        yield f"| {name} | {score:.4f} | {meant:.0%} | {shown}{warning} |"
 
 
 def draw_curves(path: Path, trial: Trial, fitted: Fitted) -> None:

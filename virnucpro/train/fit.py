@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from virnucpro.pipeline.events import Listener, Step, unheard
+
 #: Parts of the network in the order of `_Network`, by their names in a classifier's file.
 _PARTS = {"0": "hidden", "1": "norm", "4": "output"}
 
@@ -61,17 +63,25 @@ class Fitted:
     training_loss: list[float] = field(default_factory=list)
     validation_loss: list[float] = field(default_factory=list)
 
+    @property
+    def progress(self) -> str:
+        """The epochs so far, in words."""
+        losses = self.validation_loss
+        best = min(losses)
+        return f"validation loss {losses[-1]:.4f}, lowest {best:.4f} at epoch {losses.index(best) + 1}"
 
-def fit(training: Examples, validation: Examples, settings: FitSettings) -> Fitted:
+
+def fit(training: Examples, validation: Examples, settings: FitSettings, listen: Listener = unheard) -> Fitted:
     """Fit a network on `training`, keep the epoch of the lowest loss on `validation`, and calibrate it there.
 
     Both need examples of both classes. The same examples, settings and version of PyTorch give the same network.
+    Every epoch is a step for the listener.
     """
     generator = torch.Generator().manual_seed(settings.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         network = _network(training.features.shape[1], settings)
-        fitted = _descend(network, training, validation, settings, generator)
+        fitted = _descend(network, training, validation, settings, generator, listen)
     fitted.temperature = _temperature(_logits(network, validation.features), _targets(validation))
     fitted.state = _state(network, fitted.temperature)
     return fitted
@@ -85,7 +95,12 @@ def _network(dim: int, settings: FitSettings) -> nn.Sequential:
 
 
 def _descend(
-    network: nn.Sequential, training: Examples, validation: Examples, settings: FitSettings, generator: torch.Generator
+    network: nn.Sequential,
+    training: Examples,
+    validation: Examples,
+    settings: FitSettings,
+    generator: torch.Generator,
+    listen: Listener,
 ) -> Fitted:
     optimiser = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     fitted, best = Fitted({}), copy.deepcopy(network.state_dict())
@@ -97,6 +112,7 @@ def _descend(
         if loss < min(fitted.validation_loss, default=float("inf")):
             best, since_best = copy.deepcopy(network.state_dict()), 0
         fitted.validation_loss.append(loss)
+        listen(None, Step(fitted.progress))
     network.load_state_dict(best)
     return fitted
 

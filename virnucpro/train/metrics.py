@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.errors import UsageError
+from virnucpro.pipeline.events import Listener, Step, unheard
 
 #: Shares of false positives at which recall is told.
 FALSE_POSITIVES = (0.01, 0.05)
@@ -79,10 +80,14 @@ METRICS: Mapping[str, Metric] = {
 }
 
 
-def evaluate(labels: Ints, scores: Floats, groups: Ints, seed: int) -> dict[str, Estimate]:
-    """Every metric with its interval; groups (n,) numbers. Both classes must be there."""
+def evaluate(labels: Ints, scores: Floats, groups: Ints, seed: int, listen: Listener = unheard) -> dict[str, Estimate]:
+    """Every metric, a step for the listener, with its interval; groups (n,) numbers. Both classes must be there."""
     samples = list(_resampled(labels, groups, seed))
-    return {name: _estimate(metric, labels, scores, samples) for name, metric in METRICS.items()}
+    found = {}
+    for name, metric in METRICS.items():
+        found[name] = _estimate(metric, labels, scores, samples)
+        listen(None, Step(name))
+    return found
 
 
 def _estimate(metric: Metric, labels: Ints, scores: Floats, samples: list[Ints]) -> Estimate:
