@@ -106,6 +106,6 @@ def _report(error: VirnucproError) -> int:
         logging.getLogger("virnucpro.cli").error("%s", error)
         return error.exit_code
     print(f"virnucpro: error: {error.message}", file=sys.stderr)
-    if error.hint:
-        print(f"  → {error.hint}", file=sys.stderr)
+    for cure in (error.hint or "").splitlines():
+        print(f"  → {cure}", file=sys.stderr)
     return error.exit_code
