@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import click
 import pytest
 
 from virnucpro.calls import tables
@@ -28,27 +27,6 @@ def test_every_column_is_explained_as_in_the_code(name: str) -> None:
     section = OUTPUTS.split(f"\n## `{name}`\n")[1].split("\n## ")[0]
     rows = re.findall(r"^\| `(.+?)` \| (.+) \|$", section, re.MULTILINE)
     assert dict(rows) == dict(TABLES[name])
-
-
-def options_of(command: click.Command) -> dict[str, str | None]:
-    """The help of each option by its names, as the reference shows them."""
-    options = [param for param in command.params if isinstance(param, click.Option) and "--help" not in param.opts]
-    names = (", ".join(f"`{name}`" for name in sorted(each.opts + each.secondary_opts, key=_place)) for each in options)
-    return dict(zip(names, (each.help for each in options), strict=True))
-
-
-def _place(option: str) -> tuple[bool, bool]:
-    """Long names before short ones, and what turns off behind what turns on."""
-    return not option.startswith("--"), option.startswith("--no-")
-
-
-@pytest.mark.parametrize("name", ["predict", "train", "embed", "orfs", "report", "split", "merge"])
-def test_every_option_is_explained_as_in_the_help(name: str) -> None:
-    reference = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
-    section = reference.split(f"\n## `virnucpro {name}`\n")[1].split("\n## ")[0]
-    shared = reference.split("\n## Devices, run, messages\n")[1].split("\n## ")[0]
-    rows = section + (shared if name in ("predict", "train", "embed") else "")
-    assert dict(re.findall(r"^\| (`--.+?) \| (.+) \|$", rows, re.MULTILINE)) == options_of(cli.commands[name])
 
 
 def test_the_readme_names_every_command() -> None:
