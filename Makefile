@@ -19,7 +19,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-test-heavy: $(VENV)/.installed-heavy
+test-heavy: $(VENV)/.installed-heavy $(VENV)/tools/.installed
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m heavy
 
 lint: $(VENV)/.installed-dev
@@ -43,6 +43,11 @@ $(VENV)/.installed-test: $(VENV)/.installed
 
 $(VENV)/.installed-heavy: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[heavy]'
+	touch $@
+
+$(VENV)/tools/.installed: packaging/tools.txt
+	$(PYTHON) -m venv $(VENV)/tools
+	$(VENV)/tools/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed
