@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import rich_click as click
 
 from virnucpro.calls import tables
 from virnucpro.cli import cli
@@ -32,6 +33,27 @@ def test_every_column_is_explained_as_in_the_code(name: str) -> None:
 def test_the_readme_names_every_command() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [name for name in cli.commands if f"virnucpro {name}" not in readme] == []
+
+
+def anchors(path: Path) -> set[str]:
+    """Those of the headings of a page, as the site and its hosts make them."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "packaging/README.md", "examples/README.md"])
+def test_links_lead_somewhere(name: str) -> None:
+    page = ROOT / name
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        target, _, anchor = link.partition("#")
+        if "://" not in link:
+            assert (page.parent / target).exists(), link
+            assert not anchor or anchor in anchors(page.parent / target), link
+
+
+def test_the_help_shows_every_command_in_a_group() -> None:
+    groups = click.rich_click.COMMAND_GROUPS["virnucpro"]
+    assert sorted(name for group in groups for name in group["commands"]) == sorted(cli.commands)
 
 
 def test_readme_opens_with_predict() -> None:
