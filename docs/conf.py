@@ -8,6 +8,7 @@ myst_enable_extensions = ["deflist"]
 exclude_patterns = ["html"]
 html_theme = "furo"
 html_title = f"virnucpro {release}"
+html_show_copyright = False
 html_theme_options = {"navigation_with_keys": True}
 myst_heading_anchors = 3
 # Help and docstrings write `code` in single backticks.
