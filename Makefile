@@ -1,10 +1,11 @@
 # make demo: set up, and call the example.   make lint: ruff and mypy.
 # make test: set up, and run the tests.      make test-heavy: the others, which take long or need more.
+# make docs: the site, in docs/html.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-heavy lint clean
+.PHONY: demo test test-heavy lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/virnucpro predict examples/mixed.fa -o demo --device cpu --force --report
@@ -18,13 +19,16 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-test-heavy: $(VENV)/.installed-heavy
+test-heavy: $(VENV)/.installed-heavy $(VENV)/tools/.installed
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m heavy
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx -W -d build/doctrees docs docs/html
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -41,9 +45,18 @@ $(VENV)/.installed-heavy: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[heavy]'
 	touch $@
 
+$(VENV)/tools/.installed: packaging/tools.txt
+	$(PYTHON) -m venv $(VENV)/tools
+	$(VENV)/tools/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
+
 $(VENV)/.installed-dev: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info
+	rm -rf $(VENV) demo build dist docs/html *.egg-info

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import click
 import pytest
+import rich_click as click
 
 from virnucpro.calls import tables
 from virnucpro.cli import cli
@@ -30,30 +30,30 @@ def test_every_column_is_explained_as_in_the_code(name: str) -> None:
     assert dict(rows) == dict(TABLES[name])
 
 
-def options_of(command: click.Command) -> dict[str, str | None]:
-    """The help of each option by its names, as the reference shows them."""
-    options = [param for param in command.params if isinstance(param, click.Option) and "--help" not in param.opts]
-    names = (", ".join(f"`{name}`" for name in sorted(each.opts + each.secondary_opts, key=_place)) for each in options)
-    return dict(zip(names, (each.help for each in options), strict=True))
-
-
-def _place(option: str) -> tuple[bool, bool]:
-    """Long names before short ones, and what turns off behind what turns on."""
-    return not option.startswith("--"), option.startswith("--no-")
-
-
-@pytest.mark.parametrize("name", ["predict", "train", "embed", "orfs", "report", "split", "merge"])
-def test_every_option_is_explained_as_in_the_help(name: str) -> None:
-    reference = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
-    section = reference.split(f"\n## `virnucpro {name}`\n")[1].split("\n## ")[0]
-    shared = reference.split("\n## Devices, run, messages\n")[1].split("\n## ")[0]
-    rows = section + (shared if name in ("predict", "train", "embed") else "")
-    assert dict(re.findall(r"^\| (`--.+?) \| (.+) \|$", rows, re.MULTILINE)) == options_of(cli.commands[name])
-
-
 def test_the_readme_names_every_command() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [name for name in cli.commands if f"virnucpro {name}" not in readme] == []
+
+
+def anchors(path: Path) -> set[str]:
+    """Those of the headings of a page, as the site and its hosts make them."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "packaging/README.md", "examples/README.md"])
+def test_links_lead_somewhere(name: str) -> None:
+    page = ROOT / name
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        target, _, anchor = link.partition("#")
+        if "://" not in link:
+            assert (page.parent / target).exists(), link
+            assert not anchor or anchor in anchors(page.parent / target), link
+
+
+def test_the_help_shows_every_command_in_a_group() -> None:
+    groups = click.rich_click.COMMAND_GROUPS["virnucpro"]
+    assert sorted(name for group in groups for name in group["commands"]) == sorted(cli.commands)
 
 
 def test_readme_opens_with_predict() -> None:

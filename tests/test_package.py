@@ -19,9 +19,17 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT)]
     subprocess.run(command, check=True, capture_output=True)
     return next(out.glob("*.whl"))
+
+
+def test_both_are_fit_for_pypi(wheel: Path) -> None:
+    pytest.importorskip("twine", reason="needs twine, from PyPI")
+    files = sorted(map(str, wheel.parent.iterdir()))
+    assert [name.endswith((".whl", ".tar.gz")) for name in files] == [True, True]
+    done = subprocess.run([sys.executable, "-m", "twine", "check", "--strict", *files], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_wheel_holds_the_embedded_models_and_no_tests(wheel: Path) -> None:

@@ -217,6 +217,9 @@ def test_unknown_name_suggests_and_lists() -> None:
     with pytest.raises(ModelError, match=r"dnabert-mini, dnabert-s, dnabert-2") as caught:
         resolve("DNABERT_S")
     assert caught.value.hint == "did you mean dnabert-s?"
+    with pytest.raises(ModelError, match="500 is a model set, not a model") as caught:
+        resolve("500")
+    assert caught.value.hint == "name an encoder of it: dnabert-s or esm2-3b"
 
 
 def test_esm_model_is_known_by_its_config_or_its_tensors(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Cli
+from conftest import Cli, to_fasta
 from test_classifier import SCORES, make_card, network, publish, random_features, state_of
 
 from virnucpro.errors import ModelError, OutputError, UsageError
@@ -18,7 +18,7 @@ from virnucpro.models.card import CARD, ClassifierCard, EncoderPin
 from virnucpro.models.classifier import WEIGHTS, Classifier, save
 from virnucpro.models.published import import_published
 from virnucpro.models.registry import EMBEDDED, MODELS, FilePin, resolve
-from virnucpro.models.sets import SETS, available_sets, resolve_set
+from virnucpro.models.sets import SETS, SOURCE, available_sets, resolve_set
 from virnucpro.runs.config import DEFAULT_MODEL_SET
 
 MINI_DIM = SETS["mini-1"].dim
@@ -155,6 +155,26 @@ def test_only_what_is_missing_is_named(encoders: Path, file: Path) -> None:
     with pytest.raises(ModelError, match="14 bytes, expected 3") as caught:
         resolve_set("500", encoders)
     assert "import" not in str(caught.value)
+
+
+def test_a_set_is_downloaded_by_its_parts(cli: Cli) -> None:
+    done = cli("models", "download", "500", "--models-dir", "here")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr.splitlines() == [
+        "virnucpro: error: 500 is a model set, of dnabert-s and esm2-3b and a classifier, not a model",
+        "  → run `virnucpro models download dnabert-s --models-dir here`",
+        "  → run `virnucpro models download esm2-3b --models-dir here`",
+        f"  → run `virnucpro models import 500_model.pth --models-dir here` with the file from {SOURCE}",
+    ]
+    done = cli("models", "download", "mini")
+    assert done.stderr.splitlines()[1:] == ["  → nothing is to be downloaded: it is in the package"]
+
+
+def test_each_cure_has_a_line(cli: Cli, tmp_path: Path) -> None:
+    done = cli("predict", to_fasta(tmp_path / "in.fa", [("a", "ACGT")]), "-o", tmp_path / "out", "--model", "500")
+    assert done.returncode == 4
+    cures = [line.split()[1] for line in done.stderr.splitlines()[1:]]
+    assert cures == ["run", "run", "without", "run", "without"]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from __future__ import annotations
 class VirnucproError(Exception):
     """Base of all errors that this package raises on purpose.
 
-    `hint` says in one sentence what the user can do about it.
+    `hint` says what the user can do about it; each of its lines is a cure of its own.
     """
 
     exit_code = 1
@@ -17,7 +17,7 @@ class VirnucproError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return self.message if self.hint is None else f"{self.message} ({self.hint})"
+        return self.message if self.hint is None else f"{self.message} ({'; '.join(self.hint.splitlines())})"
 
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions with keyword-only arguments do not survive pickling between processes by themselves.

@@ -34,6 +34,14 @@ Exit codes: 0 done · 2 usage · 3 input or output · 4 model · 5 device · 6 d
 """
 
 
+click.rich_click.COMMAND_GROUPS["virnucpro"] = [
+    {"name": "Find viruses", "commands": ["predict", "report"]},
+    {"name": "On many hosts", "commands": ["split", "merge"]},
+    {"name": "Train, and parts of the way", "commands": ["train", "embed", "orfs"]},
+    {"name": "This machine", "commands": ["models", "devices", "doctor"]},
+]
+
+
 @click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="virnucpro")
 def cli() -> None:
@@ -106,6 +114,6 @@ def _report(error: VirnucproError) -> int:
         logging.getLogger("virnucpro.cli").error("%s", error)
         return error.exit_code
     print(f"virnucpro: error: {error.message}", file=sys.stderr)
-    if error.hint:
-        print(f"  → {error.hint}", file=sys.stderr)
+    for cure in (error.hint or "").splitlines():
+        print(f"  → {cure}", file=sys.stderr)
     return error.exit_code

@@ -11,7 +11,7 @@ import rich_click as click
 from virnucpro.errors import ModelError
 from virnucpro.models import registry
 from virnucpro.models.registry import MODELS, Availability, FileCheck
-from virnucpro.models.sets import SetStatus, available_sets
+from virnucpro.models.sets import SETS, SOURCE, SetStatus, available_sets, no_download
 
 LIST_COLUMNS = ("name", "status", "trained", "dim", "licence", "location", "kind")
 VERIFY_COLUMNS = ("name", "file", "status", "expected", "found", "path")
@@ -55,6 +55,8 @@ def download(name: str, models_dir: Path | None) -> None:
 
     The files go to --models-dir, or else to $VIRNUCPRO_MODELS, or else to the Hub cache.
     """
+    if name in SETS:
+        raise no_download(name, models_dir)
     model = registry.download(name, models_dir)
     spec = MODELS[name]
     _say(f"{name}: licence {spec.licence}; please cite {spec.citation}")
@@ -80,7 +82,11 @@ def verify(name: str | None, models_dir: Path | None) -> None:
         )
 
 
-@models.command("import")
+@models.command(
+    "import",
+    help="Import the published classifier FILE for the model set 300 or 500, and print its folder.\n\n"
+    f"FILE is 300_model.pth or 500_model.pth, from {SOURCE}; no code in it is run.",
+)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--window",
@@ -94,10 +100,7 @@ def verify(name: str | None, models_dir: Path | None) -> None:
 )
 @click.option("--force", is_flag=True, help="Overwrite a classifier that was imported before.")
 def import_model(file: Path, window: str | None, models_dir: Path | None, force: bool) -> None:
-    """Import the published classifier FILE for the model set 300 or 500, and print its folder.
-
-    FILE is 300_model.pth or 500_model.pth as VirNucPro publishes it; no code in it is run.
-    """
+    """Import a classifier."""
     from virnucpro.models.published import CITATION, import_published
 
     folder = import_published(file, int(window) if window else None, models_dir, force)

@@ -22,7 +22,7 @@ from virnucpro.models.card import CARD, ClassifierCard, EncoderPin
 from virnucpro.models.classifier import EPS, NORM, check_state, save
 from virnucpro.models.local import sha256_of
 from virnucpro.models.registry import MODELS, VARIABLE
-from virnucpro.models.sets import SETS, SetSpec
+from virnucpro.models.sets import SETS, SOURCE, SetSpec
 
 NETWORK = "__main__.MLPClassifier"
 LINEAR = "torch.nn.modules.linear.Linear"
@@ -43,7 +43,6 @@ CITATION = (
     "sequences using six-frame translation and large language models. Briefings in Bioinformatics 2025, "
     "doi:10.1093/bib/bbaf224"
 )
-SOURCE = "https://github.com/Li-Jing-1997/VirNucPro"
 
 
 class _Inert:

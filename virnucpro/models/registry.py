@@ -294,7 +294,7 @@ def _availability(spec: ModelSpec, models_dir: Path | None) -> Availability:
 
 def _how_to_get(spec: ModelSpec, models_dir: Path | None) -> str:
     """How to get a registered model."""
-    return f"run `virnucpro models download {spec.name}{option(models_dir)}`; {_by_hand(spec, models_dir)}"
+    return f"run `virnucpro models download {spec.name}{option(models_dir)}`\n{_by_hand(spec, models_dir)}"
 
 
 def option(models_dir: Path | None) -> str:
@@ -321,6 +321,9 @@ def _absent(spec: ModelSpec, models_dir: Path | None) -> ModelError:
 
 
 def _unknown(name: str) -> ModelError:
+    if name in DATA["sets"]:
+        encoders = [DATA["sets"][name][part] for part in ("dna", "protein") if part in DATA["sets"][name]]
+        return ModelError(f"{name} is a model set, not a model", hint=f"name an encoder of it: {' or '.join(encoders)}")
     return ModelError(
         f"no model {name!r}: neither a registered name ({', '.join(MODELS)}), nor a folder, "
         f"nor a weights file ({', '.join(WEIGHTS_SUFFIXES)})",

@@ -32,6 +32,9 @@ from virnucpro.models.registry import (
 
 _T = TypeVar("_T")
 
+#: Where the published classifiers are.
+SOURCE = "https://github.com/Li-Jing-1997/VirNucPro"
+
 #: Families of the encoders, in their order, by what a set reads.
 _KINDS: Mapping[Reads, tuple[tuple[str, ...], ...]] = {
     "frames": (("dnabert",), ("esm2",)),
@@ -184,7 +187,7 @@ def _named(spec: SetSpec, models_dir: Path | None) -> ModelSet:
     if folder is None or len(found) < len(encoders):
         raise ModelError(
             f"model set {spec.name} is not complete: {'; '.join(error.message for error in errors)}",
-            hint="; ".join(error.hint for error in errors if error.hint),
+            hint="\n".join(error.hint for error in errors if error.hint),
         )
     return ModelSet(spec.name, folder, ClassifierCard.read(folder), found)
 
@@ -216,7 +219,19 @@ def _how_to_get(spec: SetSpec, models_dir: Path | None) -> str:
     if spec.published is None:
         return REINSTALL
     place = models_dir or (None if any(spec.folders(None)) else Path("DIR"))
-    return f"run `virnucpro models import {spec.published}{option(place)}` with the file that VirNucPro publishes"
+    return f"run `virnucpro models import {spec.published}{option(place)}` with the file from {SOURCE}"
+
+
+def no_download(name: str, models_dir: Path | None) -> ModelError:
+    """What to tell whoever would download the set `name` as if it were one model: how to get each of its parts."""
+    spec = SETS[name]
+    encoders = [encoder for encoder in spec.encoders if MODELS[encoder].hub_id]
+    cures = [f"run `virnucpro models download {encoder}{option(models_dir)}`" for encoder in encoders]
+    cures.append(
+        _how_to_get(spec, models_dir) if spec.published else "nothing is to be downloaded: it is in the package"
+    )
+    what = f"{name} is a model set, of {' and '.join(spec.encoders)} and a classifier, not a model"
+    return ModelError(what, hint="\n".join(cures))
 
 
 def _local(name: str, models_dir: Path | None) -> ModelSet:
