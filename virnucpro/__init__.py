@@ -2,6 +2,7 @@
 
     import virnucpro
     rows = virnucpro.predict("contigs.fa")  # which sequences are viral
+    by_sample = virnucpro.predict_samples(["a.fa", "b.fa"])
     ids, vectors = virnucpro.embed("contigs.fa")
     windows, nucleotides, proteins = virnucpro.orfs("contigs.fa", "contigs")  # files of open frames
 
@@ -11,7 +12,7 @@ Nothing heavy is imported until a function is called.
 from __future__ import annotations
 
 from virnucpro._version import __version__
-from virnucpro.api import SequenceRow, embed, orfs, predict
+from virnucpro.api import SequenceRow, embed, orfs, predict, predict_samples
 from virnucpro.errors import VirnucproError
 
-__all__ = ["SequenceRow", "VirnucproError", "__version__", "embed", "orfs", "predict"]
+__all__ = ["SequenceRow", "VirnucproError", "__version__", "embed", "orfs", "predict", "predict_samples"]

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from virnucpro.runs.predict import PredictResult
+
 logger = logging.getLogger("virnucpro.api")
 
 PathLike = str | os.PathLike[str]
@@ -166,11 +168,61 @@ def predict(
         return _predict(config.PredictConfig(_inputs(paths), folder, **settings))
 
 
+def predict_samples(
+    samples: Mapping[str, PathLike | Iterable[PathLike]] | Iterable[PathLike],
+    output: PathLike | None = None,
+    *,
+    model: PathLike = config.DEFAULT_MODEL_SET,
+    models_dir: PathLike | None = None,
+    window: int | None = None,
+    exact: bool = False,
+    min_score: float | None = None,
+    preset: str | None = None,
+    min_length: int | None = None,
+    viral_share: float | None = None,
+    vanilla_output: bool = False,
+    keep_embeddings: bool = False,
+    report: bool = False,
+    device: str | int = "auto",
+    dtype: str = "auto",
+    batch_size: int | None = None,
+    threads: int | None = None,
+    sequences_per_file: int = config.DEFAULT_FRAMES_PER_FILE,
+    work_dir: PathLike | None = None,
+    stall_minutes: float = config.DEFAULT_STALL_MINUTES,
+    resume: bool = True,
+    force: bool = False,
+) -> dict[str, list[SequenceRow]]:
+    """Call the DNA sequences of several samples; models are loaded once.
+
+    samples: the file, or files, of each name; or files that name themselves, as with `virnucpro predict --per-sample`.
+    output, and the keywords: as for `predict`; the results of a sample are in a folder of its name.
+
+    Returns, by sample, the rows of its sequences table. A sample that came to nothing is left out and logged as an
+    error, what failed in others as warnings. Raises VirnucproError. On anything but one CPU, processes are spawned:
+    call it under `if __name__ == "__main__":`.
+    """
+    settings = _keywords(locals())
+    from virnucpro.runs.samples import named_by_file, run_samples
+
+    if isinstance(samples, Mapping):
+        named: Mapping[str, tuple[Path, ...]] = {name: _inputs(files) for name, files in samples.items()}
+    else:
+        named = named_by_file(map(Path, _inputs(samples)))
+    with _kept_or_temporary(output, "out") as folder:
+        result = run_samples(named, Path(folder), settings)
+        return {name: _rows(each) for name, each in result.results.items()}
+
+
 def _predict(settings: config.PredictConfig) -> list[SequenceRow]:
-    from virnucpro.io.tables import read_rows
     from virnucpro.runs.predict import run_predict
 
-    result = run_predict(settings)
+    return _rows(run_predict(settings))
+
+
+def _rows(result: PredictResult) -> list[SequenceRow]:
+    from virnucpro.io.tables import read_rows
+
     if not result.trained:
         logger.warning("model set %s is UNTRAINED: its calls show that the tool works, and mean nothing", result.model)
     _warn(result.failures)
@@ -210,7 +262,7 @@ def _typed(row: Mapping[str, str]) -> SequenceRow:
 
 def _keywords(given: Mapping[str, Any]) -> dict[str, Any]:
     """The settings among the arguments of a function: what is neither read nor written."""
-    return {name: value for name, value in given.items() if name not in ("paths", "output")}
+    return {name: value for name, value in given.items() if name not in ("paths", "samples", "output")}
 
 
 @contextlib.contextmanager

@@ -54,6 +54,28 @@ REGIONS: Mapping[str, str] = {
     "windows_viral": "those of them that are viral",
 }
 
+SAMPLES: Mapping[str, str] = {
+    "sample": "how its results are named",
+    "sequences": "sequences in its input",
+    "bases": "their bases",
+    "virus": "sequences that are viral as a whole",
+    "mixed": "sequences that are viral in part",
+    "other": "sequences that are not viral",
+    "not_scored": "sequences without a score",
+    "failed": "records or files that could not be used, listed in its failed.tsv",
+    "expected_false": "how many of those called virus are expected not to be; empty for a set that was not measured",
+    "viral_share": "share of viral sequences that this supposes, estimated or given",
+    "model": "model set",
+    "differs": "settings, models and versions that are not those of most samples",
+    "folder": "where its results are, seen from this table",
+    "note": "why it has no results",
+}
+
+FAILED_SAMPLES: Mapping[str, str] = {
+    "sample": "how its results would be named",
+    "reason": "what is wrong, and a hint",
+}
+
 VIRUSES: Mapping[str, str] = {
     "name": "as in the FASTA of viruses: the sequence's id, or SEQUENCE_ID:START-END of a region",
     "number": "the sequence, as in the sequences table",

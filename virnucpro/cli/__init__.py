@@ -24,6 +24,7 @@ from virnucpro.cli.orfs import orfs
 from virnucpro.cli.predict import predict
 from virnucpro.cli.report import report
 from virnucpro.cli.split import split
+from virnucpro.cli.summarize import summarize
 from virnucpro.cli.train import train
 from virnucpro.core import log
 from virnucpro.errors import DeviceError, Interrupted, VirnucproError
@@ -51,7 +52,7 @@ def cli() -> None:
     """
 
 
-for command in (predict, report, train, embed, orfs, split, merge, models, devices, doctor):
+for command in (predict, report, summarize, train, embed, orfs, split, merge, models, devices, doctor):
     cli.add_command(command)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
@@ -10,18 +11,21 @@ from virnucpro.cli.options import (
     GROUPS,
     OutputPath,
     force_option,
-    inputs_argument,
     models_dir_option,
     run_options,
 )
 from virnucpro.errors import EXIT_SOME_FAILED
 from virnucpro.runs.config import DEFAULT_FRAMES_PER_FILE, DEFAULT_MODEL_SET, PredictConfig
 
+if TYPE_CHECKING:
+    from virnucpro.cli.progress import Reporter
+
 click.rich_click.OPTION_GROUPS["virnucpro predict"] = [
     {
         "name": "Output",
         "options": ["--output", "--prefix", "--force", "--report", "--vanilla-output", "--keep-embeddings"],
     },
+    {"name": "Several samples", "options": ["--per-sample", "--samples"]},
     {
         "name": "Model and calls",
         "options": [
@@ -52,7 +56,7 @@ FILES = "\n\n".join(
 
 
 @click.command(epilog=FILES)
-@inputs_argument
+@click.argument("inputs", metavar="INPUT...", nargs=-1, type=click.Path(path_type=Path, allow_dash=True))
 @click.option(
     "-o",
     "--output",
@@ -79,6 +83,20 @@ FILES = "\n\n".join(
     is_flag=True,
     help="Also write the embeddings of all frames: PREFIX.dna.h5 and PREFIX.protein.h5; with --vanilla-output also the "
     "three .pt files of the published tool.",
+)
+@click.option(
+    "--per-sample",
+    is_flag=True,
+    help="Each INPUT is a sample of its own, named by its file. Its results are in DIR/SAMPLE, the same as of a run "
+    "over it alone; DIR/samples.tsv has a row for each sample. Models are loaded once.",
+)
+@click.option(
+    "--samples",
+    "sheet",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="SHEET",
+    help="As --per-sample, with a table of samples instead of INPUT: in each line a name and, after tabs, one file or "
+    "several.",
 )
 @click.option(
     "--model",
@@ -129,7 +147,15 @@ FILES = "\n\n".join(
     "the scores.",
 )
 @run_options(DEFAULT_FRAMES_PER_FILE)
-def predict(quiet: bool, log_format: str, frames: str, **settings: Any) -> int:
+def predict(
+    quiet: bool,
+    log_format: str,
+    frames: str,
+    inputs: tuple[Path, ...],
+    per_sample: bool,
+    sheet: Path | None,
+    **settings: Any,
+) -> int:
     """Find viral sequences and viral regions, with scores.
 
     INPUT: FASTA, FASTQ or unaligned BAM of DNA, plain or compressed (gz, bz2, xz, zst); - is standard input.
@@ -137,16 +163,32 @@ def predict(quiet: bool, log_format: str, frames: str, **settings: Any) -> int:
     \b
     virnucpro predict contigs.fa -o out
     zcat reads.fq.gz | virnucpro predict - -o out -p reads --model 300 -d 0,1
+    virnucpro predict sample1.fa sample2.fa --per-sample -o out
 
     Each sequence is cut into windows, language models embed the windows or their open reading frames, and a classifier
     scores them. If no sequence is viral, the exit code is still 0, and the tables hold headers only.
     """
     from virnucpro.cli.progress import Reporter
 
-    config = PredictConfig(exact=frames == "exact", **settings)
+    if bool(inputs) == bool(sheet):
+        raise click.UsageError("Give either INPUT... or --samples SHEET.")
+    settings["exact"] = frames == "exact"
     with Reporter(quiet, log_format) as reporter:
+        if per_sample or sheet:
+            return _samples(reporter, inputs, sheet, settings)
         from virnucpro.runs.predict import run_predict
 
-        result = run_predict(config, reporter)
+        result = run_predict(PredictConfig(inputs, **settings), reporter)
         reporter.predict_summary(result)
     return EXIT_SOME_FAILED if result.failures else 0
+
+
+def _samples(reporter: Reporter, inputs: tuple[Path, ...], sheet: Path | None, settings: dict[str, Any]) -> int:
+    from virnucpro.runs.samples import named_by_file, read_sheet, run_samples
+
+    if settings.pop("prefix") is not None:
+        raise click.UsageError("--prefix is of one run; samples have the names of their files, or those in SHEET.")
+    samples = read_sheet(sheet) if sheet else named_by_file(inputs)
+    result = run_samples(samples, settings.pop("output"), settings, reporter)
+    reporter.samples_summary(result)
+    return EXIT_SOME_FAILED if result.some_failed else 0

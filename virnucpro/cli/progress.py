@@ -17,9 +17,12 @@ from virnucpro.pipeline import events
 if TYPE_CHECKING:
     from virnucpro.runs.embed import EmbedResult
     from virnucpro.runs.predict import PredictResult
+    from virnucpro.runs.samples import SamplesResult
     from virnucpro.runs.train import TrainResult
 
 logger = logging.getLogger("virnucpro.cli")
+
+UNTRAINED = "model set %s is UNTRAINED: its calls show that the tool works, and mean nothing"
 
 #: Seconds between two lines where there is no terminal.
 LINE_SECONDS = 30.0
@@ -113,9 +116,7 @@ class Reporter:
         if self.bars:
             self.bars.stop()
         if not result.trained:
-            logger.warning(
-                "model set %s is UNTRAINED: its calls show that the tool works, and mean nothing", result.model
-            )
+            logger.warning(UNTRAINED, result.model)
         verdicts = ", ".join(f"{count} {verdict}" for verdict, count in result.verdicts.items())
         logger.info("%d sequences: %s", sum(result.verdicts.values()), verdicts)
         logger.info("%d of %d windows have a score", result.windows_scored, result.windows)
@@ -124,6 +125,19 @@ class Reporter:
         logger.info("results: %s.*", result.paths.output)
         if result.failures:
             logger.warning("%d failed; see %s", len(result.failures), result.paths.failed)
+
+    def samples_summary(self, result: SamplesResult) -> None:
+        """The end of several samples: how many have results, and where what tells about all is."""
+        if self.bars:
+            self.bars.stop()
+        for each in result.results.values():
+            if not each.trained:
+                logger.warning(UNTRAINED, each.model)
+                break
+        total = len(result.results) + len(result.failed)
+        logger.info("%d of %d samples have results; a row for each: %s", len(result.results), total, result.paths.table)
+        if result.failed:
+            logger.warning("%d samples failed; see %s", len(result.failed), result.paths.failed)
 
     def train_summary(self, result: TrainResult) -> None:
         """The end of `virnucpro train`: what the classifier is worth, and where it is."""

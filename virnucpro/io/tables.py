@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO, cast
 
+from virnucpro.errors import OutputError
+
 FAILED: Mapping[str, str] = {
     "input": "file",
     "record": "place of the record in that file, from 1; 0 is the rest of the file",
@@ -52,6 +54,21 @@ def gzip_text(path: Path) -> Iterator[TextIO]:
         io.TextIOWrapper(packed, encoding="utf-8", newline="") as text,
     ):
         yield text
+
+
+def refuse_other(path: Path, columns: Iterable[str]) -> None:
+    """Raise OutputError for a file that is there and is no table of these columns."""
+    try:
+        with open(path, "rb") as file:
+            ours = file.readline() == ("\t".join(columns) + "\n").encode()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}", hint="choose another folder with -o") from error
+    if not ours:
+        raise OutputError(
+            f"{path} exists and is another table than would be written", hint="choose another folder with -o"
+        )
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

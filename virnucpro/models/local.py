@@ -83,6 +83,11 @@ class LocalModel:
         """Checksum of the weights; for several files, of their checksums. Raises ModelError if one cannot be read."""
         return combined(self._checksums[path].sha256 for path in weight_files(self.weights))
 
+    @property
+    def sums(self) -> tuple[str, ...]:
+        """Checksum of each of `files`. Raises ModelError if one cannot be read."""
+        return tuple(checksum.sha256 for checksum in self._checksums.values())
+
     @cached_property
     def _checksums(self) -> dict[Path, Checksum]:
         return {path: Checksum.of(path) for path in self.files}

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +34,8 @@ from virnucpro.pipeline.events import EventSink
 from virnucpro.pipeline.packing import BUDGET_STEP, round_budget
 from virnucpro.pipeline.stream import Encoder, Stream
 from virnucpro.runs.config import DEFAULT_MAX_TOKENS, DEFAULT_MODEL
+
+Loaded = TypeVar("Loaded")
 
 logger = logging.getLogger("virnucpro.worker")
 
@@ -128,6 +130,7 @@ class WorkerOptions:
     progress_queue: takes events of `pipeline.events` and log records; a `multiprocessing` queue does.
     forward_logs: in a process of its own, send log records to `progress_queue`, which it needs, rather than to this
         process's handlers.
+    kept: what an earlier call in this process has loaded, for a worker that stays; None where nothing is to be kept.
     """
 
     model: str | LocalModel = DEFAULT_MODEL
@@ -138,6 +141,7 @@ class WorkerOptions:
     attributes: Mapping[str, object] | None = None
     progress_queue: EventSink | None = None
     forward_logs: bool = False
+    kept: dict[str, Any] | None = None
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any]) -> WorkerOptions:
@@ -158,6 +162,17 @@ class WorkerOptions:
         """In a process of its own, send log records to the parent if so asked. Raises DeviceError."""
         if self.forward_logs and self.progress_queue is not None:
             set_up_worker_logging(self.progress_queue, torch_device(device_id))
+
+    def kept_or(self, key: object, load: Callable[[], Loaded]) -> Loaded:
+        """What `load` gives, or gave an earlier call with that key; of several only the last is kept."""
+        if self.kept is None:
+            return load()
+        if self.kept.get("key") != key:
+            self.kept.clear()  # first, so that both need not fit the memory
+            self.kept["loaded"] = load()
+            self.kept["key"] = key
+        loaded: Loaded = self.kept["loaded"]
+        return loaded
 
     @property
     def local_model(self) -> LocalModel:

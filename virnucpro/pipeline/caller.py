@@ -22,8 +22,9 @@ from virnucpro.pipeline.base_worker import WorkerOptions, is_done, made_from, to
 from virnucpro.pipeline.events import Listener, Phase
 from virnucpro.pipeline.families import FAMILIES
 from virnucpro.pipeline.features import Features, join
+from virnucpro.pipeline.launch_local import Launch
 from virnucpro.pipeline.placement import announce
-from virnucpro.pipeline.stream import Stream
+from virnucpro.pipeline.stream import Encoder, Stream
 from virnucpro.pipeline.work_queue import QueueResult, WorkQueue
 from virnucpro.runs.paths import RunPaths
 
@@ -163,7 +164,7 @@ def call_files_worker(
 
     file_subset, device_id, output_dir: as for `process_dnabert_files_worker`; batch_size, protein_batch_size: tokens a
     batch of each encoder; models, dtype, classifier, vectors, run: as in `CalledFiles`; kwargs: threads,
-    progress_queue, forward_logs, as in `WorkerOptions`.
+    progress_queue, forward_logs, kept, as in `WorkerOptions`.
 
     Returns the results, and (path, message) for each work file that failed.
     """
@@ -172,10 +173,12 @@ def call_files_worker(
     device = torch_device(device_id)
     budgets = (batch_size,) if protein_batch_size is None else (batch_size, protein_batch_size)
     files = CalledFiles(Path(output_dir), models, budgets, dtype, classifier, vectors, run)
-    encoders = [
-        worker.load(device, worker.dtype, budget)
-        for worker, budget in zip((FAMILIES[model.kind].worker(model, dtype) for model in models), budgets, strict=True)
-    ]
+
+    def load() -> list[Encoder]:
+        workers = [FAMILIES[model.kind].worker(model, dtype) for model in models]
+        return [worker.load(device, worker.dtype, budget) for worker, budget in zip(workers, budgets, strict=True)]
+
+    encoders = options.kept_or((device, dtype, budgets, [(model, model.sums) for model in models]), load)
     classifiers = (
         _Classifiers(Classifier.load(classifier), Classifier.load_dna_only(classifier)) if classifier else None
     )
@@ -192,10 +195,12 @@ def call_files(
     threads: int,
     listen: Listener,
     stall_seconds: float,
+    launch: Launch,
 ) -> QueueResult:
     """Bring work files to their end on all devices, but for those that are done. Raises ModelError, DeviceError.
 
-    counts: windows and proteins of each; devices: an entry a worker; threads: of each worker.
+    counts: windows and proteins of each; devices: an entry a worker; threads: of each worker; launch: makes the
+    launcher of the workers.
     """
     done = {path for path in counts if files.is_done(path)}
     left = {path: count for path, count in counts.items() if path not in done}
@@ -212,8 +217,8 @@ def call_files(
         "run": files.run,
         "threads": threads,
     }
-    queue = WorkQueue(call_files_worker, devices, files.budgets[0], files.folder, left, options, listen, stall_seconds)
-    return queue.run()
+    work = call_files_worker, devices, files.budgets[0], files.folder, left, options
+    return WorkQueue(*work, listen, stall_seconds, launch).run()
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ What is started when, and who gets which file, `pipeline/schedule.py` decides. H
 dies closes its pipe, so its death is seen at once; a process whose parent is gone ends by itself within a second or
 two, whatever it does then. It is deaf to Ctrl-C, which a terminal sends to all: the parent decides.
 
+Launched by `Workers`, they stay when a run has ended, with the models that they have loaded, for the next run.
+
 This module is all that a new process imports before it watches its parent, so it imports nothing of PyTorch.
 """
 
@@ -43,6 +45,9 @@ Said = Message | logging.LogRecord
 
 #: Takes what comes from the worker in a slot.
 Deliver = Callable[[int, Said], None]
+
+#: What a worker that stays keeps from one run to the next, such as models that it has loaded.
+Kept = dict[str, Any]
 
 #: Seconds that a process gets to be gone once its pipe is closed, or once it was killed.
 GONE_SECONDS = 10.0
@@ -88,12 +93,19 @@ def runs_inline(devices: Sequence[str]) -> bool:
     return list(devices) == ["cpu"]
 
 
-def launcher_for(work: Work) -> Launcher:
-    """The launcher that suits the devices. Raises UsageError where processes are needed and cannot be started."""
+#: Makes the launcher of a run.
+Launch = Callable[[Work], Launcher]
+
+
+def launcher_for(work: Work, workers: Workers | None = None) -> Launcher:
+    """The launcher that suits the devices; workers: where those that stay are found and left.
+
+    Raises UsageError where processes are needed and cannot be started.
+    """
     if runs_inline(work.devices):
-        return Inline(work)
+        return Inline(work, workers)
     check_can_spawn(work.devices)
-    return Processes(work)
+    return Processes(work, workers)
 
 
 def check_can_spawn(devices: Sequence[str]) -> None:
@@ -116,14 +128,57 @@ def check_can_spawn(devices: Sequence[str]) -> None:
 _GUARD = 'put the call under `if __name__ == "__main__":`'
 
 
+class Workers:
+    """Workers that stay from one run to the next. All go at the end of the `with` block, or by `close`.
+
+    One whose run did not end well is none of them: the next run starts another in its place.
+    """
+
+    def __init__(self) -> None:
+        self.resting: dict[str, list[_Running]] = {}
+        #: What the worker that is called in this process keeps; others keep theirs in their own.
+        self.kept: Kept = {}
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def launch(self, work: Work) -> Launcher:
+        """The launcher of the next run. Raises UsageError as `launcher_for` does."""
+        return launcher_for(work, self)
+
+    def rest(self, device: str, running: _Running) -> None:
+        """Keep a worker whose run has ended."""
+        self.resting.setdefault(device, []).append(running)
+
+    def wake(self, device: str) -> _Running | None:
+        """A worker on a device that waits for a run, if there is one; those that have died meanwhile are forgotten."""
+        left = self.resting.get(device, [])
+        while left:
+            running = left.pop()
+            if running.process.is_alive() and not running.killed:
+                return running
+            _end([running])
+        return None
+
+    def close(self) -> None:
+        """End those that wait, and forget what was kept."""
+        _end([running for each in self.resting.values() for running in each])
+        self.resting.clear()
+        self.kept.clear()
+
+
 # In this process.
 
 
 class Inline:
     """One worker, called in the thread that pumps. It cannot be killed."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, workers: Workers | None = None) -> None:
         self.work = work
+        self.kept = workers.kept if workers else None
         self.started = False
         self.answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
 
@@ -143,7 +198,8 @@ class Inline:
         if self.started:
             self.started = False
             try:
-                _call(self.work, self.work.devices[0], self.answers.get, _Sink(lambda said: deliver(0, said)))
+                sink = _Sink(lambda said: deliver(0, said))
+                _call(self.work, self.work.devices[0], self.answers.get, sink, self.kept)
             finally:
                 self.answers.put(STOP)  # for a thread of the worker that may still wait
             deliver(0, Died("it returned"))
@@ -169,21 +225,23 @@ class _Sink:
                 raise
 
 
-def _call(work: Work, device: str, receive: Callable[[], Answer], sink: _Sink, **options: Any) -> bool:
-    """Call the worker, and tell how it ended if not in order; whether it ended as it should.
+def _call(
+    work: Work, device: str, receive: Callable[[], Answer], sink: _Sink, kept: Kept | None, **options: Any
+) -> Exception | None:
+    """Call the worker, and tell how it ended if it did not return; what it raised. kept: None: nothing is to be.
 
     Raises what breaks the sink, which is no error of the worker.
     """
     files = _requested(receive, sink)
-    options |= work.kwargs
+    options |= work.kwargs if kept is None else {**work.kwargs, "kept": kept}
     try:
         work.worker(files, device, work.batch_size, work.output_dir, progress_queue=sink, **options)
     except Exception as error:
         if sink.broken is not None:
             raise sink.broken from None
         sink.put(_told(error))
-        return isinstance(error, VirnucproError)
-    return True
+        return error
+    return None
 
 
 def _told(error: Exception) -> Message:
@@ -212,6 +270,11 @@ class _Started:
     """Worker → launcher: this process has come up."""
 
 
+@dataclass(frozen=True)
+class _Rests:
+    """Worker → launcher: my run has ended, and I wait for the next."""
+
+
 @dataclass
 class _Running:
     process: BaseProcess
@@ -223,16 +286,26 @@ class _Running:
 class Processes:
     """A spawned process for each slot."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, workers: Workers | None = None) -> None:
         self.work = work
+        self.workers = workers
         self.running: dict[int, _Running] = {}
 
     def start(self, slot: int) -> None:
-        """Start a process; it says nothing before it has loaded its model."""
+        """Start a process, or wake one; it says nothing before it has loaded its model."""
+        woken = self.workers.wake(self.work.devices[slot]) if self.workers else None
+        if woken is None:
+            self._spawn(slot)
+            return
+        self.running[slot] = woken
+        with contextlib.suppress(OSError):  # it died just now: its closed pipe is the next thing heard
+            woken.connection.send(_Parcel(self.work))
+
+    def _spawn(self, slot: int) -> None:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         level = logging.getLogger("virnucpro").getEffectiveLevel()
-        arguments = (theirs, _Parcel(self.work), self.work.devices[slot], level)
+        arguments = (theirs, _Parcel(self.work), self.work.devices[slot], level, self.workers is not None)
         process = context.Process(target=_worker_process, args=arguments, daemon=True)
         self.running[slot] = _Running(process, ours)
         with _spawning():
@@ -258,13 +331,21 @@ class Processes:
         for connection in wait(list(slots), seconds):
             slot = slots[connection]  # type: ignore[index]
             said = self._receive(slot)
-            if not isinstance(said, _Started):
+            if isinstance(said, _Rests):
+                deliver(slot, self._rest(slot))
+            elif not isinstance(said, _Started):
                 deliver(slot, said)
 
-    def _receive(self, slot: int) -> Said | _Started:
+    def _rest(self, slot: int) -> Message:
+        """The run has ended for a worker that stays."""
+        assert self.workers is not None
+        self.workers.rest(self.work.devices[slot], self.running.pop(slot))
+        return Died("it returned")
+
+    def _receive(self, slot: int) -> Said | _Started | _Rests:
         running = self.running[slot]
         try:
-            said: Said | _Started = running.connection.recv()
+            said: Said | _Started | _Rests = running.connection.recv()
         except (EOFError, OSError):
             return self._reap(slot)
         running.started = True
@@ -283,13 +364,16 @@ class Processes:
 
     def close(self) -> None:
         """Kill what is left."""
-        left = [running for running in self.running.values() if running.process.pid]  # else a signal came as it began
-        for running in left:
-            running.process.kill()
-        for running in left:
-            running.process.join(GONE_SECONDS)
-            running.connection.close()
+        _end([running for running in self.running.values() if running.process.pid])  # else a signal came as it began
         self.running.clear()
+
+
+def _end(left: Sequence[_Running]) -> None:
+    for running in left:
+        running.process.kill()
+    for running in left:
+        running.process.join(GONE_SECONDS)
+        running.connection.close()
 
 
 @contextlib.contextmanager
@@ -334,28 +418,34 @@ class _Parcel:
         return work
 
 
-def _worker_process(connection: Connection, parcel: _Parcel, device: str, log_level: int) -> None:
-    """What runs in a spawned process."""
+def _worker_process(connection: Connection, parcel: _Parcel, device: str, log_level: int, stays: bool) -> None:
+    """What runs in a spawned process; stays: for run after run, until it is killed."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     sink = _Sink(connection.send)
+    kept: Kept | None = {} if stays else None
     try:
         sink.put(_Started())
         logging.getLogger("virnucpro").setLevel(log_level)
-        in_order = _unpack_and_call(connection, parcel, device, sink)
-    except (EOFError, OSError):
-        in_order = False  # the parent is gone: there is nobody to work for
-    if not in_order:
+        error = _unpack_and_call(connection, parcel, device, sink, kept)
+        while stays and error is None:
+            sink.put(_Rests())
+            error = _unpack_and_call(connection, connection.recv(), device, sink, kept)
+    except (EOFError, OSError) as gone:  # the parent: there is nobody to work for
+        error = gone
+    if not (error is None or isinstance(error, VirnucproError)):
         os._exit(1)  # at once: what is left of a broken device is not waited for
 
 
-def _unpack_and_call(connection: Connection, parcel: _Parcel, device: str, sink: _Sink) -> bool:
+def _unpack_and_call(
+    connection: Connection, parcel: _Parcel, device: str, sink: _Sink, kept: Kept | None
+) -> Exception | None:
     try:
         work = parcel.open()
     except Exception as error:
         sink.put(_told(error))
-        return False
+        return error
     os.environ.setdefault("RAYON_NUM_THREADS", str(work.kwargs.get("threads") or 1))  # threads of the tokenizer
-    return _call(work, device, connection.recv, sink, forward_logs=True)
+    return _call(work, device, connection.recv, sink, kept, forward_logs=True)
 
 
 def _end_with_parent() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from virnucpro.pipeline.base_worker import assign_files_by_sequences
 from virnucpro.pipeline.events import FLUSH, Listener, unheard
-from virnucpro.pipeline.launch_local import STOP, Said, Work, Worker, launcher_for, runs_inline
+from virnucpro.pipeline.launch_local import STOP, Launch, Said, Work, Worker, launcher_for, runs_inline
 from virnucpro.pipeline.schedule import (
     STALL_SECONDS,
     DeviceStats,
@@ -45,7 +45,8 @@ class WorkQueue:
 
     worker: a module-level function; device_names: one entry a worker; counts: sequences of each file;
     kwargs: passed to every worker; on_event: told of each event with the index of its worker;
-    stall_seconds: the least silence after which a busy worker counts as hung; the one of a single CPU is waited for.
+    stall_seconds: the least silence after which a busy worker counts as hung; the one of a single CPU is waited for;
+    launch: makes the launcher.
     Raises InputError where two files would have one result, UsageError where workers cannot be started.
     """
 
@@ -59,11 +60,12 @@ class WorkQueue:
         kwargs: Mapping[str, Any] | None = None,
         on_event: Listener = unheard,
         stall_seconds: float = STALL_SECONDS,
+        launch: Launch = launcher_for,
     ) -> None:
         lists = assign_files_by_sequences(counts, len(device_names), counts)
         stall = math.inf if runs_inline(device_names) else stall_seconds
         self.schedule = Schedule(device_names, lists, counts, _sizes(counts), stall)
-        self.launcher = launcher_for(Work(worker, device_names, batch_size, output_dir, dict(kwargs or {})))
+        self.launcher = launch(Work(worker, device_names, batch_size, output_dir, dict(kwargs or {})))
         self.on_event = on_event
 
     def run(self) -> QueueResult:

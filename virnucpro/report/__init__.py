@@ -1,5 +1,6 @@
-"""One HTML file that shows the results of `virnucpro predict`: read without a network, the same bytes each time."""
+"""One HTML file that shows the results of `virnucpro predict`, and one over several samples: read without a network."""
 
 from virnucpro.report.page import write_report
+from virnucpro.report.samples_page import summarize
 
-__all__ = ["write_report"]
+__all__ = ["summarize", "write_report"]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from virnucpro.calls.verdicts import LONG
+from virnucpro.models.sets import SETS
 
 Record = Mapping[str, Any]
 
@@ -23,10 +24,22 @@ def citation(record: Record) -> str:
     return CITATION.format(version=record["identity"]["virnucpro_version"])
 
 
+def warnings(record: Record) -> Iterator[str]:
+    """What a reader must know of the model set before the first figure."""
+    name = record["model set"]["name"]
+    if not record["model set"]["trained"]:
+        yield f"The model set {name} is untrained: these calls show that the tool works, and mean nothing."
+    elif name in SETS and not SETS[name].published:  # those that come with the package
+        yield (
+            f"The model set {name} is small. Its calls are hints: look at what a sequence encodes before you "
+            "believe it. How often it is right, by length and group, stands in its model card."
+        )
+
+
 def settings(record: Record) -> list[tuple[str, str]]:
-    """Everything that decided the results, as (what, how). Raises KeyError for what is no record of `predict`."""
+    """What besides the input decided the results, as (what, how). Raises KeyError for no record of `predict`."""
     identity, result = record["identity"], record["result"]
-    rows = [
+    return [
         ("Model set", f"{record['model set']['name']}, windows of {result['window']} bases"),
         *((part, f"{model['name']}, {_sum(model['sha256'])}") for part, model in record["models"].items()),
         ("Classifier", _sum(record["identity"]["classifier"][0])),
@@ -41,9 +54,11 @@ def settings(record: Record) -> list[tuple[str, str]]:
         ("Kind of device", ", ".join(identity["device_kinds"])),
         ("Versions", _versions(identity)),
     ]
-    return rows + [
-        ("Input", f"{each['path']}, {each['size']:,} bytes, {_sum(each['sha256'])}") for each in record["inputs"]
-    ]
+
+
+def inputs(record: Record) -> list[tuple[str, str]]:
+    """The inputs in the same way."""
+    return [("Input", f"{each['path']}, {each['size']:,} bytes, {_sum(each['sha256'])}") for each in record["inputs"]]
 
 
 def _sum(sha256: str) -> str:
@@ -76,7 +91,7 @@ def _of_sequences(scores: Mapping[str, Any]) -> str:
 def _share(discovery: Mapping[str, Any] | None) -> str:
     if discovery is None:
         return "not asked: the scores of this set are no probabilities"
-    return f"{discovery['share']:.2%}, {'estimated from the scores' if discovery['estimated'] else 'given'}"
+    return "estimated from the scores" if discovery["estimated"] else f"{discovery['share']:.2%}, as was given"
 
 
 def _versions(identity: Mapping[str, Any]) -> str:

@@ -240,6 +240,28 @@ class PredictPaths(RunPaths):
         return self._beside(f".{which}{suffix}" if suffix == ".h5" else f"_{which}{suffix}")
 
 
+@dataclass(frozen=True)
+class SamplePaths:
+    """What tells about all samples, in the folder that holds theirs."""
+
+    folder: Path
+
+    @property
+    def table(self) -> Path:
+        """A row for each sample."""
+        return self.folder / "samples.tsv"
+
+    @property
+    def failed(self) -> Path:
+        """Samples that came to nothing, and why."""
+        return self.folder / "samples.failed.tsv"
+
+    @property
+    def report(self) -> Path:
+        """The page over all of them."""
+        return self.folder / "samples.report.html"
+
+
 def check_input(path: Path) -> None:
     """Raise InputError for a file that is not there or is a folder."""
     if path != STDIN and not os.path.exists(path):

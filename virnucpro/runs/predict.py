@@ -39,6 +39,7 @@ from virnucpro.models.sets import ModelSet, reads_of, resolve_set
 from virnucpro.pipeline.events import Listener
 from virnucpro.pipeline.families import place
 from virnucpro.pipeline.kept import keep_embeddings, kept_paths
+from virnucpro.pipeline.launch_local import Launch, launcher_for
 from virnucpro.runs.config import STDIN, PredictConfig
 from virnucpro.runs.names import check, check_names
 from virnucpro.runs.paths import PredictPaths
@@ -100,8 +101,13 @@ class Choice:
         return rules_identity(self.rules) | {"classifier": [sha256_of(folder / name) for name in files]}
 
 
-def run_predict(config: PredictConfig, listener: Listener | None = None) -> PredictResult:
-    """Call the sequences of `config.inputs`, results in `config.output`; raises VirnucproError."""
+def run_predict(
+    config: PredictConfig, listener: Listener | None = None, launch: Launch = launcher_for
+) -> PredictResult:
+    """Call the sequences of `config.inputs`, results in `config.output`; raises VirnucproError.
+
+    launch: makes the launcher of the workers, such as one of workers that stay.
+    """
     output = config.output / (config.prefix or default_prefix(config.inputs[0]))
     paths = PredictPaths(output, work_folder(output, config.work_dir))
     results = results_of(config, paths)
@@ -109,7 +115,7 @@ def run_predict(config: PredictConfig, listener: Listener | None = None) -> Pred
     if config.report:
         check_names(paths, (paths.report,), config.inputs, HINT)
     choice = choose(config)
-    with started(_job(config, paths, results, choice), listener) as run:
+    with started(_job(config, paths, results, choice, launch), listener) as run:
         if done := run.already_done(recall=True):
             result = _earlier_result(run, choice, done.details["result"])
         elif _has_scores(run):
@@ -204,7 +210,7 @@ def _measured(asked: str | None, model_set: ModelSet, window: int) -> Thresholds
 
 
 def _job(
-    config: PredictConfig, paths: PredictPaths, results: tuple[Path, ...], choice: Choice
+    config: PredictConfig, paths: PredictPaths, results: tuple[Path, ...], choice: Choice, launch: Launch
 ) -> Job[PredictConfig, PredictPaths]:
     encoders = choice.model_set.encoders
     placement = place(select_devices(config.device), encoders, config.dtype, config.batch_size)
@@ -214,7 +220,8 @@ def _job(
         "viral share": config.viral_share,
     }
     models = by_part(encoders)
-    return Job("predict", config, paths, results, models, choice.rules, placement, choice.identity, choices, HINT)
+    decisive = choice.rules, placement, choice.identity, choices
+    return Job("predict", config, paths, results, models, *decisive, HINT, launch)
 
 
 def _has_scores(run: PredictRun) -> bool:

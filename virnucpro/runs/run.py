@@ -27,6 +27,7 @@ from virnucpro.models.local import LocalModel
 from virnucpro.models.local import sha256_of as model_sha256
 from virnucpro.pipeline.caller import Called, CalledFiles, call_files
 from virnucpro.pipeline.events import Listener, unheard
+from virnucpro.pipeline.launch_local import Launch, launcher_for
 from virnucpro.pipeline.placement import Placement, threads_a_worker
 from virnucpro.pipeline.schedule import DeviceStats
 from virnucpro.runs.config import RunConfig
@@ -51,7 +52,7 @@ class Job(Generic[Config, Paths]):
 
     results: files that a complete run leaves for the user, whatever came out; models: the encoders by their parts in
     the run; identity: what besides input, models, placement and versions decides vectors and scores; choices: what
-    besides these decides the results; hint: how to choose other names for them.
+    besides these decides the results; hint: how to choose other names for them; launch: makes the launcher of workers.
     """
 
     command: str
@@ -64,6 +65,7 @@ class Job(Generic[Config, Paths]):
     identity: dict[str, Any]
     choices: dict[str, Any] = field(default_factory=dict)
     hint: str = HINT
+    launch: Launch = launcher_for
 
 
 @contextlib.contextmanager
@@ -227,6 +229,7 @@ class Run(Generic[Config, Paths]):
                 threads=threads_a_worker(len(place.devices), self.config.threads),
                 listen=self.session.listen,
                 stall_seconds=60 * self.config.stall_minutes,
+                launch=job.launch,
             )
         self.session.own.details |= balance(end.stats)
         return Called(self.paths, files, {path.name: reason for path, reason in end.failed.items()})

@@ -1,0 +1,75 @@
+"""What every page is: one file of its own, that runs its scripts alone and asks for nothing from anywhere."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from virnucpro.errors import OutputError
+from virnucpro.io.files import atomic_path
+
+logger = logging.getLogger("virnucpro.report")
+
+_ASSETS = Path(__file__).with_name("assets")
+#: What every page begins with, and nothing else.
+_BEGINNING = '<!DOCTYPE html>\n<html lang="en" data-made-by="virnucpro report">\n'
+
+
+def render(template: str, scripts: Sequence[str], styles: Sequence[str], **values: Any) -> str:
+    """The HTML text of a template; scripts, styles: names of assets, which go into the page."""
+    texts, style = list(map(asset, scripts)), "".join(map(asset, styles))
+    environment = Environment(
+        loader=FileSystemLoader(_ASSETS), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters["integer"] = lambda value: f"{value:,}"
+    environment.filters["share"] = lambda value: f"{value:.1%}"
+    text = environment.get_template(template).render(
+        policy=_policy(texts, style), style=Markup(style), scripts=[Markup(script) for script in texts], **values
+    )
+    return _BEGINNING + text
+
+
+def asset(name: str) -> str:
+    """The text of a file that goes into a page."""
+    return (_ASSETS / name).read_text(encoding="utf-8")
+
+
+def _policy(scripts: Sequence[str], style: str) -> str:
+    """A content security policy: these scripts, this style, and nothing from anywhere."""
+    allowed = " ".join(map(_hash, scripts))
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src {_hash(style)}; img-src data:; base-uri 'none'; "
+        "form-action 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def refuse_other(path: Path) -> None:
+    """Raise OutputError for a file that is no page of ours."""
+    try:
+        with open(path, "rb") as file:
+            ours = file.read(len(_BEGINNING)) == _BEGINNING.encode()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}", hint="choose another name with -o") from error
+    if not ours:
+        raise OutputError(f"{path} exists and is no report", hint="choose another name with -o")
+
+
+def write(path: Path, page: str) -> None:
+    """Write a page, whole or not at all, over an earlier one. Raises OutputError."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(page, encoding="utf-8", newline="\n")
+    logger.info("report: %s", path)

@@ -1,0 +1,151 @@
+"""Several samples: a row for each, from the records of their runs, as a table and as one page."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from virnucpro.calls.read import Results, reading
+from virnucpro.calls.tables import SAMPLES
+from virnucpro.errors import InputError
+from virnucpro.io.files import atomic_path
+from virnucpro.io.tables import Table, number, read_rows, text_file
+from virnucpro.report import methods
+from virnucpro.report.survey import VERDICTS
+from virnucpro.runs.paths import PredictPaths, SamplePaths
+
+#: Of the records of runs.
+_RECORD = PredictPaths(Path("*")).manifest.name[1:]
+#: Columns that are sums over all samples.
+COUNTED = ("sequences", "bases", *VERDICTS, "failed")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sample, and what its complete run made of it; without one, `note` says why and all else is empty.
+
+    counts: numbers by their columns, None where one is not known; settings: what besides the input decided the results,
+    as (what, how); warnings: what a reader must know of the model set; citation: what to cite.
+    """
+
+    name: str
+    folder: Path
+    note: str
+    model: str = ""
+    counts: Mapping[str, Any] = field(default_factory=dict)
+    settings: tuple[tuple[str, str], ...] = ()
+    warnings: tuple[str, ...] = ()
+    citation: str = ""
+
+    @classmethod
+    def of(cls, name: str, folder: Path, note: str) -> Sample:
+        """The sample in a folder. Raises InputError unless its run is complete."""
+        results = Results(folder, name)
+        record = results.record()
+        with reading(results.paths.manifest):  # a record that lacks anything is damaged
+            settings, warnings = tuple(methods.settings(record)), tuple(methods.warnings(record))
+            model, counts = record["model set"]["name"], _counts(record["result"])
+            return cls(name, folder, note, model, counts, settings, warnings, methods.citation(record))
+
+    @property
+    def paths(self) -> PredictPaths:
+        """Where its results stand."""
+        return PredictPaths(self.folder / self.name)
+
+
+def _counts(result: Mapping[str, Any]) -> dict[str, Any]:
+    verdicts, false = result["verdicts"], result["false_discovery"] or {}
+    return {
+        "sequences": sum(verdicts.values()),
+        "bases": result["bases"],
+        **{name: verdicts[name] for name in VERDICTS},
+        "failed": len(result["failures"]),
+        "expected_false": false.get("expected_false"),
+        "viral_share": false.get("share"),
+    }
+
+
+class Samples:
+    """All samples that are in some folders.
+
+    The settings of most of them are the usual ones; for each other one is said what differs.
+    """
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self.all = samples
+        self.complete = [sample for sample in samples if sample.counts]
+        kinds = Counter(sample.settings for sample in self.complete)
+        self.usual = kinds.most_common(1)[0][0] if kinds else ()
+
+    def differs(self, sample: Sample) -> str:
+        """Settings that are not the usual ones, and what they are."""
+        return "; ".join(f"{what}: {how}" for what, how in sample.settings if (what, how) not in self.usual)
+
+
+def find_samples(folders: Iterable[Path]) -> Samples:
+    """The samples in folders of results of `predict`, and in folders of such folders.
+
+    Raises InputError for a folder that holds none.
+    """
+    return Samples([sample for folder in folders for sample in _in(folder)])
+
+
+def _in(folder: Path) -> list[Sample]:
+    failed = _failed(SamplePaths(folder).failed)
+    manifests = sorted([*folder.glob(f"*{_RECORD}"), *folder.glob(f"*/*{_RECORD}")])
+    found = [_sample(path, failed) for path in manifests if _is_of_predict(path)]
+    found += [Sample(name, folder / name, reason) for name, reason in failed.items()]
+    if not found:
+        raise InputError(
+            f"no results of `virnucpro predict` in {folder}", hint="give the folder of its -o, after it has ended"
+        )
+    return found
+
+
+def _failed(path: Path) -> dict[str, str]:
+    """By sample, why it came to nothing."""
+    if not path.exists():
+        return {}
+    with reading(path):
+        return {row["sample"]: row["reason"] for row in read_rows(path)}
+
+
+def _is_of_predict(path: Path) -> bool:
+    """Whether a record is one of `predict`, or damaged, which is to be said."""
+    try:
+        return bool(json.loads(path.read_bytes())["command"] == "predict")
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
+
+
+def _sample(path: Path, failed: dict[str, str]) -> Sample:
+    name, folder = path.name.removesuffix(_RECORD), path.parent
+    note = failed.pop(name, "")
+    try:
+        return Sample.of(name, folder, note)
+    except InputError as error:
+        return Sample(name, folder, note or str(error))
+
+
+def write_table(samples: Samples, path: Path) -> None:
+    """Write the table over an earlier one. Raises OutputError."""
+    with atomic_path(path) as temporary, text_file(temporary) as file:
+        table = Table(file, SAMPLES)
+        for sample in samples.all:
+            table.row(*_cells(samples, sample, path.parent))
+
+
+def _cells(samples: Samples, sample: Sample, output: Path) -> Iterator[object]:
+    counts = sample.counts
+    yield sample.name
+    yield from (counts.get(column, "") for column in COUNTED)
+    yield from (number(counts.get(column)) for column in ("expected_false", "viral_share"))
+    yield sample.model
+    yield samples.differs(sample)
+    yield os.path.relpath(sample.folder, output)
+    yield sample.note

@@ -1,0 +1,145 @@
+"""Several samples: a run of `predict` for each, one after the other, over workers that stay.
+
+A sample is a run like any other, in a folder of its own: its bytes, how it is resumed, what is forced or refused, and
+what is listed as failed are those of a single run, without a line here. What takes long at the start of a run is done
+once: workers stay, with their models, until the last sample is done (`pipeline/launch_local.py`).
+
+The other way, one run over all samples whose scores are divided at the end, would keep the devices busy also while
+the next sample is cut, in a second or so. But it would be done with none before it is done with all, need the disk for
+the work files of all, and one sample more or less would make it another run, with nothing to go on from.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from virnucpro.calls.tables import FAILED_SAMPLES
+from virnucpro.errors import InputError, OutputError, UsageError
+from virnucpro.io.files import atomic_path, remove_unfinished
+from virnucpro.io.tables import Table, refuse_other, text_file
+from virnucpro.pipeline.events import Listener
+from virnucpro.pipeline.launch_local import Workers
+from virnucpro.report.samples_page import check_summary, summarize
+from virnucpro.runs.config import PredictConfig
+from virnucpro.runs.paths import SamplePaths
+from virnucpro.runs.predict import PredictResult, choose, default_prefix, run_predict
+
+logger = logging.getLogger("virnucpro.run")
+
+#: Inputs of each sample, by its name.
+Samples = Mapping[str, tuple[Path, ...]]
+
+#: A first line of a sheet that begins so is its header.
+_HEADER = ["sample", "path"]
+
+
+@dataclass
+class SamplesResult:
+    """How each sample ended: its results, or, as it came to nothing, why."""
+
+    paths: SamplePaths
+    results: dict[str, PredictResult] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def some_failed(self) -> bool:
+        """Whether a sample, or anything in one, came to nothing."""
+        return bool(self.failed) or any(result.failures for result in self.results.values())
+
+
+def run_samples(
+    samples: Samples, output: Path, settings: Mapping[str, Any], listener: Listener | None = None
+) -> SamplesResult:
+    """Call each sample, results in a folder of its name in `output`; raises VirnucproError.
+
+    settings: what else a `PredictConfig` can be told. A sample whose input or output is at fault is noted, and the
+    others go on; what is wrong with settings, models or devices, and so with all of them, is raised.
+    """
+    configs = [PredictConfig(paths, output / name, prefix=name, **settings) for name, paths in samples.items()]
+    if not configs:
+        raise UsageError("no sample is given", hint="name at least one")
+    choose(configs[0])  # what is wrong with the settings is wrong with all
+    result = SamplesResult(SamplePaths(output))
+    _prepare(result.paths)
+    with Workers() as workers:
+        for place, (name, config) in enumerate(zip(samples, configs, strict=True), 1):
+            logger.info("sample %d of %d: %s", place, len(configs), name)
+            try:
+                result.results[name] = run_predict(config, listener, workers.launch)
+            except (InputError, OutputError) as error:
+                logger.error("sample %s: %s", name, error)
+                result.failed[name] = str(error)
+    _write(result, report=configs[0].report)
+    return result
+
+
+def _prepare(paths: SamplePaths) -> None:
+    """Raise OutputError for what cannot be written at the end, before anything is computed."""
+    check_summary(paths)
+    refuse_other(paths.failed, FAILED_SAMPLES)
+    try:
+        paths.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"the folder {paths.folder} cannot be made: {error.strerror}", hint="choose another place with -o"
+        ) from error
+
+
+def _write(result: SamplesResult, report: bool) -> None:
+    """What tells about all samples."""
+    remove_unfinished((result.paths.failed,))
+    with atomic_path(result.paths.failed) as temporary, text_file(temporary) as file:
+        table = Table(file, FAILED_SAMPLES)
+        for row in result.failed.items():
+            table.row(*row)
+    summarize([result.paths.folder], result.paths.folder, report)
+
+
+# Who is a sample.
+
+
+def named_by_file(paths: Iterable[Path]) -> Samples:
+    """A sample for each file, called after it. Raises UsageError for two of one name."""
+    samples: dict[str, tuple[Path, ...]] = {}
+    for path in paths:
+        name = default_prefix(path)
+        if name in samples:
+            both = f"{samples[name][0]} and {path}"
+            raise UsageError(f"{both} would both be the sample {name}", hint="name samples in a sheet, by --samples")
+        samples[name] = (path,)
+    return samples
+
+
+def read_sheet(path: Path) -> Samples:
+    """The samples of a sheet: in each line a name and, after tabs, one file or several.
+
+    Empty lines and those that begin with # are passed over. Raises InputError for a sheet that cannot be read,
+    UsageError for one that says no samples, or one twice.
+    """
+    samples: dict[str, tuple[Path, ...]] = {}
+    for number, (name, *files) in _lines(path):
+        if not name or not files:
+            raise UsageError(f"{path}, line {number} is no sample", hint="write its name, a tab, and its file")
+        if name in samples:
+            where = f"{path}, line {number}"
+            raise UsageError(f"{where}: the sample {name} is there already", hint="name all its files in one line")
+        samples[name] = tuple(map(Path, files))
+    if not samples:
+        raise UsageError(f"{path} names no sample", hint="write a name, a tab and a file on each line")
+    return samples
+
+
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Numbers of the lines that say something, and their cells."""
+    try:
+        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}", hint="check the path of the sheet") from error
+    for number, line in enumerate(text.split("\n"), 1):
+        cells = [cell.strip() for cell in line.split("\t")]
+        if any(cells) and not line.startswith("#") and (number > 1 or cells[:2] != _HEADER):
+            yield number, [cells[0], *filter(None, cells[1:])]
