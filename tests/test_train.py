@@ -336,9 +336,9 @@ def test_fitting_and_testing_tell_how_far_they_are(inputs: tuple[Path, Path], tm
         else:
             steps.setdefault(phase.name, []).append(event.note)
             assert len(steps[phase.name]) <= phase.total
-    assert list(steps) == ["fitting to windows", "testing"]
-    assert all("validation loss" in note for note in steps["fitting to windows"])
-    assert 2 <= len(steps["fitting to windows"]) <= 7
+    assert list(steps) == ["fitting", "testing"]
+    assert all(note.startswith("loss ") for note in steps["fitting"])
+    assert 2 <= len(steps["fitting"]) <= 7
     assert len(steps["testing"]) == FIGURES
 
 
@@ -347,10 +347,10 @@ def test_lines_tell_the_share_and_what_came_out(capsys: pytest.CaptureFixture[st
     with Reporter(quiet=False, log_format="text") as reporter:
         reporter(None, Phase("fitting", 20, unit="epochs at most"))
         reporter.last_line = float("-inf")
-        reporter(None, Step("validation loss 0.5"))
+        reporter(None, Step("loss 0.5"))
     line = capsys.readouterr().err.strip().replace("\n", " ")
     assert line.startswith("1 of 20 epochs at most (5%), ")
-    assert line.endswith("validation loss 0.5")
+    assert line.endswith("loss 0.5")
 
 
 class _Stopped(Exception):
@@ -363,7 +363,7 @@ def test_other_groups_embed_nothing_again(inputs: tuple[Path, Path], tmp_path: P
     done: list[str] = []
 
     def note(_index: int, event: object) -> None:
-        if isinstance(event, Phase) and event.name.startswith("fitting") and "fitting" not in done:
+        if isinstance(event, Phase) and event.name == "fitting" and "fitting" not in done:
             done.append("fitting")
             raise _Stopped
         if isinstance(event, FileDone):

@@ -70,7 +70,7 @@ def run_train(config: TrainConfig, listener: Listener | None = None) -> TrainRes
         fitted = _fit(run, data, parts, *((data.whole, "windows") if whole else (data.frames, "open frames")))
         dna_only = None
         if config.dna_only:
-            dna_only = _fit(run, data, parts, data.whole, "windows without an open frame")
+            dna_only = _fit(run, data, parts, data.whole, "windows without an open frame", "fitting to DNA alone")
         with run.session.stage("testing", FIGURES, "figures"):
             card = _card(run, reads, encoders, _dims(data, called, plan))
             of_whole = fitted if whole else dna_only
@@ -116,7 +116,9 @@ def _earlier_result(folder: Path, summary: dict[str, Any]) -> TrainResult:
     return TrainResult(folder, summary["metrics"], failures, already_done=True)
 
 
-def _fit(run: Run[TrainConfig, TrainPaths], data: Dataset, parts: Ints, table: Table, unit: str) -> Fitted:
+def _fit(
+    run: Run[TrainConfig, TrainPaths], data: Dataset, parts: Ints, table: Table, unit: str, stage: str = "fitting"
+) -> Fitted:
     config = run.config
     settings = FitSettings(
         epochs=config.epochs,
@@ -132,9 +134,10 @@ def _fit(run: Run[TrainConfig, TrainPaths], data: Dataset, parts: Ints, table: T
                 f"the {what} part holds {viral} viral and {other} other {unit}",
                 hint="give more records, or more groups",
             )
-    with run.session.stage(f"fitting to {unit}", config.epochs, "epochs at most"):
+    with run.session.stage(stage, config.epochs, "epochs at most"):
         fitted = fit(training, validation, settings, run.session.listen)
-    logger.info("%d epochs over %s: %s", len(fitted.training_loss), unit, fitted.progress)
+    losses, best = fitted.validation_loss, fitted.best
+    logger.info("%s: epoch %d of %d is the best, validation loss %.4f", stage, best + 1, len(losses), losses[best])
     return fitted
 
 

@@ -148,8 +148,8 @@ def _text(card: ClassifierCard, trial: Trial, fitted: Fitted, files: Mapping[str
     encoders = " and ".join(pin.name for pin in card.encoders)
     yield f"A classifier for windows of {card.window[0]} bases over {encoders}, made by"
     yield f"`virnucpro train`. Use it: `virnucpro predict contigs.fa -o out --model {card.name}/`"
-    yield f"Made on {datetime.now(timezone.utc):%Y-%m-%d} with virnucpro {__version__}, PyTorch {version('torch')}, in"
-    yield f"{' and '.join(card.dtypes)}."
+    yield f"Made on {datetime.now(timezone.utc):%Y-%m-%d} with virnucpro {__version__}, PyTorch {version('torch')};"
+    yield f"embedded in {' and '.join(card.dtypes)}."
     yield ""
     yield from _false_positives(trial)
     yield ""

@@ -64,11 +64,9 @@ class Fitted:
     validation_loss: list[float] = field(default_factory=list)
 
     @property
-    def progress(self) -> str:
-        """The epochs so far, in words."""
-        losses = self.validation_loss
-        best = min(losses)
-        return f"validation loss {losses[-1]:.4f}, lowest {best:.4f} at epoch {losses.index(best) + 1}"
+    def best(self) -> int:
+        """The epoch with the lowest validation loss, from 0."""
+        return int(np.argmin(self.validation_loss))
 
 
 def fit(training: Examples, validation: Examples, settings: FitSettings, listen: Listener = unheard) -> Fitted:
@@ -112,7 +110,7 @@ def _descend(
         if loss < min(fitted.validation_loss, default=float("inf")):
             best, since_best = copy.deepcopy(network.state_dict()), 0
         fitted.validation_loss.append(loss)
-        listen(None, Step(fitted.progress))
+        listen(None, Step(f"loss {loss:.4f}, lowest {fitted.validation_loss[fitted.best]:.4f}"))
     network.load_state_dict(best)
     return fitted
 
