@@ -33,6 +33,8 @@ COMMANDS = {
     "embed to NumPy": ("embed", "{in}", "-o", "o.npy", "-d", "cpu", "--dtype", "fp32", "-t", "1"),
     "predict": ("predict", "{in}", "-o", "out", "-d", "cpu", "--dtype", "fp32", "-t", "1", "--model", "mini-1",
                 "--vanilla-output"),
+    "predict samples": ("predict", "{in}", "{virus}", "--per-sample", "-o", "out", "-d", "cpu", "--dtype", "fp32",
+                        "-t", "1"),
     "train": ("train", "--virus", "{virus}", "--other", "{other}", "-o", "out", "-d", "cpu", "--dtype", "fp32",
               "-t", "1", "--window", "90", "--epochs", "1"),
     "orfs": ("orfs", "{in}", "-o", "o", "-q"),

@@ -24,7 +24,7 @@ from virnucpro.errors import DeviceError, InputError, ModelError, UsageError, Vi
 from virnucpro.io.store import read_shard
 from virnucpro.pipeline import work_queue
 from virnucpro.pipeline.events import Crashed, Died, Fatal, FileDone, Progress, Ready, Request, Unusable
-from virnucpro.pipeline.launch_local import STOP, Inline, Launcher, Processes, Said, Work, launcher_for
+from virnucpro.pipeline.launch_local import STOP, Inline, Launcher, Processes, Said, Work, Workers, launcher_for
 from virnucpro.pipeline.parallel_dnabert import embed_dnabert_files, process_dnabert_files_worker
 from virnucpro.pipeline.work_queue import QueueResult, WorkQueue
 
@@ -267,6 +267,62 @@ def test_files_of_one_name_are_refused_where_all_are_known(tmp_path: Path) -> No
     with pytest.raises(InputError, match=refused):
         embed_dnabert_files(same, ["cpu"], tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+# Workers that stay.
+
+
+def stay(workers: Workers, devices: Sequence[str], folder: Path, *names: str) -> set[tuple[int, int]]:
+    """A run over files of these names; of each worker its process, and for how many runs it has been called there."""
+    folder.mkdir()
+    queue = WorkQueue(light.keeper, devices, 0, folder, {Path(name): 1 for name in names}, launch=workers.launch)
+    done = set(map(str, queue.run().done))
+    assert done == {*names} - {"3.fa"}
+    found = [line.split() for line in light.notes(folder) if " did " not in line]
+    return {(int(pid), int(runs)) for pid, runs in found}
+
+
+def test_workers_stay_for_the_next_run(tmp_path: Path) -> None:
+    with Workers() as workers:
+        first = stay(workers, ["a", "b"], tmp_path / "1", "1.fa", "2.fa")
+        second = stay(workers, ["a", "b"], tmp_path / "2", "1.fa", "2.fa")
+        assert {pid for pid, _ in first} >= {pid for pid, _ in second}
+        assert {runs for _, runs in first} == {1}
+        assert {runs for _, runs in second} == {2}
+        assert len(workers_of(os.getpid())) == len(first)
+    assert workers_of(os.getpid()) == []
+
+
+def test_one_worker_in_this_process_keeps_what_it_loads(tmp_path: Path) -> None:
+    with Workers() as workers:
+        runs = [stay(workers, ["cpu"], tmp_path / name, "1.fa") for name in ("1", "2")]
+        assert runs == [{(os.getpid(), 1)}, {(os.getpid(), 2)}]
+    assert workers.kept == {}
+
+
+def test_one_that_dies_does_not_stay(tmp_path: Path) -> None:
+    with Workers() as workers:
+        first = stay(workers, ["a"], tmp_path / "1", "1.fa", "3.fa")
+        assert len(first) > 1
+        ((pid, runs),) = stay(workers, ["a"], tmp_path / "2", "1.fa")
+        assert runs == 1
+        assert pid not in dict(first)
+
+
+def test_one_that_is_killed_while_it_waits(tmp_path: Path) -> None:
+    with Workers() as workers:
+        (first,) = stay(workers, ["a"], tmp_path / "1", "1.fa")
+        psutil.Process(first[0]).kill()
+        (second,) = stay(workers, ["a"], tmp_path / "2", "1.fa")
+        assert second == (second[0], 1)
+        assert second[0] != first[0]
+
+
+def test_one_that_cannot_be_used_does_not_stay(tmp_path: Path) -> None:
+    with Workers() as workers:
+        queue = WorkQueue(light.unusable_on_bad, ["bad", "good"], 0, tmp_path, files(6), launch=workers.launch)
+        assert len(queue.run().done) == 6
+        assert [*workers.resting] == ["good"]
 
 
 # Every launcher, by the same tests.

@@ -82,6 +82,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield names[path]
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder that is not there, and those above it. Raises OutputError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"the folder {path} cannot be made: {error.strerror}", hint="choose another place with -o"
+        ) from error
+
+
 def unwritable(path: Path, error: Exception) -> OutputError:
     """The error to raise when `path` cannot be written."""
     reason = getattr(error, "strerror", None) or error

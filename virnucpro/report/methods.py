@@ -19,9 +19,9 @@ CITATION = (
 )
 
 
-def citation(record: Record) -> str:
-    """What to cite, a work a line."""
-    return CITATION.format(version=record["identity"]["virnucpro_version"])
+def citation(version: str) -> str:
+    """What to cite for results of a version, a work a line."""
+    return CITATION.format(version=version)
 
 
 def warnings(record: Record) -> Iterator[str]:

@@ -60,7 +60,7 @@ class Page:
             rows = methods.settings(self.record) + methods.inputs(self.record)
             self.settings = [(what, printable(how)) for what, how in rows]
             self.paragraph = methods.paragraph(self.record)
-            self.citation = methods.citation(self.record)
+            self.citation = methods.citation(self.record["identity"]["virnucpro_version"])
         self.survey: Survey = survey(results.sequences())
         if self.survey.sequences != (counted := sum(verdict.count for verdict in self.verdicts)):
             paths = results.paths

@@ -20,7 +20,7 @@ from virnucpro.report.survey import VERDICTS
 from virnucpro.runs.paths import PredictPaths, SamplePaths
 
 #: Of the records of runs.
-_RECORD = PredictPaths(Path("*")).manifest.name[1:]
+RECORD = PredictPaths(Path("*")).manifest.name[1:]
 #: Columns that are sums over all samples.
 COUNTED = ("sequences", "bases", *VERDICTS, "failed")
 
@@ -30,7 +30,7 @@ class Sample:
     """A sample, and what its complete run made of it; without one, `note` says why and all else is empty.
 
     counts: numbers by their columns, None where one is not known; settings: what besides the input decided the results,
-    as (what, how); warnings: what a reader must know of the model set; citation: what to cite.
+    as (what, how); warnings: what a reader must know of the model set; version: of virnucpro.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Sample:
     counts: Mapping[str, Any] = field(default_factory=dict)
     settings: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
-    citation: str = ""
+    version: str = ""
 
     @classmethod
     def of(cls, name: str, folder: Path, note: str) -> Sample:
@@ -50,7 +50,8 @@ class Sample:
         with reading(results.paths.manifest):  # a record that lacks anything is damaged
             settings, warnings = tuple(methods.settings(record)), tuple(methods.warnings(record))
             model, counts = record["model set"]["name"], _counts(record["result"])
-            return cls(name, folder, note, model, counts, settings, warnings, methods.citation(record))
+            version = record["identity"]["virnucpro_version"]
+            return cls(name, folder, note, model, counts, settings, warnings, version)
 
     @property
     def paths(self) -> PredictPaths:
@@ -97,7 +98,7 @@ def find_samples(folders: Iterable[Path]) -> Samples:
 
 def _in(folder: Path) -> list[Sample]:
     failed = _failed(SamplePaths(folder).failed)
-    manifests = sorted([*folder.glob(f"*{_RECORD}"), *folder.glob(f"*/*{_RECORD}")])
+    manifests = sorted([*folder.glob(f"*{RECORD}"), *folder.glob(f"*/*{RECORD}")])
     found = [_sample(path, failed) for path in manifests if _is_of_predict(path)]
     found += [Sample(name, folder / name, reason) for name, reason in failed.items()]
     if not found:
@@ -124,7 +125,7 @@ def _is_of_predict(path: Path) -> bool:
 
 
 def _sample(path: Path, failed: dict[str, str]) -> Sample:
-    name, folder = path.name.removesuffix(_RECORD), path.parent
+    name, folder = path.name.removesuffix(RECORD), path.parent
     note = failed.pop(name, "")
     try:
         return Sample.of(name, folder, note)

@@ -10,9 +10,9 @@ from typing import Any
 from urllib.parse import quote
 
 from virnucpro.calls.tables import SAMPLES
-from virnucpro.io.files import remove_unfinished
+from virnucpro.io.files import make_folder, remove_unfinished
 from virnucpro.io.tables import refuse_other
-from virnucpro.report import html
+from virnucpro.report import html, methods
 from virnucpro.report.payload import printable
 from virnucpro.report.samples import COUNTED, Sample, Samples, find_samples, write_table
 from virnucpro.runs.paths import SamplePaths
@@ -26,6 +26,7 @@ def summarize(folders: Sequence[Path], output: Path, report: bool = True) -> Sam
     """
     samples, paths = find_samples(folders), SamplePaths(output)
     check_summary(paths)
+    make_folder(output)
     remove_unfinished((paths.table, paths.report))
     write_table(samples, paths.table)
     if report:
@@ -71,7 +72,7 @@ class Page:
         self.most = max((_share(each, "virus") + _share(each, "mixed") for each in counts), default=0) or 1
         self.lines = [self._line(sample) for sample in samples.all]
         self.settings = [(what, printable(how)) for what, how in samples.usual]
-        self.citations = sorted({sample.citation for sample in samples.complete})
+        self.citations = sorted({methods.citation(sample.version) for sample in samples.complete})
         self.warnings = sorted({each for sample in samples.complete for each in sample.warnings})
 
     def _line(self, sample: Sample) -> Line:

@@ -19,7 +19,7 @@ from typing import Any
 
 from virnucpro.calls.tables import FAILED_SAMPLES
 from virnucpro.errors import InputError, OutputError, UsageError
-from virnucpro.io.files import atomic_path, remove_unfinished
+from virnucpro.io.files import atomic_path, make_folder, remove_unfinished
 from virnucpro.io.tables import Table, refuse_other, text_file
 from virnucpro.pipeline.events import Listener
 from virnucpro.pipeline.launch_local import Workers
@@ -64,7 +64,8 @@ def run_samples(
         raise UsageError("no sample is given", hint="name at least one")
     choose(configs[0])  # what is wrong with the settings is wrong with all
     result = SamplesResult(SamplePaths(output))
-    _prepare(result.paths)
+    check_summary(result.paths)  # what cannot be written at the end is said before anything is computed
+    refuse_other(result.paths.failed, FAILED_SAMPLES)
     with Workers() as workers:
         for place, (name, config) in enumerate(zip(samples, configs, strict=True), 1):
             logger.info("sample %d of %d: %s", place, len(configs), name)
@@ -77,20 +78,9 @@ def run_samples(
     return result
 
 
-def _prepare(paths: SamplePaths) -> None:
-    """Raise OutputError for what cannot be written at the end, before anything is computed."""
-    check_summary(paths)
-    refuse_other(paths.failed, FAILED_SAMPLES)
-    try:
-        paths.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"the folder {paths.folder} cannot be made: {error.strerror}", hint="choose another place with -o"
-        ) from error
-
-
 def _write(result: SamplesResult, report: bool) -> None:
     """What tells about all samples."""
+    make_folder(result.paths.folder)
     remove_unfinished((result.paths.failed,))
     with atomic_path(result.paths.failed) as temporary, text_file(temporary) as file:
         table = Table(file, FAILED_SAMPLES)

@@ -27,7 +27,7 @@ from typing import Any
 from virnucpro._version import __version__
 from virnucpro.core import log
 from virnucpro.errors import OutputError
-from virnucpro.io.files import atomic_paths, remove_unfinished
+from virnucpro.io.files import atomic_paths, make_folder, remove_unfinished
 from virnucpro.pipeline.events import Listener, Phase
 from virnucpro.runs.names import refuse_taken, remove, taken
 from virnucpro.runs.paths import RunPaths
@@ -40,7 +40,8 @@ logger = logging.getLogger("virnucpro.run")
 def session(command: str, paths: RunPaths, *, force: bool, listen: Listener) -> Iterator[Session]:
     """A run of `command` over `paths`. Raises OutputError for what stands in its way, and for every OSError within."""
     first_line = f"virnucpro {command} of {paths.output.name}"
-    with _failing_as_output_error(paths.output), _folder(paths.output.parent), _locked(paths.lock, paths.output):
+    make_folder(paths.output.parent)
+    with _failing_as_output_error(paths.output), _locked(paths.lock, paths.output):
         record = Record.load(paths.manifest)
         refuse_taken(paths, record, command, first_line, force)
         if record is not None and record.command != command:
@@ -67,17 +68,6 @@ def _failing_as_output_error(output: Path) -> Iterator[None]:
         raise OutputError(
             f"{where}: {error.strerror or error}", hint="mend that, then run the same command again"
         ) from error
-
-
-@contextlib.contextmanager
-def _folder(folder: Path) -> Iterator[None]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"the folder {folder} cannot be made: {error.strerror}", hint="choose another place with -o"
-        ) from error
-    yield
 
 
 @contextlib.contextmanager

@@ -1,0 +1,230 @@
+"""Several samples: each as it would be alone, whatever becomes of the others."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from conftest import HANGS, Cli, command_line, to_fasta
+from kills import TOLD, tree
+from toy_set import other, toy_records, viral
+
+import virnucpro
+from virnucpro.errors import OutputError, UsageError
+from virnucpro.io.tables import read_rows
+from virnucpro.runs.config import PredictConfig
+from virnucpro.runs.predict import run_predict
+from virnucpro.runs.samples import named_by_file, read_sheet, run_samples
+
+Settings = dict[str, Any]
+
+
+def write_inputs(folder: Path) -> list[Path]:
+    """Three samples, of which the middle one has records that cannot be used."""
+    first = [(f"v{i}", viral(400, i)) for i in range(4)] + [("o", other(900, 1))]
+    last = [(f"o{i}", other(700, i)) for i in range(3)]
+    return [
+        to_fasta(folder / "first.fa", first),
+        to_fasta(folder / "middle.fasta", toy_records()),
+        to_fasta(folder / "last.fa", last),
+    ]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+def settings(toy: Path, **more: Any) -> Settings:
+    return {"model": str(toy), "device": "cpu", "dtype": "fp32", "keep_embeddings": True, **more}
+
+
+@pytest.fixture(scope="module")
+def alone(inputs: list[Path], toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the results of a run for each sample."""
+    folder = tmp_path_factory.mktemp("alone")
+    for path in inputs:
+        run_predict(PredictConfig((path,), folder / path.stem, **settings(toy)))
+    return folder
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    """All files of the samples, but for what tells when they were run, and what is of all of them."""
+    found = tree(folder)
+    return {name: content for name, content in found.items() if os.sep in name and not name.endswith(TOLD)}
+
+
+def words(inputs: Sequence[Path], toy: Path, output: Path, *more: object) -> list[object]:
+    return ["predict", *inputs, "-o", output, "--per-sample", "--model", toy, "-d", "cpu", "--dtype", "fp32", *more]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])
+def test_the_same_bytes_as_alone_and_models_loaded_once(
+    device: str, inputs: list[Path], toy: Path, alone: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    result = run_samples(named_by_file(inputs), tmp_path / "out", settings(toy, device=device))
+    assert results(tmp_path / "out") == results(alone)
+    assert ([*result.results], result.failed) == (["first", "middle", "last"], {})
+    assert caplog.text.count("esm2-mini ready in") == len(device.split(","))
+    assert result.some_failed  # records of the middle one
+
+
+def test_a_bad_sample_does_not_stop_the_others(
+    inputs: list[Path], toy: Path, alone: Path, tmp_path: Path, cli: Cli
+) -> None:
+    bad = to_fasta(tmp_path / "proteins.fa", [("x", "MKVLE")])
+    order = [bad, inputs[0], tmp_path / "absent.fa", *inputs[1:]]
+    done = cli(*words(order, toy, tmp_path / "out", "--keep-embeddings"))
+    assert done.returncode == 6
+    assert "3 of 5 samples have results" in done.stderr
+    assert "2 samples failed; see " in done.stderr
+    failed = {row["sample"]: row["reason"] for row in read_rows(tmp_path / "out" / "samples.failed.tsv")}
+    assert [*failed] == ["proteins", "absent"]
+    assert failed["proteins"].startswith("no usable sequence in the input: line 2: 'L' is no DNA letter")
+    assert failed["absent"] == f"{tmp_path}/absent.fa does not exist (check the path)"
+    notes = {row["sample"]: row["note"] for row in read_rows(tmp_path / "out" / "samples.tsv")}
+    assert notes == {"first": "", "last": "", "middle": "", **failed}
+    found = {name: content for name, content in results(tmp_path / "out").items() if "proteins" not in name}
+    assert found == results(alone)
+
+
+def test_a_sample_that_is_mended_is_done_and_the_others_stay(
+    inputs: list[Path], toy: Path, tmp_path: Path, cli: Cli
+) -> None:
+    path = tmp_path / "late.fa"
+    command = words([inputs[0], path], toy, tmp_path / "out")
+    assert cli(*command).returncode == 6
+    before = {each: each.stat().st_mtime_ns for each in (tmp_path / "out" / "first").glob("*.tsv")}
+    to_fasta(path, [("o", other(700, 1))])
+    done = cli(*command)
+    assert done.returncode == 0
+    assert "first is complete; nothing to do" in done.stderr
+    assert {each: each.stat().st_mtime_ns for each in before} == before
+    assert read_rows(tmp_path / "out" / "samples.failed.tsv") == []
+
+
+def test_results_of_other_settings_are_a_matter_of_their_sample(
+    inputs: list[Path], toy: Path, tmp_path: Path, cli: Cli
+) -> None:
+    alone = settings(toy, keep_embeddings=False, window=150)
+    run_predict(PredictConfig((inputs[0],), tmp_path / "out" / "first", **alone))
+    command = words([inputs[0], inputs[2]], toy, tmp_path / "out")
+    assert cli(*command).returncode == 6
+    first, last = read_rows(tmp_path / "out" / "samples.tsv")
+    assert "was made from other settings (window)" in first["note"]
+    assert (first["sequences"], last["sequences"], last["note"]) == ("5", "3", "")
+    assert cli(*command, "--force").returncode == 0
+    assert [row["note"] for row in read_rows(tmp_path / "out" / "samples.tsv")] == ["", ""]
+
+
+def test_what_is_wrong_with_all_is_said_before_anything_is_done(
+    inputs: list[Path], toy: Path, tmp_path: Path, cli: Cli
+) -> None:
+    done = cli(*words(inputs, toy, tmp_path / "out", "--window", "7"))
+    assert (done.returncode, (tmp_path / "out").exists()) == (2, False)
+    assert "was trained on windows of" in done.stderr
+    done = cli(*words(inputs, tmp_path / "no set", tmp_path / "out"))
+    assert (done.returncode, (tmp_path / "out").exists()) == (4, False)
+
+
+# Who is a sample.
+
+
+def test_samples_of_one_name_are_refused(inputs: list[Path], toy: Path, tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / "again").mkdir()
+    twin = shutil.copy(inputs[0], tmp_path / "again" / "first.fa.gz")
+    done = cli(*words([*inputs, twin], toy, tmp_path / "out"))
+    assert (done.returncode, (tmp_path / "out").exists()) == (2, False)
+    assert f"{inputs[0]} and {twin} would both be the sample first" in done.stderr
+
+
+def test_a_sheet(inputs: list[Path], toy: Path, tmp_path: Path, cli: Cli) -> None:
+    sheet = tmp_path / "sheet.tsv"
+    sheet.write_text(
+        f"\ufeffsample\tpath\r\n# a comment\r\n\r\nA b\t{inputs[0]}\t{inputs[2]}\r\nlast\t{inputs[2]}\t\r\n"
+    )
+    assert read_sheet(sheet) == {"A b": (inputs[0], inputs[2]), "last": (inputs[2],)}
+    command = ["predict", "--samples", sheet, "-o", tmp_path / "out", "--model", toy, "-d", "cpu", "--dtype", "fp32"]
+    assert cli(*command).returncode == 0
+    rows = read_rows(tmp_path / "out" / "samples.tsv")
+    assert [(row["sample"], row["sequences"], row["folder"]) for row in rows] == [
+        ("A b", "8", "A b"),
+        ("last", "3", "last"),
+    ]
+    done = cli(*command, inputs[0])
+    assert done.returncode == 2
+    assert "Give either INPUT... or --samples SHEET." in done.stderr
+    done = cli(*command, "--prefix", "x")
+    assert (done.returncode, "--prefix is of one run" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "names no sample"),
+        ("sample\tpath\n", "names no sample"),
+        ("a a.fa\n", "line 1 is no sample"),
+        ("a\ta.fa\n\tb.fa\n", "line 2 is no sample"),
+        ("a\ta.fa\nb\tb.fa\na\tc.fa\n", "line 3: the sample a is there already"),
+        ("a/b\ta.fa\n", "the beginning of a file name"),
+        ("..\ta.fa\n", "the beginning of a file name"),
+    ],
+)
+def test_sheets_that_are_none(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "sheet.tsv").write_text(text)
+    with pytest.raises(UsageError, match=words):
+        run_samples(read_sheet(tmp_path / "sheet.tsv"), tmp_path / "out", {})
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["samples.tsv", "samples.failed.tsv", "samples.report.html"])
+def test_files_of_others_are_not_overwritten(name: str, inputs: list[Path], toy: Path, tmp_path: Path) -> None:
+    precious = tmp_path / name
+    precious.write_text("sample\tpath\nmine\tmine.fa\n")
+    with pytest.raises(OutputError, match=f"{name} exists and is"):
+        run_samples(named_by_file(inputs), tmp_path, settings(toy))
+    assert [*tmp_path.iterdir()] == [precious]
+
+
+# Stopped, and from Python.
+
+
+def test_killed_in_the_middle_it_goes_on(inputs: list[Path], toy: Path, alone: Path, tmp_path: Path) -> None:
+    """When the second sample has scores of its own, with two workers."""
+    out = tmp_path / "out"
+    command = words(inputs, toy, out, "--keep-embeddings", "--device", "cpu,cpu", "--sequences-per-file", "4")
+    run = subprocess.Popen(command_line(*command), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    shards = out / "middle" / "middle.work" / "shards"
+    while not any(shards.glob("*.h5")):
+        assert run.poll() is None, "it was over before it could be stopped"
+    started = psutil.Process(run.pid).children(recursive=True)
+    run.send_signal(signal.SIGKILL)
+    assert run.wait(HANGS) == -signal.SIGKILL
+    assert psutil.wait_procs(started, timeout=HANGS)[1] == []
+    assert (out / "first" / "first.virus.fna").exists()
+    assert not (out / "middle" / "middle.virus.fna").exists()
+    assert not (out / "samples.tsv").exists()
+    again = subprocess.run(command_line(*command), capture_output=True, text=True, timeout=HANGS)
+    assert again.returncode == 6, again.stderr
+    assert "first is complete; nothing to do" in again.stderr
+    assert results(out) == results(alone)
+
+
+def test_from_python(inputs: list[Path], toy: Path, alone: Path, tmp_path: Path) -> None:
+    options = {"model": toy, "device": "cpu", "dtype": "fp32"}
+    found = virnucpro.predict_samples([*inputs, tmp_path / "absent.fa"], tmp_path / "out", **options)
+    assert {name: len(rows) for name, rows in found.items()} == {"first": 5, "middle": len(toy_records()), "last": 3}
+    assert found["first"] == virnucpro.predict(inputs[0], **options)
+    named = virnucpro.predict_samples({"x": inputs[2], "y": [inputs[2], inputs[0]]}, **options)
+    assert {name: len(rows) for name, rows in named.items()} == {"x": 3, "y": 8}
+    with pytest.raises(UsageError, match="no sample is given"):
+        virnucpro.predict_samples([])
