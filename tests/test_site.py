@@ -51,7 +51,7 @@ def test_the_worked_example_is_what_the_code_computes() -> None:
     expected = [mean, math.log2(bases / ORIGIN), level, (odds - level) / mean, odds, probability(odds)]
     assert results == pytest.approx(expected, abs=6e-4)
     assert call.score == pytest.approx(results[-1], abs=1e-3)
-    assert f"The threshold at this length is {call.threshold:.3f}, so it is `{call.verdict}`" in section
+    assert f"The threshold at this length is {call.threshold:.3f}, so it is `{call.verdict.value}`" in section
 
 
 def sources() -> str:
