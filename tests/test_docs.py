@@ -13,19 +13,21 @@ from virnucpro.cli import cli
 from virnucpro.io.tables import FAILED
 
 ROOT = Path(__file__).parent.parent
-OUTPUTS = (ROOT / "docs" / "outputs.md").read_text(encoding="utf-8")
+OUTPUTS = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("outputs.md", "samples.md"))
 TABLES = {
     "PREFIX.sequences.tsv": tables.SEQUENCES,
     "PREFIX.windows.tsv.gz": tables.WINDOWS,
     "PREFIX.regions.bed": tables.REGIONS,
     "PREFIX.virus_summary.tsv": tables.VIRUSES,
     "PREFIX.failed.tsv": FAILED,
+    "samples.tsv": tables.SAMPLES,
+    "samples.failed.tsv": tables.FAILED_SAMPLES,
 }
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_every_column_is_explained_as_in_the_code(name: str) -> None:
-    section = OUTPUTS.split(f"\n## `{name}`\n")[1].split("\n## ")[0]
+    section = re.split(r"\n##+ ", OUTPUTS.split(f"# `{name}`\n")[1])[0]
     rows = re.findall(r"^\| `(.+?)` \| (.+) \|$", section, re.MULTILINE)
     assert dict(rows) == dict(TABLES[name])
 

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -189,7 +190,7 @@ def test_hostile_names_are_shown_and_not_run(tmp_path: Path) -> None:
 
 def test_it_asks_for_nothing(out: Path) -> None:
     summarize([out], out)
-    html = (out / "samples.report.html").read_text()
+    html = unescape((out / "samples.report.html").read_text())
     assert html.startswith('<!DOCTYPE html>\n<html lang="en" data-made-by="virnucpro report">')
     assert "default-src 'none'; script-src 'sha256-" in html
     assert " style=" not in html
