@@ -1,17 +1,20 @@
 """Runs of the command line that are stopped at a chosen file operation, or at any moment; each must be as good as new.
 
     python tests/kills.py every              kill -9 at each rename, removal and new file of every command
+    python tests/kills.py full               from each of these on, no file can be written any more
     python tests/kills.py random [STOPS]     kill -9 and signals at random moments, two workers
 
-Both end with a line that counts trials and what was bad. Small parts of both are tests: test_kills.py.
+Each ends with a line that counts trials and what was bad. Small parts of them are tests: test_kills.py.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -38,10 +41,11 @@ COMMANDS = {
     "train": ("train", "--virus", "{virus}", "--other", "{other}", "-o", "out", "-d", "cpu", "--dtype", "fp32",
               "-t", "1", "--window", "90", "--epochs", "1"),
     "orfs": ("orfs", "{in}", "-o", "o", "-q"),
+    "split": ("split", "{in}", "-o", "parts", "-n", "3"),
 }  # fmt: skip
 
 #: Names of what tells when a run was, and how often it was begun.
-TOLD = (".log", ".run.json")
+TOLD = (".log", ".run.json", "split.json")
 
 
 class Trials:
@@ -60,13 +64,29 @@ class Trials:
     ) -> None:
         self._server.communicate()
 
-    def run(self, folder: Path, words: list[str], kill_at: int = 0) -> tuple[int, list[str], str]:
-        """Exit code, the operations below `folder` in their order, what was said; the last operation was not done."""
+    def run(self, folder: Path, words: list[str], stop_at: int = 0, how: str = "kill") -> tuple[int, list[str], str]:
+        """Exit code, the operations below `folder` in their order, what was said.
+
+        stop_at: number, from 1, of the operation before which the run is stopped; how: one of `STOPS`.
+        """
         assert self._server.stdin is not None
         assert self._server.stdout is not None
-        print(json.dumps([str(folder), words, kill_at]), file=self._server.stdin, flush=True)
+        print(json.dumps([str(folder), words, stop_at, how]), file=self._server.stdin, flush=True)
         code, operations, said = json.loads(self._server.stdout.readline())
         return code, operations, said
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fill() -> None:
+    """As on a full disk: files can be made, and nothing be written into any. Python is deaf to the signal of that."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+
+
+#: What is done to a run, and how it may end then.
+STOPS = {"kill": (kill, {-signal.SIGKILL}), "full": (fill, {0, 3, 6})}
 
 
 def serve() -> None:
@@ -75,29 +95,41 @@ def serve() -> None:
     from virnucpro.models.bpe import FastBPE
     from virnucpro.models.registry import EMBEDDED
     from virnucpro.pipeline import parallel_dnabert, parallel_esm  # noqa: F401
-    from virnucpro.runs import embed, orfs, predict, train  # noqa: F401
+    from virnucpro.runs import embed, orfs, predict, split, train  # noqa: F401
 
     FastBPE(EMBEDDED / "dnabert-mini" / "tokenizer.json").encode(["ACGT"])  # compiled once for all children
 
     for line in sys.stdin:
-        folder, words, kill_at = json.loads(line)
-        with tempfile.TemporaryDirectory() as place:
-            notes, said = Path(place, "notes"), Path(place, "said")
-            child = os.fork()
-            if not child:
-                _child(folder, words, kill_at, notes, said)
-            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-            operations = notes.read_text().splitlines() if notes.exists() else []
-            print(json.dumps([code, operations, said.read_text()]), flush=True)
+        folder, words, stop_at, how = json.loads(line)
+        notes, said = Heard(), Heard()
+        child = os.fork()
+        if not child:
+            _child(folder, words, stop_at, how, notes.into, said.into)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        print(json.dumps([code, notes.text().splitlines(), said.text()]), flush=True)
 
 
-def _child(folder: str, words: list[str], kill_at: int, notes: Path, said: Path) -> None:
+class Heard:
+    """A pipe, with room for all that a run says; `into` is where that goes."""
+
+    def __init__(self) -> None:
+        self._out, self.into = os.pipe()
+        fcntl.fcntl(self.into, fcntl.F_SETPIPE_SZ, 1 << 20)
+
+    def text(self) -> str:
+        """All that was said, when nobody is left to say more."""
+        os.close(self.into)
+        with open(self._out, encoding="utf-8") as file:
+            return file.read()
+
+
+def _child(folder: str, words: list[str], stop_at: int, how: str, notes: int, said: int) -> None:
     from virnucpro.cli import main
 
     os.chdir(folder)
     for stream in (1, 2):
-        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
-    record = os.open(notes, os.O_WRONLY | os.O_CREAT)
+        os.dup2(said, stream)
+    sys.stdout, sys.stderr = (open(stream, "w", closefd=False) for stream in (1, 2))  # noqa: SIM115
     count = 0
 
     def look(event: str, arguments: tuple[object, ...]) -> None:
@@ -108,9 +140,9 @@ def _child(folder: str, words: list[str], kill_at: int, notes: Path, said: Path)
         if not path.startswith(folder) or path.endswith(".log") or (event == "open" and not _makes(arguments)):
             return
         count += 1
-        os.write(record, f"{event} {os.path.relpath(path, folder)}\n".encode())
-        if count == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
+        os.write(notes, f"{event} {os.path.relpath(path, folder)}\n".encode())
+        if count == stop_at:
+            STOPS[how][0]()
 
     sys.addaudithook(look)
     sys.argv = ["virnucpro", *words]
@@ -144,8 +176,10 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): b"" if path.name.endswith(TOLD) else path.read_bytes() for path in files}
 
 
-def stop_and_go_on(trials: Trials, name: str, folder: Path, chosen: slice = slice(None)) -> Iterator[str]:
-    """Kill a command at each operation of an undisturbed run that is `chosen`, and give it again; yields what is bad.
+def stop_and_go_on(
+    trials: Trials, name: str, folder: Path, chosen: slice = slice(None), how: str = "kill"
+) -> Iterator[str]:
+    """Stop a command at each operation of an undisturbed run that is `chosen`, and give it again; yields what is bad.
 
     An empty text stands for a trial in which all was as in the undisturbed run.
     """
@@ -156,12 +190,12 @@ def stop_and_go_on(trials: Trials, name: str, folder: Path, chosen: slice = slic
     assert code in (0, 6), said
     wanted = tree(undisturbed)
     for number in range(1, len(operations) + 1)[chosen]:
-        (place := folder / "killed").mkdir()
-        killed, done, said = trials.run(place, words, number)
-        assert killed == -signal.SIGKILL, (number, killed, said)
-        again, _, said = trials.run(place, words)
-        bad = again != code or "Traceback" in said or tree(place) != wanted
-        yield f"{name}, killed at {done[-1]}: exit code {again}, {sorted(tree(place))}, {said}" if bad else ""
+        (place := folder / "stopped").mkdir()
+        first, _, said = trials.run(place, words, number, how)
+        again, _, told = trials.run(place, words)
+        bad = first not in STOPS[how][1] or again != code or "Traceback" in said + told or tree(place) != wanted
+        what = f"{name}, {how} at {number}, {operations[number - 1]}: exit codes {first} and {again}"
+        yield f"{what}, {sorted(tree(place))}, {said}, {told}" if bad else ""
         shutil.rmtree(place)
 
 
@@ -243,10 +277,11 @@ if __name__ == "__main__":
         serve()
         sys.exit()
     with tempfile.TemporaryDirectory() as place:
-        if sys.argv[1] == "every":
+        if sys.argv[1] in ("every", "full"):
+            how = "kill" if sys.argv[1] == "every" else "full"
             with Trials() as trials:
                 for name in COMMANDS:
-                    _count(stop_and_go_on(trials, name, Path(place, name)), name)
+                    _count(stop_and_go_on(trials, name, Path(place, name), how=how), name)
         else:
             stops = int(sys.argv[2]) if len(sys.argv) > 2 else 100
             _count(random_stops(Path(place), stops, 1, ("embed", "predict")), f"{stops} stops at random moments")

@@ -1,4 +1,4 @@
-"""Runs that are killed for real, at operations that are named and not timed; see `kills.py`, which does all of them."""
+"""Runs that are stopped for real, at operations that are named and not timed; `kills.py` does that at all of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kills import COMMANDS, Trials, random_stops, stop_and_go_on
+from kills import COMMANDS, STOPS, Trials, random_stops, stop_and_go_on, tree, words_of
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +24,27 @@ def test_killed_while_it_publishes(name: str, trials: Trials, tmp_path: Path) ->
 
 
 @pytest.mark.heavy
+@pytest.mark.parametrize("how", STOPS)
 @pytest.mark.parametrize("name", COMMANDS)
-def test_killed_at_more_moments(name: str, trials: Trials, tmp_path: Path) -> None:
+def test_stopped_at_more_moments(name: str, how: str, trials: Trials, tmp_path: Path) -> None:
     """Over the whole run, from the first operation on."""
-    assert not "".join(stop_and_go_on(trials, name, tmp_path, slice(None, None, 12 if name == "train" else 4)))
+    assert not "".join(stop_and_go_on(trials, name, tmp_path, slice(None, None, 12 if name == "train" else 4), how))
+
+
+def test_a_full_disk_for_the_last_word_costs_no_work(trials: Trials, tmp_path: Path) -> None:
+    """The results have their names, and the record cannot say that all is complete: the next run computes nothing."""
+    (tmp_path / "inputs").mkdir()
+    words = words_of("embed", tmp_path / "inputs")
+    for folder in (undisturbed := tmp_path / "undisturbed", stopped := tmp_path / "stopped"):
+        folder.mkdir()
+    _, operations, _ = trials.run(undisturbed, words)
+    last = max(at for at, operation in enumerate(operations, 1) if operation.startswith("open .o.h5.run.json"))
+    code, _, said = trials.run(stopped, words, last, "full")
+    assert (code, "o.h5.run.json: File too large" in said) == (3, True), said
+    _, operations, said = trials.run(stopped, words)
+    assert "resuming" in said, said
+    assert not [operation for operation in operations if operation.startswith("open") and "shards" in operation]
+    assert tree(stopped) == tree(undisturbed)
 
 
 @pytest.mark.heavy

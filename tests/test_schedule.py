@@ -346,10 +346,15 @@ def test_one_device_tries_a_suspect_twice() -> None:
     assert Tell(0, FileFailed(file(0), play.schedule.result.failed[file(0)])) in play.orders
 
 
-def test_the_last_line_of_a_traceback_is_the_reason() -> None:
+def test_the_last_error_of_a_traceback_is_the_reason() -> None:
+    """CUDA's messages have several lines, of which the first says what happened."""
     play = Play(["a"], [1])
+    began = "Traceback (most recent call last):\n  …\n"
     traceback = (
-        "Traceback (most recent call last):\n  …\ntorch.AcceleratorError: CUDA error: unspecified launch failure\n"
+        f"{began}KeyError: 1\n\nDuring handling of the above exception, another exception occurred:\n\n"
+        f"{began}torch.AcceleratorError: CUDA error: unspecified launch failure\n"
+        "CUDA kernel errors might be asynchronously reported at some other API call.\n"
+        "Compile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.\n\n"
     )
     for _ in range(2):
         play(0, *UP, Crashed(traceback))

@@ -187,6 +187,64 @@ def test_results_that_are_there_are_kept(parts: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "in.sequences.tsv").read_text() == "precious"
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_what_is_merged_is_not_overwritten(force: bool, parts: Path) -> None:
+    before = files(parts / "0001")
+    with pytest.raises(UsageError, match="is also an input"):
+        run_merge(MergeConfig(parts, parts / "0001", prefix="0001", force=force))
+    assert files(parts / "0001") == before
+
+
+def records_of(path: Path, count: int = 6) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    return to_fasta(path, [(f"s{number}", "ACGT" * 10) for number in range(count)])
+
+
+SIZES = pytest.mark.parametrize("size", [{"pieces": 4}, {"bases": 60}], ids=str)
+
+
+@SIZES
+def test_a_complete_split_has_nothing_to_do(size: dict[str, int], tmp_path: Path) -> None:
+    """Also where pieces would hold no record, since there are fewer records, and long ones."""
+    settings = SplitConfig((records_of(tmp_path / "in.fa", 2),), tmp_path / "parts", **size)
+    split = run_split(settings).split
+    assert len(split.pieces) == 2
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "parts").glob("0*")}
+    assert run_split(settings).split == split
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "parts").glob("0*")} == times
+    (tmp_path / "parts" / "0002.fa").unlink()
+    assert run_split(settings).split == split
+    with pytest.raises(OutputError, match=r"made from other settings \(pieces"):
+        run_split(replace(settings, pieces=1, bases=None))
+    run_split(replace(settings, pieces=1, bases=None, force=True))
+    assert [path.name for path in (tmp_path / "parts").glob("0*")] == ["0001.fa"]
+
+
+@SIZES
+def test_a_piece_takes_the_name_of_no_other_file(size: dict[str, int], tmp_path: Path) -> None:
+    source = records_of(tmp_path / "in.fa")
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "0002.fa").write_text("precious")
+    with pytest.raises(OutputError, match=r"0002\.fa exists"):
+        run_split(SplitConfig((source,), tmp_path / "parts", **size))
+    assert (tmp_path / "parts" / "0002.fa").read_text() == "precious"
+
+
+@SIZES
+def test_a_piece_is_no_input(size: dict[str, int], tmp_path: Path) -> None:
+    source = records_of(tmp_path / "parts" / "0002.fa")
+    before = source.read_bytes()
+    with pytest.raises(UsageError, match=r"0002\.fa, which is written, is also an input"):
+        run_split(SplitConfig((source,), tmp_path / "parts", force=True, **size))
+    assert source.read_bytes() == before
+
+
+def test_more_pieces_than_a_folder_should_hold(tmp_path: Path) -> None:
+    source = to_fasta(tmp_path / "in.fa", [("s", "A" * 100_001)])
+    with pytest.raises(UsageError, match="--bases 1 makes 100001 pieces"):
+        run_split(SplitConfig((source,), tmp_path / "parts", bases=1))
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [((), "how to split is not said"), (("-n", 2, "--bases", 9), "how to split is not said"), (("-n", 0), "'-n'")],

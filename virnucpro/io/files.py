@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import glob
 import hashlib
 import io
 import json
@@ -25,7 +24,8 @@ TEMPORARY_BYTES = len("..01234567-4194304.tmp")
 #: Bytes of a buffer between those who write a little at a time and the disk.
 _BUFFER = 1 << 20
 
-_OWNER = r"[0-9a-f]{8}-[0-9]+"
+#: A temporary name, by any process of any host: what it stands for is its first group.
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}-[0-9]+\.tmp", re.DOTALL)
 
 
 def temporary_name(path: Path) -> Path:
@@ -34,19 +34,22 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{host:08x}-{os.getpid()}.tmp")
 
 
-def unfinished(path: Path) -> Iterator[Path]:
-    """Temporary files of `path`, left by any process."""
-    pattern = re.compile(rf"\.{re.escape(path.name)}\.{_OWNER}\.tmp", re.DOTALL)
-    found = path.parent.glob(f".{glob.escape(path.name)}.*.tmp")
-    return (each for each in found if pattern.fullmatch(each.name))
+def unfinished(paths: Iterable[Path]) -> Iterator[Path]:
+    """Temporary files of `paths`, left by any process."""
+    names: dict[Path, set[str]] = {}
+    for path in paths:
+        names.setdefault(path.parent, set()).add(path.name)
+    for folder, wanted in names.items():
+        for each in folder.glob(".*.tmp"):
+            if (match := _TEMPORARY.fullmatch(each.name)) and match[1] in wanted:
+                yield each
 
 
 def remove_unfinished(paths: Iterable[Path]) -> None:
     """Remove temporary files of `paths` that killed runs have left."""
-    for path in paths:
-        for each in unfinished(path):
-            with contextlib.suppress(OSError):
-                each.unlink()
+    for each in unfinished(paths):
+        with contextlib.suppress(OSError):
+            each.unlink()
 
 
 @contextlib.contextmanager

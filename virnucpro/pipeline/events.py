@@ -66,8 +66,9 @@ class Crashed:
 
     @property
     def reason(self) -> str:
-        """The last line: the kind of error and its message."""
-        return self.traceback.strip().rpartition("\n")[2]
+        """The kind of error and its message, of which CUDA's have more lines: the first."""
+        last = self.traceback.rpartition("Traceback (most recent call last):\n")[2]
+        return next((line for line in last.splitlines() if line and not line.startswith(" ")), "")
 
 
 @dataclass(frozen=True)

@@ -181,7 +181,9 @@ def _merge_calls(
     if any(name.endswith(".pt") for name in record.results):
         raise UsageError("embeddings in .pt files are not merged", hint="run the pieces without --vanilla-output")
     results = results_of(as_one, paths)
-    check(paths, results, [run.path for run in runs], force=config.force, hint="choose another folder or --prefix")
+    read = [run.result(paths, path) for run in runs for path in results]
+    pieces, hint = [run.path for run in runs], "choose another folder or --prefix"
+    check(paths, results, pieces, force=config.force, others=read, hint=hint)
     choice = _choice(as_one, record)
     placement = Placement((), identity["dtype"], tuple(identity["token_budget"]))
     choices = {name: value for name, value in record.choices.items() if name != "results"}
@@ -280,7 +282,7 @@ def _merge_embeddings(
 ) -> EmbedResult:
     output, paths = config.output, RunPaths(config.output)
     results = (output, ids_path(output)) if output.suffix == ".npy" else (output,)
-    check(paths, results, [run.path for run in runs], force=config.force)
+    check(paths, results, [run.path for run in runs], force=config.force, others=[run.results for run in runs])
     with session("embed", paths, force=config.force, listen=listener) as opened:
         opened.already_done(results, identity, {})
         opened.begin(results, identity, {}, {}, _details(runs, inputs))

@@ -58,7 +58,7 @@ def check_names(paths: RunPaths, results: Sequence[Path], reads: Iterable[Path],
         _check_length(path, TEMPORARY_BYTES if path != paths.work else 0, hint)
         if path != paths.work and os.path.isdir(path):
             raise OutputError(f"{path} is a folder", hint=hint)
-    _refuse_inputs([*files, *(each for path in files for each in unfinished(path))], paths.folders, reads, hint)
+    _refuse_inputs([*files, *unfinished(files)], paths.folders, reads, hint)
 
 
 def _refuse_existing(paths: RunPaths, results: Iterable[Path], *, force: bool, resume: bool) -> None:

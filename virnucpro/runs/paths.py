@@ -166,9 +166,9 @@ class SplitPaths(RunPaths):
         """What the pieces are, and what they were cut from."""
         return self._beside(".json")
 
-    def piece(self, number: int) -> Path:
-        """Piece `number`, from 1."""
-        return self.folder / f"{number:04d}.fa"
+    def pieces(self, most: int) -> tuple[Path, ...]:
+        """The pieces, where there are so many."""
+        return tuple(self.folder / f"{number:04d}.fa" for number in range(1, most + 1))
 
 
 @dataclass(frozen=True)

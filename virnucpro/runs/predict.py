@@ -30,7 +30,7 @@ from virnucpro.core.device import available_threads, select_devices
 from virnucpro.errors import InputError, UsageError
 from virnucpro.input.cut import Rules
 from virnucpro.input.fasta import Record
-from virnucpro.io.files import unfinished
+from virnucpro.io.files import remove_unfinished
 from virnucpro.io.tables import gzip_text, text_file
 from virnucpro.models.card import CARD, DEFAULT_PRESET, DNA_ONLY
 from virnucpro.models.classifier import WEIGHTS
@@ -360,8 +360,7 @@ def _earlier_result(run: PredictRun, choice: Choice, summary: dict[str, Any]) ->
 
 def _report(run: PredictRun) -> None:
     """Write the page, also where a run that was complete before was stopped while it did, or had none."""
-    for each in unfinished(run.paths.report):
-        each.unlink(missing_ok=True)
+    remove_unfinished((run.paths.report,))
     if run.config.report:
         from virnucpro.report import write_report
 

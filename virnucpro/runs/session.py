@@ -257,16 +257,15 @@ class Session:
 
     def complete(self, details: dict[str, Any], failed_work_files: dict[str, str] | None = None) -> None:
         """Write into the record that the run is complete, and what came out."""
-        record = self.own
-        record.state = "complete"
-        del record.details["obsolete"]  # they are gone
-        record.details |= {
+        details = {name: value for name, value in self.own.details.items() if name != "obsolete"} | {  # they are gone
             "seconds": round(time.monotonic() - self._began, 1),
             "stages": {name: round(seconds, 2) for name, seconds in self._seconds.items()},
             **details,
             "failed_work_files": failed_work_files or {},
         }
+        record = replace(self.own, state="complete", details=details)
         record.save()
+        self.record = record  # not before: while the disk does not say so, the work files are needed
 
     def tidy(self) -> None:
         """At the end, whatever it is: keep the work files only if the run can be continued."""

@@ -7,24 +7,28 @@ checksums of it all: `virnucpro merge` puts the results together by it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from virnucpro._version import __version__
-from virnucpro.errors import InputError
+from virnucpro.errors import InputError, UsageError
 from virnucpro.input.cut import read_inputs
 from virnucpro.input.fasta import DNA_AS_WRITTEN, PROTEIN, BadRecord, Record, write_fasta
 from virnucpro.io.files import SummedFile
 from virnucpro.io.tables import FAILED, Table, text_file
 from virnucpro.pipeline.events import Listener, unheard
-from virnucpro.runs.config import SplitConfig
+from virnucpro.runs.config import MOST_PIECES, SplitConfig
 from virnucpro.runs.inputs import Inputs
-from virnucpro.runs.names import check
+from virnucpro.runs.names import check, check_names
 from virnucpro.runs.paths import SplitPaths
+from virnucpro.runs.record import Record as RunRecord
 from virnucpro.runs.session import session
+
+#: How to choose other names for the pieces.
+HINT = "choose another folder"
 
 
 class Place(NamedTuple):
@@ -94,21 +98,23 @@ class SplitResult:
 def run_split(config: SplitConfig, listener: Listener = unheard) -> SplitResult:
     """Split `config.inputs` into pieces in `config.output`; raises VirnucproError."""
     paths = SplitPaths(config.output / "split")
-    most = config.pieces or 1
-    check(paths, (paths.piece(1), paths.piece(most)), config.inputs, force=config.force, hint="choose another folder")
+    check(paths, paths.pieces(config.pieces or 1), config.inputs, force=config.force, hint=HINT)
     with session("split", paths, force=config.force, listen=listener) as run:
         with run.stage("reading input"):
             inputs = Inputs(config.inputs, paths)
             total = sum(len(record.sequence) for _, _, record in _usable(config, inputs))
         most = min(config.pieces or math.ceil(total / (config.bases or 1)), total)
-        results = [paths.piece(number) for number in range(1, most + 1)]
+        if most > MOST_PIECES:
+            raise UsageError(f"--bases {config.bases} makes {most} pieces, more than {MOST_PIECES}", hint="take more")
+        results = paths.pieces(most)
+        check_names(paths, results, config.inputs, HINT)
         identity = {
             "inputs": inputs.sums,
             "pieces": most,
             "protein": config.protein,
             "virnucpro_version": __version__,
         }
-        if done := run.already_done(results[:1], identity, {}):
+        if done := run.already_done(_made(run.record, paths) or results, identity, {}):
             return SplitResult(paths, Split.from_json(done.plan))
         run.begin(results, identity, {}, {}, {"inputs": inputs.described})
         with run.stage("splitting"), run.publishing((*results, paths.failed), replaced=[paths.failed]) as names:
@@ -122,8 +128,15 @@ def run_split(config: SplitConfig, listener: Listener = unheard) -> SplitResult:
         if not split.pieces:
             raise InputError("no usable sequence in the input", hint=f"see {paths.failed}")
         run.own.plan = asdict(split)
+        run.own.choices["results"] = [piece.name for piece in split.pieces]
         run.complete({"result": {"pieces": len(split.pieces)}})
     return SplitResult(paths, split)
+
+
+def _made(record: RunRecord | None, paths: SplitPaths) -> tuple[Path, ...]:
+    """The pieces of an earlier run that is complete: what would hold no record was left out there."""
+    names = record.results if record and record.state == "complete" else ()
+    return tuple(paths.folder / name for name in names)
 
 
 def _records(config: SplitConfig, inputs: Inputs) -> Iterator[tuple[int, int, Record | BadRecord]]:
@@ -141,7 +154,7 @@ def _usable(config: SplitConfig, inputs: Inputs) -> Iterator[tuple[int, int, Rec
             yield number, index, record
 
 
-def _write(config: SplitConfig, inputs: Inputs, files: list[Path], total: int) -> Split:
+def _write(config: SplitConfig, inputs: Inputs, files: Sequence[Path], total: int) -> Split:
     """Pieces of about the same number of letters, in input order, in so many files at most."""
     split, writer = Split(), _Writer(files, total)
     with closing(writer):
@@ -157,7 +170,7 @@ def _write(config: SplitConfig, inputs: Inputs, files: list[Path], total: int) -
 class _Writer:
     """Writes records into pieces; each goes where its first letter lies, and what would hold none is left out."""
 
-    def __init__(self, files: list[Path], total: int) -> None:
+    def __init__(self, files: Sequence[Path], total: int) -> None:
         self.files, self.total = files, total
         self.pieces: list[Piece] = []
         self._before, self._share = 0, -1
