@@ -442,12 +442,3 @@ def test_logs_are_forwarded_from_a_device_by_number(device: int | str, tmp_path:
 def test_logs_are_forwarded_to_somebody(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="forward_logs needs a progress_queue"):
         process_dnabert_files_worker([], "cpu", 0, tmp_path, forward_logs=True)
-
-
-@pytest.mark.heavy
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
-def test_a_gpu_that_fails_leaves_a_complete_run() -> None:
-    """All of `gpu_faults.py`, whose parent must not have touched CUDA."""
-    command = [sys.executable, "-m", "tests.gpu_faults"]
-    done = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True, timeout=HANGS)
-    assert done.returncode == 0, done.stdout
