@@ -75,11 +75,11 @@ def test_settings_that_differ_are_said(out: Path) -> None:
     assert found == {
         "first": "", "second": "", "third": "",
         "fourth": "Model set: mini-1, windows of 500 bases; Shortest sequence scored: 7 bases; "
-        "Numbers: bf16, 8,192 tokens a batch",
+        "Number format: bf16, 8,192 tokens a batch",
     }  # fmt: skip
     page = (out / "samples.report.html").read_text()
     assert f"differs: {found['fourth']}" in page
-    assert "most samples; what differs" in page
+    assert "most samples; what differs in others" in page
 
 
 def test_another_estimate_is_no_other_setting(out: Path) -> None:
@@ -194,7 +194,7 @@ def test_it_asks_for_nothing(out: Path) -> None:
     assert html.startswith('<!DOCTYPE html>\n<html lang="en" data-made-by="virnucpro report">')
     assert "default-src 'none'; script-src 'sha256-" in html
     assert " style=" not in html
-    assert "1 of 3 samples have no results" in _Parser(html).text
+    assert "Without results: 1 of 3 samples." in _Parser(html).text
 
 
 # MultiQC.

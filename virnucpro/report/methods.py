@@ -48,7 +48,7 @@ def settings(record: Record) -> list[tuple[str, str]]:
         ("Read", "whole windows" if identity["reads"] == "windows" else f"open frames, {identity['frames']} rule"),
         ("Share of viral sequences", _share(result["false_discovery"])),
         (
-            "Numbers",
+            "Number format",
             f"{identity['dtype']}, {' and '.join(f'{each:,}' for each in identity['token_budget'])} tokens a batch",
         ),
         ("Kind of device", ", ".join(identity["device_kinds"])),
