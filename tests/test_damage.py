@@ -95,7 +95,7 @@ def config(folder: Path) -> EmbedConfig:
 
 
 @given(data=st.data())
-@ORDINARY
+@settings(ORDINARY, max_examples=15)  # a run each
 def test_a_record_that_makes_no_sense(
     data: st.DataObject, stopped: tuple[Path, bytes], tmp_path_factory: pytest.TempPathFactory
 ) -> None:

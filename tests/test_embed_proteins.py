@@ -58,7 +58,11 @@ def embeddings(records: Records, folder: Path) -> dict[str, bytes]:
 # The same bytes.
 
 
-@pytest.mark.parametrize("changes", [{"threads": 1}, {"device": "cpu,cpu"}, {"sequences_per_file": 50}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [{"threads": 1}, {"sequences_per_file": 50}, pytest.param({"device": "cpu,cpu"}, marks=pytest.mark.heavy)],
+    ids=str,
+)
 def test_same_bytes(changes: dict[str, object], config: EmbedConfig, expected: bytes) -> None:
     run_embed(replace(config, **changes))  # type: ignore[arg-type]
     assert config.output.read_bytes() == expected

@@ -148,11 +148,11 @@ def test_agrees_with_hugging_face(tmp_path: Path, shape: tuple[int, int, int]) -
 
 
 def test_bf16_is_close_to_fp32() -> None:
-    rows = proteins(3, 40, 105, 300, 700)
-    _, exact = run_packed(load_esm2(MINI), rows, 2048)
+    rows, network = proteins(3, 40, 105, 300), load_esm2(MINI)
+    _, exact = run_packed(network, rows, 512)
     for rounded in (load_esm2(MINI).to(torch.bfloat16), load_esm2(MINI, torch.bfloat16)):
-        assert torch.equal(rounded.inv_freq, load_esm2(MINI).inv_freq)
-        _, means = run_packed(rounded, rows, 2048)
+        assert torch.equal(rounded.inv_freq, network.inv_freq)
+        _, means = run_packed(rounded, rows, 512)
         assert torch.nn.functional.cosine_similarity(exact, means).min() > 0.999
 
 
@@ -166,15 +166,14 @@ def test_bits_do_not_depend_on_the_company(prepacked: bool, dtype: torch.dtype) 
         pytest.skip(f"no prepacked oneDNN products of {dtype} here")
     model = load_esm2(MINI, dtype)
     if prepacked:
-        prepack(model, 512)
-    rows = proteins(*random.Random(1).choices(range(1, 90), k=4), 1, 30, 31, 62, 63)
-    alone = [run_packed(model, [row], 512) for row in rows]
-    for seed in range(2):
-        order = random.Random(seed).sample(range(len(rows)), k=7)
-        hidden, means = run_packed(model, [rows[i] for i in order], 512)
-        for i, states, mean in zip(order, hidden, means, strict=True):
-            assert torch.equal(states, alone[i][0][0])
-            assert torch.equal(mean, alone[i][1][0])
+        prepack(model, 256)
+    rows = proteins(40, 1, 30, 31, 62, 63)
+    alone = [run_packed(model, [row], 256) for row in rows]
+    order = random.Random(1).sample(range(len(rows)), k=len(rows))
+    hidden, means = run_packed(model, [rows[i] for i in order], 256)
+    for i, states, mean in zip(order, hidden, means, strict=True):
+        assert torch.equal(states, alone[i][0][0])
+        assert torch.equal(mean, alone[i][1][0])
 
 
 def test_sequences_are_kept_apart() -> None:

@@ -116,7 +116,7 @@ class Run:
 # Kill -9.
 
 
-@pytest.mark.parametrize("seed", [1, 2, pytest.param(3, marks=pytest.mark.heavy)])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.heavy) for seed in (2, 3))])
 def test_kill_of_a_worker_at_any_moment(
     seed: int, fasta: Path, tmp_path: Path, expected: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -158,7 +158,9 @@ def test_kill_of_the_parent(fasta: Path, tmp_path: Path, expected: bytes, cli: C
 # Signals.
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.heavy)]
+)
 def test_signals(number: signal.Signals, code: int, fasta: Path, tmp_path: Path, expected: bytes) -> None:
     output = tmp_path / "o.h5"
     with Run(fasta, output, "cpu,cpu") as run:
@@ -238,7 +240,12 @@ def test_second_run_on_the_same_output(fasta: Path, tmp_path: Path, expected: by
 
 
 @pytest.mark.parametrize(
-    ("kilobytes", "what"), [pytest.param(150, "parts", marks=pytest.mark.heavy), (900, "shards/"), (2200, "o.h5: ")]
+    ("kilobytes", "what"),
+    [
+        pytest.param(150, "parts", marks=pytest.mark.heavy),
+        (900, "shards/"),
+        pytest.param(2200, "o.h5: ", marks=pytest.mark.heavy),
+    ],
 )
 def test_full_disk(kilobytes: int, what: str, small_disk: Path, fasta: Path, expected: bytes) -> None:
     """Full when the input is split, when a work file is done, when the result is put together."""

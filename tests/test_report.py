@@ -307,6 +307,7 @@ def test_equal_results_give_equal_bytes(folder: Path, tmp_path: Path) -> None:
     assert write_report(shutil.copytree(folder, tmp_path / "copy"), "x", tmp_path / "r.html").read_bytes() == first
 
 
+@pytest.mark.heavy
 def test_a_run_on_two_workers_has_the_same_report(tmp_path: Path, toy: Path, complete: Path, cli: Cli) -> None:
     fasta, out = complete.with_name("in.fa"), tmp_path / "out"
     words = ("--model", toy, "--dtype", "fp32", "--vanilla-output", "--keep-embeddings", "--report")

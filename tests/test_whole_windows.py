@@ -110,7 +110,14 @@ def test_no_frames_and_no_proteins_are_cut(tmp_path: Path) -> None:
     assert {path.name for path in paths.parts.iterdir()} == names
 
 
-@pytest.mark.parametrize("changes", [{"device": "cpu,cpu", "sequences_per_file": 7}, {"threads": 1}, {"threads": 3}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"threads": 1, "sequences_per_file": 7},
+        {"threads": 3},
+        pytest.param({"device": "cpu,cpu", "sequences_per_file": 7}, marks=pytest.mark.heavy),
+    ],
+)
 def test_the_same_bytes_on_any_number_of_workers(
     complete: Path, toy: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:

@@ -73,7 +73,7 @@ def real_files(folder: Path, number: int) -> dict[Path, int]:
     return {to_fasta(path, records[40 * index : 40 * index + 40]): 40 for index, path in enumerate(paths)}
 
 
-@pytest.mark.parametrize("worker", [real.sticky_on_bad, real.killed_on_bad])
+@pytest.mark.parametrize("worker", [real.sticky_on_bad, pytest.param(real.killed_on_bad, marks=pytest.mark.heavy)])
 def test_a_broken_device_loses_no_file(worker: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     counts, options = real_files(tmp_path, 16), {"dtype": "fp32", "threads": 1}
     (tmp_path / "out").mkdir()
