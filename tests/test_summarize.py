@@ -213,7 +213,7 @@ def test_multiqc_finds_the_records(out: Path, tmp_path: Path) -> None:
     env = os.environ | {"HOME": str(tmp_path), "MULTIQC_CONFIG_PATH": ""}
     done = subprocess.run(words, capture_output=True, text=True, timeout=HANGS, env=env)
     assert done.returncode == 0, done.stderr
-    assert "Found 2 reports" in done.stderr
+    assert "Found 2 reports" in done.stdout + done.stderr
     data = json.loads((target / "multiqc_data" / "multiqc_data.json").read_text())
     found = data["report_saved_raw_data"]["multiqc_virnucpro"]
     assert {name: Sample.of(name, out / name, "").counts for name in ("first", "second")} == found
