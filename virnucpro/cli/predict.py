@@ -11,7 +11,9 @@ from virnucpro.cli.options import (
     GROUPS,
     OutputPath,
     force_option,
+    frames_option,
     models_dir_option,
+    prefix_option,
     run_options,
 )
 from virnucpro.errors import EXIT_SOME_FAILED
@@ -65,7 +67,7 @@ FILES = "\n\n".join(
     metavar="DIR",
     help="Folder for the results; created if it does not exist.",
 )
-@click.option("-p", "--prefix", help="Prefix of the results' file names; default: the name of the first input.")
+@prefix_option
 @force_option
 @click.option(
     "--report/--no-report",
@@ -113,14 +115,7 @@ FILES = "\n\n".join(
     metavar="BASES",
     help="Longest window; default: the length that the classifier was trained on. Other lengths are refused.",
 )
-@click.option(
-    "--frames",
-    type=click.Choice(["published", "exact"]),
-    default="published",
-    show_default=True,
-    help="published: the DNA of a frame includes one base after its last codon, as in the published tool. exact: it "
-    "does not.",
-)
+@frames_option
 @click.option(
     "--min-score",
     type=click.FloatRange(0, 1),
