@@ -49,6 +49,7 @@ FILES = "\n\n".join(
         "PREFIX.regions.gff3       the same regions as annotation, with their sequences",
         "PREFIX.virus.fna          viral sequences, and viral regions of mixed ones",
         "PREFIX.virus_summary.tsv  one row for each of these, highest score first",
+        "PREFIX.scores.gz          all scores: another threshold is applied without computing them again",
         "PREFIX.failed.tsv         what could not be used, and why",
         "PREFIX.run.json           settings, versions, inputs, devices and times",
         "run.log                   all messages",
@@ -137,7 +138,7 @@ FILES = "\n\n".join(
 )
 @click.option(
     "--viral-share",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=click.FloatRange(0, 1),
     help="Share of the sequences that are viral, used for the expected number of false calls; default: estimated from "
     "the scores.",
 )
