@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,9 @@ import rich_click as click
 
 from virnucpro.calls import tables
 from virnucpro.cli import cli
+from virnucpro.errors import UsageError
 from virnucpro.io.tables import FAILED
+from virnucpro.runs.config import EmbedConfig, PredictConfig, TrainConfig
 
 ROOT = Path(__file__).parent.parent
 OUTPUTS = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("outputs.md", "samples.md"))
@@ -56,6 +60,28 @@ def test_links_lead_somewhere(name: str) -> None:
 def test_the_help_shows_every_command_in_a_group() -> None:
     groups = click.rich_click.COMMAND_GROUPS["virnucpro"]
     assert sorted(name for group in groups for name in group["commands"]) == sorted(cli.commands)
+
+
+CONFIGS = {"embed": EmbedConfig, "predict": PredictConfig, "train": TrainConfig}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_python_and_the_command_line_refuse_the_same_numbers(name: str) -> None:
+    for option in cli.commands[name].params:
+        if isinstance(option.type, click.IntRange | click.FloatRange) and option.name:
+            for end in filter(lambda end: end is not None, (option.type.min, option.type.max)):
+                for value in (end - 1, end, end + 1):
+                    setting = {"inputs": ("in.fa",), "output": "out", option.name: value}
+                    by_command = is_taken(click.BadParameter, partial(option.type.convert, value, option, None))
+                    assert is_taken(UsageError, partial(CONFIGS[name], **setting)) == by_command, setting
+
+
+def is_taken(error: type[Exception], take: Callable[[], object]) -> bool:
+    try:
+        take()
+    except error:
+        return False
+    return True
 
 
 def test_readme_opens_with_predict() -> None:

@@ -64,7 +64,7 @@ def results(folder: Path) -> Files:
 
 def text_of(path: Path) -> str:
     data = path.read_bytes()
-    return (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+    return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8", "surrogateescape")
 
 
 def rows(path: Path) -> list[dict[str, str]]:

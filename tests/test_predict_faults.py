@@ -30,6 +30,7 @@ from virnucpro.pipeline.events import Phase
 from virnucpro.runs.config import PredictConfig
 from virnucpro.runs.paths import PredictPaths
 from virnucpro.runs.predict import run_predict
+from virnucpro.runs.run import work_folder
 
 #: Sequences a work file, so that there are a good many.
 A_FILE = 12
@@ -54,7 +55,8 @@ def words(settings: PredictConfig) -> list[object]:
 
 
 def paths_of(settings: PredictConfig) -> PredictPaths:
-    return PredictPaths(settings.output / "in")
+    output = settings.output / "in"
+    return PredictPaths(output, work_folder(output, settings.work_dir))
 
 
 def shards(settings: PredictConfig) -> int:
@@ -208,13 +210,14 @@ def check_given_up(settings: PredictConfig, complete: Path, reason: str) -> None
 
 
 def test_of_a_work_file_that_fails_only_what_needed_it_is_lost(clean: Path, tmp_path: Path, toy: Path) -> None:
-    """A window that has nothing to embed says why, as ever."""
-    settings = config(clean, tmp_path / "out", toy)
-    away = tmp_path / "away.faa"
+    """A window that has nothing to embed says why, as ever; the reason may name a folder that is no UTF-8."""
+    settings = config(clean, tmp_path / "out", toy, work_dir=tmp_path / os.fsdecode(b"work\xff"))
+    proteins, away = paths_of(settings).parts / "000001.faa", tmp_path / "away.faa"
 
     def lose(_worker: int, event: object) -> None:
         if isinstance(event, Phase) and event.name == "scoring" and event.total:
-            shutil.move(paths_of(settings).parts / "000001.faa", away)
+            shutil.move(proteins, away)
+            proteins.write_bytes(b"PK\3\4")
 
     result = run_predict(settings, lose)
     notes = {row["sequence_id"]: row["note"] for row in rows(settings.output / "in.sequences.tsv")}
@@ -222,7 +225,7 @@ def test_of_a_work_file_that_fails_only_what_needed_it_is_lost(clean: Path, tmp_
     assert all("its work file failed" in notes[name] for name in ("v", "o"))
     assert [row[2] for row in result.failures] == ["v", "o"]
     assert record(settings.output)["failed_work_files"].keys() == {"000001.fna"}
-    shutil.move(away, paths_of(settings).parts)
+    shutil.move(away, proteins)
     assert run_predict(settings).failures == []
     run_predict(replace(settings, output=tmp_path / "fresh"))
     assert results(settings.output) == results(tmp_path / "fresh")

@@ -7,6 +7,7 @@ import csv
 import gzip
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -274,6 +275,15 @@ def test_headers_and_reasons_never_become_markup(tmp_path: Path) -> None:
 
     hostile = tags(pages(HOSTILE))
     assert hostile == tags(pages(tuple(f"harmless{i}" for i in range(len(HOSTILE)))))
+
+
+def test_an_encoder_in_a_folder_that_is_no_utf8(tmp_path: Path) -> None:
+    folder = write_results(tmp_path / "out", [made("a", 900, 0.9)])
+    record = json.loads((folder / "x.run.json").read_text())
+    record["models"]["DNA model"]["name"] = os.fsdecode(b"/models/\xff")
+    (folder / "x.run.json").write_text(json.dumps(record))
+    page = write_report(folder, "x").read_text(encoding="utf-8")
+    assert page.count("/models/\ufffd") == 2  # in the settings and in the paragraph for the methods
 
 
 def test_a_prefix_of_any_kind(tmp_path: Path) -> None:

@@ -230,9 +230,10 @@ def _predict(settings: config.PredictConfig) -> list[SequenceRow]:
 
 def _rows(result: PredictResult) -> list[SequenceRow]:
     from virnucpro.io.tables import read_rows
+    from virnucpro.models.sets import UNTRAINED
 
     if not result.trained:
-        logger.warning("model set %s is UNTRAINED: its calls show that the tool works, and mean nothing", result.model)
+        logger.warning(UNTRAINED, result.model)
     _warn(result.failures)
     return [_typed(row) for row in read_rows(result.paths.sequences)]
 

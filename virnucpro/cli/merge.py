@@ -6,7 +6,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from virnucpro.cli.options import OutputPath, force_option, models_dir_option
+from virnucpro.cli.options import OutputPath, force_option, models_dir_option, prefix_option, quiet_option
 from virnucpro.errors import EXIT_SOME_FAILED
 from virnucpro.runs.config import MergeConfig
 
@@ -27,10 +27,10 @@ click.rich_click.OPTION_GROUPS["virnucpro merge"] = [
     metavar="OUT",
     help="Folder for the results, as of predict; or file for the embeddings (.h5, .npy, .pt), as of embed.",
 )
-@click.option("-p", "--prefix", help="Prefix of the results' file names; default: the name of the first input.")
+@prefix_option
 @force_option
 @models_dir_option
-@click.option("-q", "--quiet", is_flag=True, help="Show errors only.")
+@quiet_option
 def merge(pieces: Path, output: Path, prefix: str | None, force: bool, models_dir: Path | None, quiet: bool) -> int:
     """Join the results of the pieces that `virnucpro split` made in DIR: the same bytes as of one run over all.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import rich_click as click
 
+from virnucpro.cli.options import models_dir_option
 from virnucpro.errors import ModelError
 from virnucpro.models import registry
 from virnucpro.models.registry import MODELS, Availability, FileCheck
@@ -18,12 +19,6 @@ VERIFY_COLUMNS = ("name", "file", "status", "expected", "found", "path")
 NO_PIN = "no checksum pinned for this file"
 
 NAMES = ", ".join(MODELS)
-
-models_dir_option = click.option(
-    "--models-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    help=f"Folder of models, one subfolder each; searched before ${registry.VARIABLE} and the Hub cache.",
-)
 
 
 @click.group(help=f"List, download, verify and import models.\n\nRegistered: {NAMES}.")

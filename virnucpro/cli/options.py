@@ -40,12 +40,27 @@ class OutputPath(click.Path):
         return super().convert(value, param, ctx)
 
 
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Show errors only.")
+
+prefix_option = click.option(
+    "-p", "--prefix", help="Prefix of the results' file names; default: the name of the first input."
+)
+
+frames_option = click.option(
+    "--frames",
+    type=click.Choice(["published", "exact"]),
+    default="published",
+    show_default=True,
+    help="published: the DNA of a frame includes one base after its last codon, if there is one, as in the published "
+    "tool. exact: it does not.",
+)
+
 force_option = click.option("--force", is_flag=True, help="Overwrite existing results.")
 
 models_dir_option = click.option(
     "--models-dir",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder with downloaded models, searched before $VIRNUCPRO_MODELS and the Hub cache.",
+    help="Folder of models, one subfolder each; searched before $VIRNUCPRO_MODELS and the Hub cache.",
 )
 
 _DEVICES = [
@@ -119,7 +134,7 @@ _RUN = [
 ]
 
 _MESSAGES = [
-    click.option("-q", "--quiet", is_flag=True, help="Show errors only."),
+    quiet_option,
     click.option(
         "--log-format",
         type=click.Choice(["text", "json"]),

@@ -8,7 +8,7 @@ from pathlib import Path
 import rich_click as click
 from rich.console import Console
 
-from virnucpro.cli.options import OutputPath
+from virnucpro.cli.options import OutputPath, force_option, frames_option, inputs_argument, quiet_option
 from virnucpro.errors import EXIT_SOME_FAILED
 from virnucpro.input.windows import DEFAULT_SIZE
 from virnucpro.runs.config import OrfsConfig
@@ -23,7 +23,7 @@ click.rich_click.OPTION_GROUPS["virnucpro orfs"] = [
 
 
 @click.command()
-@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))
+@inputs_argument
 @click.option(
     "-o",
     "--output",
@@ -33,7 +33,7 @@ click.rich_click.OPTION_GROUPS["virnucpro orfs"] = [
     metavar="PREFIX",
     help="Prefix of the results' file names, with their folder, which must exist.",
 )
-@click.option("--force", is_flag=True, help="Overwrite existing results.")
+@force_option
 @click.option(
     "--window",
     "size",
@@ -43,15 +43,8 @@ click.rich_click.OPTION_GROUPS["virnucpro orfs"] = [
     show_default=True,
     help="Longest window. The published classifiers were trained on 300 and on 500 bases.",
 )
-@click.option(
-    "--frames",
-    type=click.Choice(["published", "exact"]),
-    default="published",
-    show_default=True,
-    help="published: the DNA of a frame includes one base after its last codon, if there is one, as in the data that "
-    "the published classifiers were trained on. exact: it does not.",
-)
-@click.option("-q", "--quiet", is_flag=True, help="Show errors only.")
+@frames_option
+@quiet_option
 def orfs(inputs: tuple[Path, ...], prefix: Path, force: bool, size: int, frames: str, quiet: bool) -> int:
     """Cut DNA into windows and find their open frames, by the published rules, in input order.
 
@@ -62,7 +55,7 @@ def orfs(inputs: tuple[Path, ...], prefix: Path, force: bool, size: int, frames:
     zcat reads.fq.gz | virnucpro orfs - -o reads --window 300
 
     \b
-    PREFIX.windows.fa   windows: each record is covered by windows of nearly equal length
+    PREFIX.windows.fa   windows: each record is covered by as few as can be, which overlap evenly
     PREFIX.orfs.fna     DNA of their open frames
     PREFIX.orfs.faa     proteins of their open frames
     PREFIX.failed.tsv   records that could not be used, and why; only if there are any

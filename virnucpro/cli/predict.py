@@ -11,7 +11,9 @@ from virnucpro.cli.options import (
     GROUPS,
     OutputPath,
     force_option,
+    frames_option,
     models_dir_option,
+    prefix_option,
     run_options,
 )
 from virnucpro.errors import EXIT_SOME_FAILED
@@ -47,6 +49,7 @@ FILES = "\n\n".join(
         "PREFIX.regions.gff3       the same regions as annotation, with their sequences",
         "PREFIX.virus.fna          viral sequences, and viral regions of mixed ones",
         "PREFIX.virus_summary.tsv  one row for each of these, highest score first",
+        "PREFIX.scores.gz          all scores: another threshold is applied without computing them again",
         "PREFIX.failed.tsv         what could not be used, and why",
         "PREFIX.run.json           settings, versions, inputs, devices and times",
         "run.log                   all messages",
@@ -65,7 +68,7 @@ FILES = "\n\n".join(
     metavar="DIR",
     help="Folder for the results; created if it does not exist.",
 )
-@click.option("-p", "--prefix", help="Prefix of the results' file names; default: the name of the first input.")
+@prefix_option
 @force_option
 @click.option(
     "--report/--no-report",
@@ -113,14 +116,7 @@ FILES = "\n\n".join(
     metavar="BASES",
     help="Longest window; default: the length that the classifier was trained on. Other lengths are refused.",
 )
-@click.option(
-    "--frames",
-    type=click.Choice(["published", "exact"]),
-    default="published",
-    show_default=True,
-    help="published: the DNA of a frame includes one base after its last codon, as in the published tool. exact: it "
-    "does not.",
-)
+@frames_option
 @click.option(
     "--min-score",
     type=click.FloatRange(0, 1),
@@ -142,7 +138,7 @@ FILES = "\n\n".join(
 )
 @click.option(
     "--viral-share",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=click.FloatRange(0, 1),
     help="Share of the sequences that are viral, used for the expected number of false calls; default: estimated from "
     "the scores.",
 )

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from virnucpro.core import log
+from virnucpro.models.sets import UNTRAINED
 from virnucpro.pipeline import events
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from virnucpro.runs.train import TrainResult
 
 logger = logging.getLogger("virnucpro.cli")
-
-UNTRAINED = "model set %s is UNTRAINED: its calls show that the tool works, and mean nothing"
 
 #: Seconds between two lines where there is no terminal.
 LINE_SECONDS = 30.0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from virnucpro.cli.options import OutputPath
+from virnucpro.cli.options import OutputPath, quiet_option
 
 click.rich_click.OPTION_GROUPS["virnucpro report"] = [
     {"name": "Which, and where to", "options": ["--prefix", "--output"]},
@@ -24,7 +24,7 @@ click.rich_click.OPTION_GROUPS["virnucpro report"] = [
     metavar="FILE",
     help="The page; default: OUT_DIR/PREFIX.report.html. An earlier report there is replaced, nothing else is.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="Show errors only.")
+@quiet_option
 def report(folder: Path, prefix: str | None, output: Path | None, quiet: bool) -> None:
     """Show results of `virnucpro predict` on one page, to open in a browser.
 

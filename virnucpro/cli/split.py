@@ -8,7 +8,7 @@ from pathlib import Path
 import rich_click as click
 from rich.console import Console
 
-from virnucpro.cli.options import OutputPath, force_option
+from virnucpro.cli.options import OutputPath, force_option, inputs_argument, quiet_option
 from virnucpro.errors import EXIT_SOME_FAILED
 from virnucpro.runs.config import MOST_PIECES, SplitConfig
 
@@ -22,7 +22,7 @@ click.rich_click.OPTION_GROUPS["virnucpro split"] = [
 
 
 @click.command()
-@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))
+@inputs_argument
 @click.option(
     "-o",
     "--output",
@@ -35,7 +35,7 @@ click.rich_click.OPTION_GROUPS["virnucpro split"] = [
 @click.option("-n", "--pieces", type=click.IntRange(1, MOST_PIECES), help="Number of pieces, of about the same size.")
 @click.option("--bases", type=click.IntRange(min=1), help="Size of a piece in bases, instead of the number of pieces.")
 @click.option("--protein", is_flag=True, help="The inputs are proteins.")
-@click.option("-q", "--quiet", is_flag=True, help="Show errors only.")
+@quiet_option
 def split(
     inputs: tuple[Path, ...],
     output: Path,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from virnucpro.cli.options import OutputPath
+from virnucpro.cli.options import OutputPath, quiet_option
 from virnucpro.errors import UsageError
 
 click.rich_click.OPTION_GROUPS["virnucpro summarize"] = [
@@ -27,7 +27,7 @@ click.rich_click.OPTION_GROUPS["virnucpro summarize"] = [
     help="Folder for the table and the page; default: the DIR that is given, if it is one. An earlier summary there is "
     "replaced, nothing else is.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="Show errors only.")
+@quiet_option
 def summarize(folders: tuple[Path, ...], output: Path | None, quiet: bool) -> None:
     """Put the results of several samples into one table and on one page.
 

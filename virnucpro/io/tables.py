@@ -47,11 +47,11 @@ def text_file(path: Path, mode: str = "w") -> TextIO:
 
 @contextmanager
 def gzip_text(path: Path) -> Iterator[TextIO]:
-    """Open a gzip file for text; it holds no time and no name, so equal text gives equal bytes."""
+    """Open a gzip file for text as `text_file` does; it holds no time and no name: equal text gives equal bytes."""
     with (
         open(path, "wb") as raw,
         gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed,
-        io.TextIOWrapper(packed, encoding="utf-8", newline="") as text,
+        io.TextIOWrapper(packed, encoding="utf-8", errors="surrogateescape", newline="") as text,
     ):
         yield text
 

@@ -35,6 +35,9 @@ _T = TypeVar("_T")
 #: Where the published classifiers are.
 SOURCE = "https://github.com/Li-Jing-1997/VirNucPro"
 
+#: What to say of one that is not trained, by its name.
+UNTRAINED = "model set %s is UNTRAINED: its calls show that the tool works, and mean nothing"
+
 #: Families of the encoders, in their order, by what a set reads.
 _KINDS: Mapping[Reads, tuple[tuple[str, ...], ...]] = {
     "frames": (("dnabert",), ("esm2",)),

@@ -184,9 +184,7 @@ def call_files_worker(
         return [worker.load(device, worker.dtype, budget) for worker, budget in zip(workers, budgets, strict=True)]
 
     encoders = options.kept_or((device, dtype, budgets, [(model, model.sums) for model in models]), load)
-    classifiers = (
-        _Classifiers(Classifier.load(classifier), Classifier.load_dna_only(classifier)) if classifier else None
-    )
+    classifiers = _Classifiers.load(classifier) if classifier else None
     files.folder.mkdir(parents=True, exist_ok=True)
     output = _Output(files, classifiers)
     return Stream(encoders, output, device, options.lanes, options.max_tokens, options.progress_queue).go(file_subset)

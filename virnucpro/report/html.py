@@ -34,7 +34,12 @@ def render(template: str, scripts: Sequence[str], styles: Sequence[str], **value
     text = environment.get_template(template).render(
         policy=_policy(texts, style), style=Markup(style), scripts=[Markup(script) for script in texts], **values
     )
-    return _BEGINNING + text
+    return _BEGINNING + printable(text)
+
+
+def printable(text: str) -> str:
+    """Text that UTF-8 can hold: names of files have the bytes that they have."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def asset(name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from virnucpro.calls.read import HINT, Results, reading
 from virnucpro.errors import InputError
 from virnucpro.report import html, methods
-from virnucpro.report.payload import collect, printable
+from virnucpro.report.payload import collect
 from virnucpro.report.survey import MIXED, VERDICTS, VIRUS, Survey, survey
 
 #: Rows of what failed that the page shows.
@@ -49,7 +49,7 @@ class Page:
 
     def __init__(self, results: Results) -> None:
         self.results = results
-        self.prefix = printable(results.paths.output.name)
+        self.prefix = html.printable(results.paths.output.name)
         self.record = results.record()
         with reading(results.paths.manifest):  # a record that lacks anything is damaged
             self.result: dict[str, Any] = self.record["result"]
@@ -57,8 +57,7 @@ class Page:
             self.set: dict[str, Any] = self.record["model set"]
             self.verdicts = list(self._verdicts())
             self.thresholds = methods.by_length(self.result["thresholds"])
-            rows = methods.settings(self.record) + methods.inputs(self.record)
-            self.settings = [(what, printable(how)) for what, how in rows]
+            self.settings = methods.settings(self.record) + methods.inputs(self.record)
             self.paragraph = methods.paragraph(self.record)
             self.citation = methods.citation(self.record["identity"]["virnucpro_version"])
         self.survey: Survey = survey(results.sequences())
@@ -81,9 +80,9 @@ class Page:
         return methods.warnings(self.record)
 
     @property
-    def failures(self) -> list[list[str]]:
+    def failures(self) -> list[tuple[str, int, str, str]]:
         """The first rows of what failed: input, record, id, reason."""
-        return [[printable(str(cell)) for cell in row] for row in self.result["failures"][:_MOST_FAILURES]]
+        return list(self.result["failures"][:_MOST_FAILURES])
 
     def render(self) -> str:
         """The HTML text."""

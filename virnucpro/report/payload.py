@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from virnucpro.calls.read import Called, Region, ScoredWindow, Sequence
 from virnucpro.input.frames import FRAME_NAMES
+from virnucpro.report.html import printable
 from virnucpro.report.survey import VERDICTS, Survey
 
 #: A window without a score. With one: twice its thousandths, and 1 if it is viral.
@@ -142,11 +143,6 @@ def _frames(window: ScoredWindow) -> int:
 
 def _planes(column: NDArray[Any]) -> bytes:
     return bytes(column.view("u1").reshape(len(column), column.itemsize).T.tobytes())
-
-
-def printable(text: str) -> str:
-    """Text that UTF-8 can hold: names of files have the bytes that they have."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def collect(called: Iterable[Called], survey: Survey) -> Columns:

@@ -13,7 +13,6 @@ from virnucpro.calls.tables import SAMPLES
 from virnucpro.io.files import make_folder, remove_unfinished
 from virnucpro.io.tables import refuse_other
 from virnucpro.report import html, methods
-from virnucpro.report.payload import printable
 from virnucpro.report.samples import COUNTED, Sample, Samples, find_samples, write_table
 from virnucpro.runs.paths import SamplePaths
 
@@ -71,7 +70,6 @@ class Page:
         self.expected_false = _sum(each["expected_false"] for each in counts)
         self.most = max((_share(each, "virus") + _share(each, "mixed") for each in counts), default=0) or 1
         self.lines = [self._line(sample) for sample in samples.all]
-        self.settings = [(what, printable(how)) for what, how in samples.usual]
         self.citations = sorted({methods.citation(sample.version) for sample in samples.complete})
         self.warnings = sorted({each for sample in samples.complete for each in sample.warnings})
 
@@ -80,8 +78,7 @@ class Page:
         # Quoted, a name cannot be taken for a scheme, such as "javascript:".
         link = quote(os.fsencode(os.path.relpath(page, self.output))) if page.exists() else ""
         virus, mixed = (round(100 * _share(counts, name) / self.most, 3) for name in ("virus", "mixed"))
-        differs = printable(self.samples.differs(sample))
-        return Line(printable(sample.name), link, counts, (virus, mixed), differs, printable(sample.note))
+        return Line(sample.name, link, counts, (virus, mixed), self.samples.differs(sample), sample.note)
 
     @property
     def viral(self) -> int:

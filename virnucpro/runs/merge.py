@@ -46,7 +46,7 @@ from virnucpro.runs.predict import (
 )
 from virnucpro.runs.record import Record as RunRecord
 from virnucpro.runs.record import differences, fingerprint
-from virnucpro.runs.run import Failure, Job, Run, by_part, write_failed
+from virnucpro.runs.run import Failure, Job, Run, by_part, in_input_order, write_failed
 from virnucpro.runs.session import Session, session
 from virnucpro.runs.split import Piece, Split
 
@@ -327,6 +327,4 @@ def _failures(split: Split, runs: Sequence[PieceRun], inputs: Inputs) -> list[Fa
         places = list(run.piece.places())
         for _, record, name, reason in run.record.details["result"]["failures"]:
             found.append((places[record - 1].input_index, places[record - 1].record, name, reason))
-    # Record 0 stands for the rest of a file and comes behind its records.
-    found.sort(key=lambda row: (row[0], row[1] == 0, row[1]))
-    return [(str(inputs.names[index]), record, name, reason) for index, record, name, reason in found]
+    return in_input_order(inputs.names, found)

@@ -253,10 +253,15 @@ class Run(Generic[Config, Paths]):
         return Called(self.paths, files, {path.name: reason for path, reason in end.failed.items()})
 
     def in_input_order(self, failures: Iterable[tuple[int, int, str, str]]) -> list[Failure]:
-        """Failures by (index of the input, record, id, reason), with the input's name, in input order."""
-        # Record 0 stands for the rest of a file and comes behind its records.
-        found = sorted(failures, key=lambda row: (row[0], row[1] == 0, row[1]))
-        return [(str(self.config.inputs[index]), number, name, reason) for index, number, name, reason in found]
+        """All as the function of that name, for the inputs of this run."""
+        return in_input_order(self.config.inputs, failures)
+
+
+def in_input_order(inputs: Sequence[Path], failures: Iterable[tuple[int, int, str, str]]) -> list[Failure]:
+    """Failures by (index of the input, record, id, reason), with the input's name, in input order."""
+    # Record 0 stands for the rest of a file and comes behind its records.
+    found = sorted(failures, key=lambda row: (row[0], row[1] == 0, row[1]))
+    return [(str(inputs[index]), number, name, reason) for index, number, name, reason in found]
 
 
 def _described(model: LocalModel) -> dict[str, Any]:

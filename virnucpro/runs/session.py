@@ -2,7 +2,7 @@
 
     with session("embed", paths, force=False, listen=…) as run:
         ... run.record is that of an earlier run, if there was one ...
-        run.begin(identity, choices, plan, details)
+        run.begin(results, identity, choices, plan, details)
         with run.publishing([result]) as names: ...  # write names[result]
         run.complete({...})
 
