@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import runpy
 import subprocess
 import sys
 from html import unescape
@@ -22,6 +23,7 @@ from virnucpro.models.registry import EMBEDDED
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+REFRESH = runpy.run_path(str(DOCS / "refresh.py"))
 
 
 def page(name: str) -> str:
@@ -121,12 +123,6 @@ def test_the_site_asks_for_nothing_from_elsewhere(site: Path) -> None:
 # The quickstart
 
 
-def quoted() -> list[tuple[str, list[str]]]:
-    """Each command of the quickstart, and the lines that are quoted of what it shows."""
-    blocks = re.findall(r"^```console\n\$ (.+)\n((?:.+\n)+)```$", page("quickstart.md"), re.MULTILINE)
-    return [(command, lines.splitlines()) for command, lines in blocks]
-
-
 def same(said: str, shown: str) -> bool:
     """Whether two lines have the same words, and numbers that differ in their last digits at most."""
     words, others = said.split(), shown.split()
@@ -144,14 +140,9 @@ def _same_word(word: str, other: str) -> bool:
 @pytest.mark.heavy
 def test_the_quickstart_shows_what_the_commands_show(tmp_path: Path) -> None:
     (tmp_path / "examples").symlink_to(ROOT / "examples")
-    blocks = quoted()
+    blocks = list(REFRESH["quoted"](page("quickstart.md")))
     assert len(blocks) == 4
     for command, lines in blocks:
-        # The quoted run was on one CPU in fp32, which every machine can do.
-        exact = re.sub(r"^virnucpro predict", f"{sys.executable} -m virnucpro predict -d cpu --dtype fp32", command)
-        plain = exact.removesuffix(" | column -t")
-        done = subprocess.run(plain, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=HANGS)
-        assert done.returncode == 0, done.stderr
-        shown = (done.stdout + done.stderr).splitlines()
+        shown = REFRESH["shown"](command, tmp_path)
         assert [line for line in lines if not any(same(line, each) for each in shown)] == []
     assert (tmp_path / "out" / "mixed.report.html").is_file()
