@@ -115,12 +115,12 @@ def example(found: Sequence[Window]) -> str:
     ]
     width = max(len(words) for words, _ in left[1:])
     sums = [f"    {words.ljust(width)} = {value:.3f}" for words, value in left]
-    verdict = "so it is `virus`" if probability(z) >= threshold else "so it is not called"
+    verdict = "virus" if probability(z) >= threshold else "other"
     return "\n".join(
         (
             *("| window | bases | score | log-odds |", "|---|---|---|---|", *rows, ""),
             *(f"{bases:,} bases were scored, those of the overlaps twice:", "", *sums, ""),
-            f"The threshold at this length is {threshold:.3f}, {verdict}.\n",
+            f"The threshold at this length is {threshold:.3f}, so it is `{verdict}`.\n",
         )
     )
 
