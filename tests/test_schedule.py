@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from virnucpro.pipeline.events import (
     Fatal,
     FileDone,
     FileFailed,
+    Joined,
+    Lost,
     Message,
     Progress,
     Ready,
@@ -30,6 +33,7 @@ from virnucpro.pipeline.events import (
 from virnucpro.pipeline.schedule import (
     DEATHS_OF_A_SLOT,
     GRACE_SECONDS,
+    LOSSES_OF_A_FILE,
     SLEPT_SECONDS,
     Flush,
     Give,
@@ -75,11 +79,14 @@ class World:
         poison: Iterable[Path] = (),
         broken: Iterable[str] = (),
         anything_happens: bool = False,
+        hosts: bool = False,
     ) -> None:
-        self.schedule, self.anything_happens = schedule, anything_happens
+        """hosts: they come and go."""
+        self.schedule, self.anything_happens, self.hosts = schedule, anything_happens, hosts
         self.poison, self.broken = set(poison), set(broken)
         self.workers: dict[int, Worker] = {}
         self.ended: set[Path] = set()
+        self.gone: set[int] = set()
         self.starts = [0] * len(schedule.slots)
         self.now = 0.0
         self.obey(schedule.begin(self.now))
@@ -91,6 +98,7 @@ class World:
             match order:
                 case Start(slot):
                     assert slot not in self.workers
+                    assert slot not in self.gone
                     self.workers[slot] = Worker()
                     self.starts[slot] += 1
                 case Give(slot, path):
@@ -134,6 +142,9 @@ class World:
             found += self.actions_of(slot, worker)
         if self.anything_happens:
             found.append(lambda: self.wait(STALL / 4))
+        if self.hosts:
+            there = set(range(len(self.schedule.slots))) - self.gone
+            found += [self.join, *(partial(self.leave, slot) for slot in there)]
         return found
 
     def actions_of(self, slot: int, worker: Worker) -> list[Callable[[], None]]:
@@ -179,6 +190,15 @@ class World:
         self.workers[slot].ending = True
         self.say(slot, Unusable(no_device()))
 
+    def leave(self, slot: int) -> None:
+        self.gone.add(slot)
+        self.workers.pop(slot, None)
+        self.say(slot, Lost("its node has left"))
+
+    def join(self) -> None:
+        self.starts.append(0)
+        self.say(len(self.schedule.slots), Joined("d"))
+
     def hang(self, slot: int) -> None:
         self.workers[slot].hung = True
 
@@ -197,6 +217,9 @@ class World:
             if actions := self.actions():
                 actions[number % len(actions)]()
         self.anything_happens = False
+        if self.hosts:
+            self.hosts = False
+            self.join()
         self.to_the_end()
         return self
 
@@ -237,6 +260,26 @@ def test_whatever_happens_every_file_ends_once(devices: list[str], sizes: list[i
         World(schedule, anything_happens=True).run(history)
     except DeviceError:
         assert all(slot.retired for slot in schedule.slots)
+        assert schedule.open
+
+
+@settings(max_examples=300)
+@given(SLOTS, SIZES, HISTORY)
+def test_hosts_come_and_go_and_no_file_is_to_blame(devices: list[str], sizes: list[int], history: list[int]) -> None:
+    schedule = schedule_of(devices, sizes, wait_seconds=math.inf)
+    World(schedule, hosts=True).run(history)
+    assert schedule.result.failed.keys() <= {path for path, lost in schedule.losses.items() if lost > LOSSES_OF_A_FILE}
+    assert len(schedule.result.stats) == len(schedule.slots)
+
+
+@settings(max_examples=300)
+@given(SLOTS, SIZES, HISTORY)
+def test_whatever_happens_where_hosts_come_and_go(devices: list[str], sizes: list[int], history: list[int]) -> None:
+    schedule = schedule_of(devices, sizes, wait_seconds=math.inf)
+    try:
+        World(schedule, anything_happens=True, hosts=True).run(history)
+    except DeviceError:
+        assert not schedule.usable
         assert schedule.open
 
 
@@ -405,6 +448,30 @@ def test_files_without_sequences_are_taken_over_too() -> None:
     play = Play(["a", "b"], [0, 0])
     play(0, Unusable(no_device()), Died("exit code 0"))
     assert play(1, *UP, Request()) == [Give(1, file(0)), Give(1, file(1))]
+
+
+def test_a_file_is_to_blame_where_hosts_go_again_and_again() -> None:
+    play = Play(["a"], [1], wait_seconds=1)
+    for slot in range(LOSSES_OF_A_FILE + 1):
+        assert play(slot, *UP) == [Give(slot, file(0))]
+        assert play(slot, Lost("its node has left")) == []
+        assert play(slot + 1, Joined("a")) == [Start(slot + 1)]
+    assert play.schedule.result.failed == {}
+    play(LOSSES_OF_A_FILE + 1, *UP, Lost("its node has left"))
+    assert play.schedule.result.failed == {file(0): "2 workers died on it, the last on a (its node has left)"}
+
+
+def test_where_no_host_is_left_another_is_waited_for() -> None:
+    play = Play(["a", "b"], [1, 1], wait_seconds=60)
+    play(0, Lost("its node has left"))
+    assert play.after(100) == []  # there is b
+    play(1, *UP, Lost("its node has left"))
+    assert play.after(59) == []
+    assert play(2, Joined("c")) == [Start(2)]
+    assert play.after(STALL - 1) == []
+    play(2, *UP, Lost("its node has left"))
+    with pytest.raises(DeviceError, match="no host is left, and for 1 min none came"):
+        play.after(62)
 
 
 def test_a_silent_worker_is_killed() -> None:

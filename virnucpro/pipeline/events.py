@@ -95,7 +95,21 @@ class Died:
     cause: str
 
 
-Message = Event | Request | Crashed | Unusable | Fatal | Died
+@dataclass(frozen=True)
+class Lost:
+    """The host of this slot is gone, with its worker if it had one, and does not come back."""
+
+    cause: str
+
+
+@dataclass(frozen=True)
+class Joined:
+    """There is one more slot, whose number is the next, on this device."""
+
+    device: str
+
+
+Message = Event | Request | Crashed | Unusable | Fatal | Died | Lost | Joined
 
 
 class EventSink(Protocol):

@@ -10,6 +10,7 @@ orders for a launcher (`pipeline/launch_local.py`); `pipeline/work_queue.py` car
 - Whoever takes a dead worker's place gets one file at first, a small one, which shows whether the device still works.
   A slot is retired after three deaths in a row with no file finished between; suspects tried again do not count.
 - A worker that has something to do and says nothing for longer than the stall limit is killed, which is a death.
+- A host that goes away is nobody's fault, up to five times a file. Where no slot is left, another host is waited for.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from virnucpro.pipeline.events import (
     Fatal,
     FileDone,
     FileFailed,
+    Joined,
+    Lost,
     Message,
     Progress,
     Ready,
@@ -38,6 +41,9 @@ from virnucpro.pipeline.events import (
 
 #: Deaths after which a file is given up, and deaths in a row after which a slot is retired.
 DEATHS_OF_A_FILE, DEATHS_OF_A_SLOT = 2, 3
+
+#: Hosts that may go away with a file in hand; what happens after that counts as a death.
+LOSSES_OF_A_FILE = 5
 
 #: Seconds of silence after which a busy worker counts as hung: so many at least, and so many times what the files in
 #: its hands take at its pace until then, each letter counted as a token.
@@ -169,7 +175,8 @@ class Schedule:
     """One run of files over slots.
 
     devices: that of each slot; lists: the files planned for each; counts: sequences of each file; letters: its size;
-    stall_seconds: the least silence after which a busy worker counts as hung.
+    stall_seconds: the least silence after which a busy worker counts as hung; wait_seconds: for how long another host
+    is waited for, once the last one has gone.
     """
 
     def __init__(
@@ -179,8 +186,10 @@ class Schedule:
         counts: Mapping[Path, int],
         letters: Mapping[Path, int] | None = None,
         stall_seconds: float = STALL_SECONDS,
+        wait_seconds: float = 0.0,
     ) -> None:
-        self.counts, self.letters, self.stall_seconds = counts, letters or {}, stall_seconds
+        self.counts, self.letters = counts, letters or {}
+        self.stall_seconds, self.wait_seconds = stall_seconds, wait_seconds
         self.slots = [
             _Slot(index, DeviceStats(device), deque(files), sum(counts[path] for path in files))
             for index, (device, files) in enumerate(zip(devices, map(list, lists), strict=True))
@@ -190,6 +199,9 @@ class Schedule:
         #: Files to be tried again, and on which devices each came to nothing.
         self.suspects: deque[Path] = deque()
         self.tried: dict[Path, list[str]] = {}
+        #: Hosts that went away with each file, and when the last one did.
+        self.losses: Counter[Path] = Counter()
+        self.lost_at = 0.0
         #: Slots that are not retired, by device.
         self.usable = Counter(devices)
         #: Slots whose worker waits for an answer, slots that could have a worker and have none, and workers in all.
@@ -215,6 +227,9 @@ class Schedule:
 
         Raises the error of `Fatal`, and DeviceError when no slot is left for files that are.
         """
+        if isinstance(message, Joined):
+            self._join(message.device)
+            return self._settle(now)
         slot = self.slots[index]
         slot.heard = now
         match message:
@@ -234,12 +249,19 @@ class Schedule:
                 raise error
             case Died(cause):
                 self._died(slot, slot.cause or cause)
+            case Lost(cause):
+                self._lose(slot, cause, now)
         return self._settle(now)
 
     def tick(self, now: float) -> list[Order]:
-        """What follows from the time alone; call it at least every second."""
+        """What follows from the time alone; call it at least every second. Raises DeviceError."""
         if now - self.last_tick < 1:
             return []
+        if self.open and not self.usable and now - self.lost_at > self.wait_seconds:
+            raise DeviceError(
+                f"no host is left, and for {self.wait_seconds / 60:.0f} min none came",
+                hint="run the same command again when there is one: it goes on from what is finished",
+            )
         slept = now - self.last_tick > SLEPT_SECONDS
         self.last_tick = now
         for slot in self.slots:
@@ -326,12 +348,49 @@ class Schedule:
         return any(device not in self.tried[path] for device in self.usable)
 
     def _retire(self, slot: _Slot, error: DeviceError) -> None:
-        slot.retired = True
-        self.down.pop(slot.index, None)
-        self.usable -= Counter([slot.device])
+        self._close(slot)
         if self.open and not self.usable:
             self._give_up(error)
         self._note(logging.ERROR, f"no more workers are started on {slot.device}: {error}")
+
+    def _close(self, slot: _Slot) -> None:
+        """No more workers in this slot."""
+        slot.retired = True
+        self.down.pop(slot.index, None)
+        self.usable -= Counter([slot.device])
+
+    def _lose(self, slot: _Slot, cause: str, now: float) -> None:
+        held, slot.held = slot.held, {}
+        self.lost_at = now
+        self.alive -= slot.alive
+        slot.alive = False
+        self.hungry.pop(slot.index, None)
+        if not slot.retired:
+            self._close(slot)
+        for path in reversed(held):
+            self._return(slot, path, cause)
+        if self.open:
+            self._note(logging.WARNING, f"{slot.device} is gone ({cause}); others do what it had to do")
+
+    def _return(self, slot: _Slot, path: Path, cause: str) -> None:
+        """A file whose host went away is as it was before, unless hosts go away again and again."""
+        self.losses[path] += 1
+        if self.losses[path] > LOSSES_OF_A_FILE:
+            self._doubt(slot, path, cause, died=True)
+        elif path in self.tried:
+            self.suspects.appendleft(path)
+        else:
+            slot.files.appendleft(path)
+            slot.left += self.counts[path]
+            self.fresh += 1
+
+    def _join(self, device: str) -> None:
+        slot = _Slot(len(self.slots), DeviceStats(device), deque(), 0)
+        self.slots.append(slot)
+        self.result.stats.append(slot.stats)
+        self.usable[device] += 1
+        self.down[slot.index] = slot
+        self._note(logging.INFO, f"{device} has joined")
 
     def _give_up(self, error: DeviceError) -> None:
         if error.hint is not None:  # a worker said it, and knows best
