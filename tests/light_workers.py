@@ -127,6 +127,11 @@ def no_model(_files: Files, *_arguments: object, **_options: object) -> None:
     raise ModelError("no such weights", hint="get them")
 
 
+def unusable(_files: Files, *_arguments: object, **_options: object) -> None:
+    """Finds out that it cannot use its device."""
+    raise DeviceError("cannot use it", hint="mend it")
+
+
 def loads_for_ever(_files: Files, _device: str, _batch_size: int, output_dir: Path, **_options: Any) -> None:
     """Never comes to its first file."""
     note(output_dir, "loading")

@@ -19,12 +19,12 @@ import pytest
 import real_workers as real
 import torch
 from conftest import HANGS, random_records, to_fasta
+from launcher_tests import KillingLauncherTests, LauncherTests, outputs
 
-from virnucpro.errors import DeviceError, InputError, ModelError, UsageError, VirnucproError
+from virnucpro.errors import DeviceError, InputError, ModelError, UsageError
 from virnucpro.io.store import read_shard
 from virnucpro.pipeline import work_queue
-from virnucpro.pipeline.events import Crashed, Died, Fatal, FileDone, Progress, Ready, Request, Unusable
-from virnucpro.pipeline.launch_local import STOP, Inline, Launcher, Processes, Said, Work, Workers, launcher_for
+from virnucpro.pipeline.launch_local import Inline, Processes, Work, Workers, launcher_for
 from virnucpro.pipeline.parallel_dnabert import embed_dnabert_files, process_dnabert_files_worker
 from virnucpro.pipeline.work_queue import QueueResult, WorkQueue
 
@@ -38,10 +38,6 @@ def files(number: int) -> dict[Path, int]:
 def run(worker: Any, devices: Sequence[str], folder: Path, number: int = 6, **options: Any) -> QueueResult:
     """So many files over light workers."""
     return WorkQueue(worker, devices, 0, folder, files(number), options).run()
-
-
-def outputs(folder: Path) -> set[str]:
-    return {path.name.removesuffix(".h5") for path in folder.glob("*.h5")}
 
 
 # Devices and files that kill.
@@ -328,71 +324,17 @@ def test_one_that_cannot_be_used_does_not_stay(tmp_path: Path) -> None:
 # Every launcher, by the same tests.
 
 
-class Parent:
-    """Answers each request with the next of the answers, and keeps what is said."""
-
-    def __init__(self, worker: Any, device: str, folder: Path, *answers: Path | str | None, **options: Any) -> None:
-        self.launcher: Launcher = launcher_for(Work(worker, [device], 0, folder, options))
-        self.answers, self.said = list(answers), list[Said]()
-        try:
-            self.launcher.start(0)
-            while not any(isinstance(said, Died) for said in self.said):
-                self.launcher.pump(self.hear, 1.0)
-        finally:
-            self.launcher.close()
-
-    def hear(self, slot: int, said: Said) -> None:
-        assert slot == 0
-        self.said.append(said)
-        if isinstance(said, Request):
-            self.launcher.answer(0, self.answers.pop(0))  # type: ignore[arg-type]
-
-
-@pytest.fixture(params=["cpu", "one"])
-def device(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 def test_the_kind_of_launcher(tmp_path: Path) -> None:
     for devices, kind in ((["cpu"], Inline), (["cuda:0"], Processes), (["cpu", "cpu"], Processes)):
         assert type(launcher_for(Work(light.copier, devices, 0, tmp_path, {}))) is kind
 
 
-def test_launcher_carries_files_and_what_is_said(device: str, tmp_path: Path) -> None:
-    parent = Parent(light.copier, device, tmp_path, Path("1.fa"), None, Path("2.fa"), STOP)
-    of_a_file = [[Progress(1, 1, 0.1), FileDone(Path(name), tmp_path / f"{name}.h5")] for name in ("1.fa", "2.fa")]
-    expected = [Ready(), Request(), *of_a_file[0], Request(), Request(), *of_a_file[1], Request()]
-    assert parent.said[:-1] == expected
-    assert parent.said[-1] == Died("it returned" if device == "cpu" else "exit code 0")
-    assert outputs(tmp_path) == {"1.fa", "2.fa"}
+class TestInline(LauncherTests):
+    launch, returned, crashed = Inline, "it returned", "it returned"
 
 
-@pytest.mark.parametrize(
-    ("worker", "told"), [(light.no_model, Fatal), (light.unusable_on_bad, Unusable), (light.raises_on_3, Crashed)]
-)
-def test_launcher_tells_how_a_worker_ended(worker: Any, told: type, tmp_path: Path) -> None:
-    """The device is "bad" for the one that cannot use it; in this process it has another name."""
-    parent = Parent(worker, "bad", tmp_path, Path("3.fa"), STOP)
-    (end,) = (said for said in parent.said if isinstance(said, (Fatal, Unusable, Crashed)))
-    assert type(end) is told
-    assert parent.said.index(end) == len(parent.said) - 2
-    if isinstance(end, Crashed):
-        assert end.reason == "KeyError: 'colour'"
-        assert parent.said[-1] == Died("exit code 1")
-    elif isinstance(end, (Fatal, Unusable)):
-        assert isinstance(end.error, VirnucproError)
-
-
-def test_inline_tells_how_its_worker_ended(tmp_path: Path) -> None:
-    said = Parent(light.raises_on_3, "cpu", tmp_path, Path("3.fa"), STOP).said
-    assert [type(each) for each in said] == [Ready, Request, Crashed, Died]
-    said = Parent(light.no_model, "cpu", tmp_path).said
-    assert [type(each) for each in said] == [Fatal, Died]
-
-
-def test_launcher_tells_how_a_worker_died(tmp_path: Path) -> None:
-    parent = Parent(light.dies_on_3, "one", tmp_path, Path("3.fa"))
-    assert parent.said == [Ready(), Request(), Died("SIGKILL; was memory short?")]
+class TestProcesses(KillingLauncherTests):
+    launch = Processes
 
 
 def test_an_error_of_the_listener_is_none_of_the_worker(tmp_path: Path) -> None:
