@@ -68,6 +68,8 @@ def embed(
     sequences_per_file: int = ...,
     work_dir: PathLike | None = ...,
     stall_minutes: float = ...,
+    ray: str | None = ...,
+    ray_wait: float = ...,
     resume: bool = ...,
     force: bool = ...,
 ) -> tuple[list[str], NDArray[np.float32]]: ...
@@ -86,6 +88,8 @@ def embed(
     sequences_per_file: int = ...,
     work_dir: PathLike | None = ...,
     stall_minutes: float = ...,
+    ray: str | None = ...,
+    ray_wait: float = ...,
     resume: bool = ...,
     force: bool = ...,
 ) -> Path: ...
@@ -105,6 +109,8 @@ def embed(
     sequences_per_file: int = config.DEFAULT_SEQUENCES_PER_FILE,
     work_dir: PathLike | None = None,
     stall_minutes: float = config.DEFAULT_STALL_MINUTES,
+    ray: str | None = None,
+    ray_wait: float = config.DEFAULT_RAY_MINUTES,
     resume: bool = True,
     force: bool = False,
 ) -> tuple[list[str], NDArray[np.float32]] | Path:
@@ -152,6 +158,8 @@ def predict(
     sequences_per_file: int = config.DEFAULT_FRAMES_PER_FILE,
     work_dir: PathLike | None = None,
     stall_minutes: float = config.DEFAULT_STALL_MINUTES,
+    ray: str | None = None,
+    ray_wait: float = config.DEFAULT_RAY_MINUTES,
     resume: bool = True,
     force: bool = False,
 ) -> list[SequenceRow]:

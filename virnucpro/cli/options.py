@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import rich_click as click
 from rich_click.utils import OptionGroupDict
 
-from virnucpro.runs.config import DEFAULT_STALL_MINUTES
+from virnucpro.runs.config import DEFAULT_RAY_MINUTES, DEFAULT_STALL_MINUTES
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Option = Callable[[Any], Any]
@@ -17,6 +17,7 @@ Option = Callable[[Any], Any]
 #: Option groups shown in the help of every command that has these options.
 GROUPS: list[OptionGroupDict] = [
     {"name": "Devices and speed", "options": ["--device", "--dtype", "--batch-size", "--threads", "--stall-minutes"]},
+    {"name": "Cluster", "options": ["--ray", "--ray-wait"]},
     {"name": "Run", "options": ["--resume", "--work-dir", "--sequences-per-file"]},
     {"name": "Messages", "options": ["--quiet", "--log-format", "--help"]},
 ]
@@ -70,7 +71,12 @@ _DEVICES = [
         metavar="TOKENS",
         help="Tokens per batch, rounded up to a multiple of 256; default: chosen by device (see `virnucpro devices`).",
     ),
-    click.option("-t", "--threads", type=click.IntRange(min=1), help="CPU threads for the whole run; default: all."),
+    click.option(
+        "-t",
+        "--threads",
+        type=click.IntRange(min=1),
+        help="CPU threads for the whole run, with --ray on each node; default: all.",
+    ),
     click.option(
         "--stall-minutes",
         type=click.FloatRange(min=0, min_open=True),
@@ -78,6 +84,22 @@ _DEVICES = [
         show_default=True,
         metavar="MINUTES",
         help="Replace a worker process that has been silent for this long; large work files get more time.",
+    ),
+]
+
+_CLUSTER = [
+    click.option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Compute on the nodes of a running Ray cluster: auto (that of this host) or HOST:PORT; docs/cluster.md.",
+    ),
+    click.option(
+        "--ray-wait",
+        type=click.FloatRange(min=0),
+        default=DEFAULT_RAY_MINUTES,
+        show_default=True,
+        metavar="MINUTES",
+        help="With --ray, wait this long for a node when there is none.",
     ),
 ]
 
@@ -117,7 +139,7 @@ def run_options(sequences_per_file: int) -> Callable[[Command], Command]:
         show_default=True,
         help="Largest number of sequences, or open frames, in a work file, the unit of work and of resuming.",
     )
-    options: list[Option] = [*_DEVICES, *_RUN, per_file, *_MESSAGES]
+    options: list[Option] = [*_DEVICES, *_CLUSTER, *_RUN, per_file, *_MESSAGES]
 
     def give(command: Command) -> Command:
         for option in reversed(options):

@@ -84,7 +84,7 @@ class Reporter:
         self.done += units
         if self.bars and self.all is not None:
             self.bars.update(self.all, advance=units, note=self.note)
-            if self.each and worker is not None:
+            if worker is not None and worker < len(self.each):  # else its host has joined meanwhile
                 self.bars.advance(self.each[worker], units)
         elif time.monotonic() - self.last_line >= LINE_SECONDS:
             self.last_line = time.monotonic()

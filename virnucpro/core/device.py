@@ -24,13 +24,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Device:
-    """A device: `name` is PyTorch's ("cpu", "cuda:0"), `model` the manufacturer's."""
+    """A device: `name` is PyTorch's ("cpu", "cuda:0"), `model` the manufacturer's; `host`: empty for this one."""
 
     name: str
     model: str
     memory_gib: float
     bf16: bool
     fp8: bool = False
+    host: str = ""
+
+    @property
+    def label(self) -> str:
+        """What people read: HOST/NAME on another host."""
+        return f"{self.host}/{self.name}" if self.host else self.name
 
     @property
     def type(self) -> str:

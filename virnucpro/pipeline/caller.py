@@ -52,8 +52,13 @@ class CalledFiles:
 
     def sources(self, path: Path) -> list[Path | None]:
         """The work file, which holds DNA, and, beside it, its proteins; None for one that is empty. Raises OSError."""
-        files = [path, path.with_suffix(".faa")][: len(self.models)]
+        files = [path, *map(path.with_suffix, self.beside)]
         return [file if file.stat().st_size else None for file in files]
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """The ending of what a work file has besides its DNA."""
+        return (".faa",) if len(self.models) > 1 else ()
 
     def results(self, path: Path) -> list[Path]:
         """All results of a work file: vectors, then scores."""
@@ -218,7 +223,7 @@ def call_files(
         "threads": threads,
     }
     work = call_files_worker, devices, files.budgets[0], files.folder, left, options
-    return WorkQueue(*work, listen, stall_seconds, launch).run()
+    return WorkQueue(*work, listen, stall_seconds, launch, files.beside).run()
 
 
 @dataclass(frozen=True)

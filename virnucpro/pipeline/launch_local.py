@@ -60,17 +60,26 @@ Worker = Callable[..., object]
 
 @dataclass(frozen=True)
 class Work:
-    """What every worker of a run is called with, and the device of each slot."""
+    """What every worker of a run is called with, and the device of each slot.
+
+    beside: what else a work file has, by endings that take the place of its own.
+    """
 
     worker: Worker
     devices: Sequence[str]
     batch_size: int
     output_dir: Path
     kwargs: Mapping[str, Any]
+    beside: Sequence[str] = ()
 
 
 class Launcher(Protocol):
-    """Starts workers, hears them, answers them, ends them. Slots are numbered from 0."""
+    """Starts workers, hears them, answers them, ends them. Slots are numbered from 0.
+
+    wait_seconds: for how long another host may come once the last one has gone.
+    """
+
+    wait_seconds: float
 
     def start(self, slot: int) -> None:
         """Start a worker in a slot that has none."""
@@ -176,6 +185,8 @@ class Workers:
 class Inline:
     """One worker, called in the thread that pumps. It cannot be killed."""
 
+    wait_seconds = 0.0
+
     def __init__(self, work: Work, workers: Workers | None = None) -> None:
         self.work = work
         self.kept = workers.kept if workers else None
@@ -198,7 +209,7 @@ class Inline:
         if self.started:
             self.started = False
             try:
-                sink = _Sink(lambda said: deliver(0, said))
+                sink = Sink(lambda said: deliver(0, said))
                 _call(self.work, self.work.devices[0], self.answers.get, sink, self.kept)
             finally:
                 self.answers.put(STOP)  # for a thread of the worker that may still wait
@@ -208,7 +219,7 @@ class Inline:
         """There is nothing to end."""
 
 
-class _Sink:
+class Sink:
     """Takes what a worker says; its threads take turns. `broken`: why nobody hears it any more."""
 
     def __init__(self, send: Callable[[Any], None]) -> None:
@@ -217,6 +228,7 @@ class _Sink:
         self.broken: BaseException | None = None
 
     def put(self, item: Any, /) -> None:
+        """Send one thing."""
         with self._lock:
             try:
                 self._send(item)
@@ -226,7 +238,7 @@ class _Sink:
 
 
 def _call(
-    work: Work, device: str, receive: Callable[[], Answer], sink: _Sink, kept: Kept | None, **options: Any
+    work: Work, device: str, receive: Callable[[], Answer], sink: Sink, kept: Kept | None, **options: Any
 ) -> Exception | None:
     """Call the worker, and tell how it ended if it did not return; what it raised. kept: None: nothing is to be.
 
@@ -252,7 +264,7 @@ def _told(error: Exception) -> Message:
     return Crashed(traceback.format_exc())
 
 
-def _requested(receive: Callable[[], Answer], sink: _Sink) -> Iterator[Path | None]:
+def _requested(receive: Callable[[], Answer], sink: Sink) -> Iterator[Path | None]:
     """Files as the parent hands them out, with FLUSH in between."""
     while True:
         sink.put(Request())
@@ -286,6 +298,8 @@ class _Running:
 class Processes:
     """A spawned process for each slot."""
 
+    wait_seconds = 0.0
+
     def __init__(self, work: Work, workers: Workers | None = None) -> None:
         self.work = work
         self.workers = workers
@@ -308,7 +322,7 @@ class Processes:
         arguments = (theirs, _Parcel(self.work), self.work.devices[slot], level, self.workers is not None)
         process = context.Process(target=_worker_process, args=arguments, daemon=True)
         self.running[slot] = _Running(process, ours)
-        with _spawning():
+        with spawning():
             process.start()
         theirs.close()  # theirs alone, so that their death closes it
 
@@ -360,7 +374,7 @@ class Processes:
         code = running.process.exitcode
         if code and code > 0 and not running.started:
             return Fatal(UsageError("worker processes fail as they import this program; see above", hint=_GUARD))
-        return Died(_cause(code))
+        return Died(cause_of(code))
 
     def close(self) -> None:
         """Kill what is left."""
@@ -377,7 +391,7 @@ def _end(left: Sequence[_Running]) -> None:
 
 
 @contextlib.contextmanager
-def _spawning() -> Iterator[None]:
+def spawning() -> Iterator[None]:
     """A process started here is deaf to Ctrl-C, and does not look for modules in the current folder as it begins."""
     before = os.environ.get("PYTHONSAFEPATH", "")
     os.environ["PYTHONSAFEPATH"] = "1"  # Python 3.11 and newer; the path that it goes on with is that of this process
@@ -390,7 +404,7 @@ def _spawning() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, masked)
 
 
-def _cause(exit_code: int | None) -> str:
+def cause_of(exit_code: int | None) -> str:
     """Why a process ended, in words."""
     if exit_code is None or exit_code >= 0:
         return f"exit code {exit_code}"
@@ -420,8 +434,8 @@ class _Parcel:
 
 def _worker_process(connection: Connection, parcel: _Parcel, device: str, log_level: int, stays: bool) -> None:
     """What runs in a spawned process; stays: for run after run, until it is killed."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    sink = _Sink(connection.send)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    sink = Sink(connection.send)
     kept: Kept | None = {} if stays else None
     try:
         sink.put(_Started())
@@ -437,7 +451,7 @@ def _worker_process(connection: Connection, parcel: _Parcel, device: str, log_le
 
 
 def _unpack_and_call(
-    connection: Connection, parcel: _Parcel, device: str, sink: _Sink, kept: Kept | None
+    connection: Connection, parcel: _Parcel, device: str, sink: Sink, kept: Kept | None
 ) -> Exception | None:
     try:
         work = parcel.open()
@@ -448,7 +462,8 @@ def _unpack_and_call(
     return _call(work, device, connection.recv, sink, kept, forward_logs=True)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Watch the parent, and end this process when it is gone."""
     parent = multiprocessing.parent_process()
     while parent is not None and os.getppid() == parent.pid:
         time.sleep(1)

@@ -51,7 +51,7 @@ from virnucpro.pipeline.base_worker import (
     tokens_by_memory,
 )
 from virnucpro.pipeline.events import Listener, Phase, unheard
-from virnucpro.pipeline.launch_local import Worker, check_can_spawn
+from virnucpro.pipeline.launch_local import Launch, Worker, check_can_spawn, launcher_for
 from virnucpro.pipeline.packing import round_budget
 from virnucpro.pipeline.placement import Placement, announce, threads_a_worker
 from virnucpro.pipeline.schedule import STALL_SECONDS, DeviceStats
@@ -150,6 +150,7 @@ def embed_dnabert_files(
     counts: Mapping[Path, int] | None = None,
     listen: Listener = unheard,
     stall_seconds: float = STALL_SECONDS,
+    launch: Launch = launcher_for,
     **kwargs: Any,
 ) -> Embedded:
     """Embed files of DNA sequences on several devices, one worker each, balanced by their numbers of sequences.
@@ -158,8 +159,8 @@ def embed_dnabert_files(
     output_dir: a result that is there, of the same content by the same means, is not made again.
     batch_size: tokens a batch; 0 takes `get_optimal_batch_size` of the smallest device, for all of them.
     counts: sequences of each file, where they are known. listen: told of each event with the index of its worker.
-    stall_seconds: the least silence after which a worker counts as hung. kwargs: as for `process_dnabert_files_worker`,
-    but for progress and logs; dtype auto is BF16 if every device has it.
+    stall_seconds: the least silence after which a worker counts as hung; launch: as for `WorkQueue`. kwargs: as for
+    `process_dnabert_files_worker`, but for progress and logs; dtype auto is BF16 if every device has it.
 
     A worker that dies is replaced, and the files it held are tried again, on another device if there is one; a file
     that kills two is given up. Returns the paths written, in the order of `files`, (input path, message) for each file
@@ -177,6 +178,7 @@ def embed_dnabert_files(
         counts=counts,
         listen=listen,
         stall_seconds=stall_seconds,
+        launch=launch,
         **kwargs,
     )
 
@@ -203,6 +205,7 @@ def embed_files(
     counts: Mapping[Path, int] | None = None,
     listen: Listener = unheard,
     stall_seconds: float = STALL_SECONDS,
+    launch: Launch = launcher_for,
     **kwargs: Any,
 ) -> Embedded:
     """The body of `embed_dnabert_files`, and of the drivers of other models: plan, skip what is done, start workers.
@@ -228,7 +231,7 @@ def embed_files(
     listen(None, Phase(f"embedding with {model.name}", total, sum(counts[path] for path in done), tuple(names)))
     settings = {**kwargs, "model": model, "dtype": dtype, "threads": options.threads or threads_a_worker(len(names))}
     left = {path: counts[path] for path in files if path not in done}
-    end = WorkQueue(process, names, batch_size, output.folder, left, settings, listen, stall_seconds).run()
+    end = WorkQueue(process, names, batch_size, output.folder, left, settings, listen, stall_seconds, launch).run()
     processed = [output.path(path) for path in files if path in done or path in end.done]
     return Embedded(processed, [(path, end.failed[path]) for path in files if path in end.failed], end.stats)
 

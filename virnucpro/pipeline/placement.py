@@ -1,4 +1,4 @@
-"""Where a run computes: its devices, and the one dtype and the token budgets of them all."""
+"""Where a run computes: its devices, of this host or of a cluster, the one dtype and the token budgets of them all."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from virnucpro.core.device import Device, available_threads, select_dtype, triton_version
-from virnucpro.pipeline.launch_local import check_can_spawn
+from virnucpro.pipeline.launch_local import Launch, check_can_spawn
 from virnucpro.pipeline.packing import round_budget
 
 if TYPE_CHECKING:
     from virnucpro.models.local import LocalModel
     from virnucpro.pipeline.base_worker import BaseEmbeddingWorker
+    from virnucpro.pipeline.cluster import Cluster
 
 logger = logging.getLogger("virnucpro.embed")
 
@@ -24,11 +25,12 @@ OfDtype = Callable[[str], "BaseEmbeddingWorker"]
 
 @dataclass(frozen=True)
 class Placement:
-    """devices: one entry a worker; budgets: tokens a batch of each encoder."""
+    """devices: one entry a worker; budgets: tokens a batch of each encoder; cluster: whose they are, if any's."""
 
     devices: tuple[Device, ...]
     dtype: str
     budgets: tuple[int, ...]
+    cluster: Cluster | None = None
 
     @classmethod
     def choose(
@@ -47,7 +49,16 @@ class Placement:
     @property
     def names(self) -> tuple[str, ...]:
         """Each worker's device."""
-        return tuple(device.name for device in self.devices)
+        return tuple(device.label for device in self.devices)
+
+    def launch(self, local: Launch) -> Launch:
+        """What makes the launcher of a run; local: where it is this host's."""
+        return self.cluster.launch if self.cluster else local
+
+    def close(self) -> None:
+        """Nothing is computed any more."""
+        if self.cluster:
+            self.cluster.close()
 
     @property
     def kinds(self) -> list[str]:

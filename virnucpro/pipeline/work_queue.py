@@ -1,7 +1,8 @@
 """Brings work files to their end, done or failed, on one worker a device: `WorkQueue(…).run()`.
 
 It carries what workers say to a schedule (`pipeline/schedule.py`, who gets what and what follows when one dies) and its
-orders to a launcher (`pipeline/launch_local.py`, processes and pipes). What is said stands in `pipeline/events.py`.
+orders to a launcher (`pipeline/launch_local.py`, processes and pipes, or `pipeline/launch_ray.py`, the nodes of a
+cluster). What is said stands in `pipeline/events.py`.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class WorkQueue:
     worker: a module-level function; device_names: one entry a worker; counts: sequences of each file;
     kwargs: passed to every worker; on_event: told of each event with the index of its worker;
     stall_seconds: the least silence after which a busy worker counts as hung; the one of a single CPU is waited for;
-    launch: makes the launcher.
+    launch: makes the launcher; beside: as in `Work`.
     Raises InputError where two files would have one result, UsageError where workers cannot be started.
     """
 
@@ -61,11 +62,12 @@ class WorkQueue:
         on_event: Listener = unheard,
         stall_seconds: float = STALL_SECONDS,
         launch: Launch = launcher_for,
+        beside: Sequence[str] = (),
     ) -> None:
         lists = assign_files_by_sequences(counts, len(device_names), counts)
         stall = math.inf if runs_inline(device_names) else stall_seconds
-        self.schedule = Schedule(device_names, lists, counts, _sizes(counts), stall)
-        self.launcher = launch(Work(worker, device_names, batch_size, output_dir, dict(kwargs or {})))
+        self.launcher = launch(Work(worker, device_names, batch_size, output_dir, dict(kwargs or {}), beside))
+        self.schedule = Schedule(device_names, lists, counts, _sizes(counts), stall, self.launcher.wait_seconds)
         self.on_event = on_event
 
     def run(self) -> QueueResult:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,9 @@ DEFAULT_SEQUENCES_PER_FILE = 10_000
 DEFAULT_FRAMES_PER_FILE = 2_000
 #: A batch of long sequences on a CPU may take this long.
 DEFAULT_STALL_MINUTES = 30.0
+
+#: For another node of a cluster, where the last one has gone.
+DEFAULT_RAY_MINUTES = 10.0
 
 DTYPES = ("auto", "fp32", "bf16", "fp16", "fp8")
 
@@ -123,6 +127,13 @@ def device(value: Any) -> str:
     return value
 
 
+def cluster(value: Any) -> str:
+    """The address of a Ray cluster."""
+    if not isinstance(value, str) or not re.fullmatch(r"auto|[^\s:/]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}", value):
+        raise ValueError("auto or HOST:PORT")
+    return value
+
+
 def beginning_of_a_name(value: Any) -> str:
     """What names of files can begin with."""
     if not isinstance(value, str) or value in ("", ".", "..") or "\0" in value or Path(value).name != value:
@@ -183,6 +194,15 @@ class RunConfig(_Checked):
     force: Switch = False
     threads: Annotated[int, whole_number(1, MOST_THREADS)] | None = None
     stall_minutes: Annotated[float, number(0, math.inf, open_low=True)] = DEFAULT_STALL_MINUTES
+    ray: Annotated[str, cluster] | None = None
+    ray_wait: Annotated[float, number(0, math.inf)] = DEFAULT_RAY_MINUTES
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ray is not None and self.device not in ("auto", "cpu", "cuda"):
+            raise UsageError(
+                f"--device {self.device}: of a cluster's nodes all devices are used", hint="say auto, cpu or cuda"
+            )
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from virnucpro.core.device import select_devices
 from virnucpro.errors import InputError, OutputError, UsageError
 from virnucpro.input.cut import Rules
 from virnucpro.input.fasta import PROTEIN, read_records
@@ -18,7 +17,8 @@ from virnucpro.io.results import OUTPUT_SUFFIXES, Result, ids_path, layout_of, o
 from virnucpro.models.local import LocalModel
 from virnucpro.models.registry import resolve
 from virnucpro.pipeline.events import Heard, Listener
-from virnucpro.pipeline.families import FAMILIES, place
+from virnucpro.pipeline.families import FAMILIES
+from virnucpro.pipeline.launch_local import launcher_for
 from virnucpro.pipeline.merge import LeftOut, Merge
 from virnucpro.pipeline.parallel_dnabert import Embedded
 from virnucpro.pipeline.placement import threads_a_worker
@@ -26,7 +26,7 @@ from virnucpro.pipeline.schedule import DeviceStats
 from virnucpro.runs.config import EmbedConfig
 from virnucpro.runs.names import check
 from virnucpro.runs.paths import RunPaths
-from virnucpro.runs.run import Failure, Job, Run, balance, started, work_folder, write_failed
+from virnucpro.runs.run import Failure, Job, Run, balance, placed, started, work_folder, write_failed
 
 #: The encoder's part in the run.
 MODEL = "model"
@@ -75,7 +75,7 @@ def _job(config: EmbedConfig) -> Job[EmbedConfig, RunPaths]:
     if config.dtype == "fp8" and not worker.fp8:
         raise UsageError(f"--dtype fp8: {model.name} has no products in FP8, ESM-2 alone has", hint="use --dtype bf16")
     rules = Rules(reads="records", alphabet=worker.alphabet)
-    placement = place(select_devices(config.device), [model], config.dtype, config.batch_size)
+    placement = placed(config, [model])
     identity = {"max_tokens": config.max_tokens}
     return Job("embed", config, paths, results, {MODEL: model}, rules, placement, identity)
 
@@ -128,6 +128,7 @@ def _embed(run: EmbedRun, plan: Plan, merge: Merge) -> Embedded:
         counts=counts,
         listen=partial(_hear, run.session.listen, merge),
         stall_seconds=60 * config.stall_minutes,
+        launch=placement.launch(launcher_for),
         model=_model(run),
         dtype=placement.dtype,
         max_tokens=config.max_tokens,

@@ -26,7 +26,7 @@ from virnucpro.calls.write import (
     write_virus_summary,
     write_viruses,
 )
-from virnucpro.core.device import available_threads, select_devices
+from virnucpro.core.device import available_threads
 from virnucpro.errors import InputError, UsageError
 from virnucpro.input.cut import Rules
 from virnucpro.input.fasta import Record
@@ -37,14 +37,13 @@ from virnucpro.models.classifier import WEIGHTS
 from virnucpro.models.local import sha256_of
 from virnucpro.models.sets import ModelSet, reads_of, resolve_set
 from virnucpro.pipeline.events import Listener
-from virnucpro.pipeline.families import place
 from virnucpro.pipeline.kept import keep_embeddings, kept_paths
 from virnucpro.pipeline.launch_local import Launch, launcher_for
 from virnucpro.runs.config import STDIN, PredictConfig
 from virnucpro.runs.names import check, check_names
 from virnucpro.runs.paths import PredictPaths
 from virnucpro.runs.record import differences
-from virnucpro.runs.run import Failure, Job, Run, by_part, rules_identity, started, work_folder, write_failed
+from virnucpro.runs.run import Failure, Job, Run, by_part, placed, rules_identity, started, work_folder, write_failed
 
 logger = logging.getLogger("virnucpro.run")
 
@@ -213,7 +212,7 @@ def _job(
     config: PredictConfig, paths: PredictPaths, results: tuple[Path, ...], choice: Choice, launch: Launch
 ) -> Job[PredictConfig, PredictPaths]:
     encoders = choice.model_set.encoders
-    placement = place(select_devices(config.device), encoders, config.dtype, config.batch_size)
+    placement = placed(config, encoders)
     choices = {
         "card": sha256_of(choice.model_set.classifier_folder / CARD),
         "min score": asdict(choice.thresholds),

@@ -11,11 +11,12 @@ import hashlib
 import logging
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from virnucpro._version import __version__
+from virnucpro.core.device import select_devices
 from virnucpro.core.threads import in_order
 from virnucpro.errors import OutputError
 from virnucpro.input.cut import Cutter, Rules
@@ -26,7 +27,9 @@ from virnucpro.io.tables import FAILED, Table, text_file
 from virnucpro.models.local import LocalModel
 from virnucpro.models.local import sha256_of as model_sha256
 from virnucpro.pipeline.caller import Called, CalledFiles, call_files
+from virnucpro.pipeline.cluster import Cluster
 from virnucpro.pipeline.events import Listener, unheard
+from virnucpro.pipeline.families import place
 from virnucpro.pipeline.launch_local import Launch, launcher_for
 from virnucpro.pipeline.placement import Placement, threads_a_worker
 from virnucpro.pipeline.schedule import DeviceStats
@@ -68,17 +71,30 @@ class Job(Generic[Config, Paths]):
     launch: Launch = launcher_for
 
 
+def placed(config: RunConfig, models: Sequence[LocalModel]) -> Placement:
+    """Where a run computes: on devices of this host, or of a Ray cluster, which is joined. Raises DeviceError."""
+    if config.ray is None:
+        return place(select_devices(config.device), models, config.dtype, config.batch_size)
+    cluster = Cluster(config.ray, config.device, models, config.threads, 60 * config.ray_wait)
+    try:
+        return replace(place(cluster.devices, models, config.dtype, config.batch_size), cluster=cluster)
+    except BaseException:
+        cluster.close()
+        raise
+
+
 @contextlib.contextmanager
 def started(job: Job[Config, Paths], listener: Listener | None) -> Iterator[Run[Config, Paths]]:
     """Lock, log and record of a run, and its input summed. Raises VirnucproError; what is finished by then is kept."""
     # Trained into the folder of an encoder, a classifier would overwrite what it was made over.
     files = [path for model in job.models.values() for path in model.files]
-    check_names(job.paths, job.results, files, job.hint)
-    with session(job.command, job.paths, force=job.config.force, listen=listener or unheard) as opened:
-        with opened.stage("reading input"):
-            inputs = Inputs(job.config.inputs, job.paths)
-            identity = _identity(job, inputs)
-        yield Run(job, opened, inputs, identity)
+    with contextlib.closing(job.placement):
+        check_names(job.paths, job.results, files, job.hint)
+        with session(job.command, job.paths, force=job.config.force, listen=listener or unheard) as opened:
+            with opened.stage("reading input"):
+                inputs = Inputs(job.config.inputs, job.paths)
+                identity = _identity(job, inputs)
+            yield Run(job, opened, inputs, identity)
 
 
 def _identity(job: Job[Config, Paths], inputs: Inputs) -> dict[str, Any]:
@@ -217,19 +233,21 @@ class Run(Generic[Config, Paths]):
 
         How the devices shared the work is noted in the record. vectors: whether they are to be kept.
         """
-        job, place = self.job, self.job.placement
+        job, placement = self.job, self.job.placement
         attributes, models = {"fingerprint": self.fingerprint}, tuple(job.models.values())
-        files = CalledFiles(self.paths.shards, models, place.budgets, place.dtype, classifier, vectors, attributes)
+        files = CalledFiles(
+            self.paths.shards, models, placement.budgets, placement.dtype, classifier, vectors, attributes
+        )
         counts = {self.paths.part_file(part.name, ".fna"): 2 * part.frames + part.whole for part in plan.parts}
         with self.session.stage(stage):
             end = call_files(
                 files,
                 {path: count for path, count in counts.items() if count},
-                place.names,
-                threads=threads_a_worker(len(place.devices), self.config.threads),
+                placement.names,
+                threads=threads_a_worker(len(placement.devices), self.config.threads),
                 listen=self.session.listen,
                 stall_seconds=60 * self.config.stall_minutes,
-                launch=job.launch,
+                launch=placement.launch(job.launch),
             )
         self.session.own.details |= balance(end.stats)
         return Called(self.paths, files, {path.name: reason for path, reason in end.failed.items()})

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from virnucpro.core.device import select_devices
 from virnucpro.errors import InputError, UsageError
 from virnucpro.input.cut import Rules
 from virnucpro.input.index import Plan
@@ -22,12 +21,11 @@ from virnucpro.models.registry import MODELS
 from virnucpro.models.sets import resolve_encoders
 from virnucpro.pipeline.caller import Called
 from virnucpro.pipeline.events import Listener
-from virnucpro.pipeline.families import place
 from virnucpro.runs.config import TrainConfig
 from virnucpro.runs.names import check
 from virnucpro.runs.paths import TrainPaths
 from virnucpro.runs.record import fingerprint
-from virnucpro.runs.run import Failure, Job, Run, by_part, rules_identity, started, work_folder, write_failed
+from virnucpro.runs.run import Failure, Job, Run, by_part, placed, rules_identity, started, work_folder, write_failed
 from virnucpro.train.dataset import Dataset, Ints, Part, Table, divide, gather, read_groups, read_windows
 from virnucpro.train.evaluation import FIGURES, Trial, draw_curves, write_text
 from virnucpro.train.fit import FitSettings, Fitted, fit
@@ -99,7 +97,7 @@ def _job(
     if config.dna_only and reads == "windows":
         raise UsageError(f"--dna-only-head: {config.model} reads the DNA of every window anyway", hint="leave it out")
     rules = Rules(config.window, dna_only=config.dna_only, reads=reads)
-    placement = place(select_devices(config.device), encoders, config.dtype, config.batch_size)
+    placement = placed(config, encoders)
     choices = {
         "viral inputs": config.virus,
         "fractions": [config.validation_fraction, config.test_fraction],

@@ -1,0 +1,343 @@
+"""Workers on the nodes of a Ray cluster that is there already: an actor a device, bytes to it and back.
+
+What a run tells its cluster (`pipeline/cluster.py`), a client does, in a process of its own. Agents, which are actors
+(`pipeline/agent.py`), start workers as a run on one host does. No file system is shared: the client reads work files,
+and writes results under a temporary name.
+
+A node takes part if it has what this host has, of all that decides results; others are refused. Nodes may come and go.
+This is the only file that imports Ray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import ray
+from ray.exceptions import ActorUnavailableError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from virnucpro.core.device import Device
+from virnucpro.errors import DeviceError, VirnucproError
+from virnucpro.io.files import atomic_path
+from virnucpro.pipeline.agent import Agent, Files, Folder, Found
+from virnucpro.pipeline.cluster import Terms, is_loopback
+from virnucpro.pipeline.events import Died, Fatal, Joined, Lost
+from virnucpro.pipeline.launch_local import GONE_SECONDS, Answer, Said, Sink, Work
+
+logger = logging.getLogger("virnucpro.ray")
+
+#: Seconds between two looks at the nodes; seconds that nodes get to answer at least, and once one has, at most.
+LOOK_SECONDS, SLOW_SECONDS = 1.0, 60.0
+
+#: Seconds in which the head of a cluster must answer.
+REACH_SECONDS = 30.0
+
+
+@dataclass
+class _Member:
+    """A device of a node, and the agent that has it or will have it.
+
+    gpu: or all CPUs of the node; slot: its number in the run, from when on it takes part.
+    """
+
+    node: str
+    address: str
+    gpu: bool
+    cpus: int
+    threads: int
+    agent: Any = None
+    answer: Any = None
+    device: Device | None = None
+    slot: int = -1
+    lost: bool = False
+
+    @property
+    def model(self) -> str:
+        """The manufacturer's name of the device."""
+        return self.device.model if self.device else ""
+
+    def engage(self) -> None:
+        """Ask Ray for an agent on this device; it comes when the device is free."""
+        self.agent = (
+            ray.remote(Agent)
+            .options(
+                num_gpus=int(self.gpu),
+                num_cpus=1 if self.gpu else self.cpus,
+                max_restarts=0,  # the schedule decides
+                max_concurrency=4,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(self.node, soft=False),
+            )
+            .remote()
+        )
+
+    def share(self, work: Work) -> Work:
+        """The work for a worker there."""
+        device = "cuda:0" if self.gpu else "cpu"  # the one that Ray lets the agent see
+        return replace(work, devices=[device], kwargs={**work.kwargs, "threads": self.threads})
+
+    def dismiss(self) -> None:
+        """End the agent, and its worker with it."""
+        with contextlib.suppress(RayError):
+            ray.kill(self.agent)
+        self.agent = None
+
+
+class Client:
+    """Talks to Ray. Commands come in the main thread; a thread for each running worker hears what it says."""
+
+    def __init__(self, terms: Terms, sink: Sink, level: int) -> None:
+        self.terms, self.sink, self.level = terms, sink, level
+        _join(terms.address)
+        self.gpu = terms.device == "cuda"
+        self.model: str | None = None
+        self.members: list[_Member] = []
+        self.asked: list[_Member] = []
+        self.nodes: set[str] = set()
+        self.lock = threading.Lock()
+        self.work: Work | None = None
+
+    # Nodes come and go.
+
+    def survey(self) -> list[Device]:
+        """The devices that the run begins with, of the kind that there are most of. Raises DeviceError."""
+        found: list[_Member] = []
+        end = time.monotonic() + max(self.terms.wait_seconds, SLOW_SECONDS)
+        self.gpu |= self.terms.device == "auto" and any(node["Resources"].get("GPU") for node in _alive())
+        while (self.asked or not found) and time.monotonic() < end:
+            found += self._look()
+            if found:
+                end = min(end, time.monotonic() + SLOW_SECONDS)
+        if not found:
+            raise _none(self.terms, self.gpu)
+        self.model = Counter(member.model for member in found).most_common(1)[0][0]
+        return [member.device for member in found if self._admit(member) and member.device]
+
+    def watch(self) -> None:
+        """Admit nodes that come, and tell of those that go, for as long as this process lives."""
+        while True:
+            with contextlib.suppress(RayError):
+                for member in self._look():
+                    if self._admit(member) and member.device:
+                        self.sink.put((member.slot, Joined(member.device.label)))
+
+    def _look(self) -> list[_Member]:
+        """Ask the nodes that are new, for a second; those that have answered and may take part."""
+        nodes = _alive()
+        for node in nodes:
+            if node["NodeID"] not in self.nodes:
+                self.nodes.add(node["NodeID"])
+                self.asked += self._ask(node)
+        alive = {node["NodeID"] for node in nodes}
+        for member in self.members:
+            if member.node not in alive:
+                self._lose(member)
+        return list(self._answered())
+
+    def _ask(self, node: Mapping[str, Any]) -> Iterator[_Member]:
+        there = node["Resources"]
+        cpus = int(there.get("CPU", 0))
+        devices = int(there.get("GPU", 0)) if self.gpu else min(cpus, 1)
+        for _ in range(devices):
+            threads = max(1, (self.terms.threads or cpus) // devices)
+            member = _Member(node["NodeID"], node["NodeManagerAddress"], self.gpu, cpus, threads)
+            member.engage()
+            member.answer = member.agent.probe.remote(self.terms.models, self.gpu)
+            yield member
+
+    def _answered(self) -> Iterator[_Member]:
+        if not self.asked:
+            time.sleep(LOOK_SECONDS)
+            return
+        members = {member.answer: member for member in self.asked}
+        for answer in ray.wait(list(members), num_returns=len(members), timeout=LOOK_SECONDS)[0]:
+            member = members[answer]
+            self.asked.remove(member)
+            if self._suits(member):
+                yield member
+
+    def _suits(self, member: _Member) -> bool:
+        """Whether there is all that there is here; the device is then known."""
+        try:
+            found: Found = ray.get(member.answer)
+        except RayError as error:
+            return _refuse(member, f"it cannot be asked: {_last_line(error)}")
+        member.device = replace(found.device, host=member.address)
+        there, here = found.traits, self.terms.traits
+        unlike = [
+            f"{name} is {there.get(name)} there and {here[name]} here" for name in here if there.get(name) != here[name]
+        ]
+        return not unlike or _refuse(member, "; ".join(unlike))
+
+    def _admit(self, member: _Member) -> bool:
+        """Give a device its number in the run, if it is of the kind."""
+        if member.model != self.model:
+            return _refuse(member, f"it has {member.model}, the run is on {self.model}")
+        member.slot = len(self.members)
+        self.members.append(member)
+        return True
+
+    def _lose(self, member: _Member) -> None:
+        with self.lock:
+            known, member.lost = member.lost, True
+        if not known:
+            self.sink.put((member.slot, Lost("its node has left the cluster")))
+
+    # Commands.
+
+    def begin(self, work: Work) -> None:
+        """What the workers of this run are to do; folders that they need travel with it."""
+        work.output_dir.mkdir(parents=True, exist_ok=True)
+        kwargs = {name: Folder.read(value) if _is_folder(value) else value for name, value in work.kwargs.items()}
+        self.work = replace(work, kwargs=kwargs)
+
+    def start(self, slot: int) -> None:
+        """Start a worker, and a thread that hears it."""
+        member = self.members[slot]
+        if not member.lost:
+            if member.agent is None:
+                member.engage()
+            threading.Thread(target=self._hear, args=(member, self.work), daemon=True).start()
+
+    def answer(self, slot: int, answer: Answer) -> None:
+        """Answer a request; nothing happens if the agent has died by now."""
+        if agent := self.members[slot].agent:
+            agent.answer.remote(answer, self._files(answer))
+
+    def _files(self, answer: Answer) -> Files:
+        """A work file and what belongs to it. One that cannot be read is missed by the worker, which tells."""
+        files: dict[str, bytes] = {}
+        if not isinstance(answer, Path) or self.work is None:
+            return files
+        for path in (answer, *map(answer.with_suffix, self.work.beside)):
+            with contextlib.suppress(OSError):
+                files[path.name] = path.read_bytes()
+        return files
+
+    def kill(self, slot: int) -> None:
+        """End a worker by force."""
+        if agent := self.members[slot].agent:
+            agent.kill.remote()
+
+    # What a worker says.
+
+    def _hear(self, member: _Member, work: Work) -> None:
+        agent = member.agent
+        try:
+            ray.get(agent.start.remote(member.share(work), self.level))
+            while not self._pass_on(member, work, ray.get(agent.said.remote())):
+                pass
+        except RayError as error:
+            self._agent_is_gone(member, error)
+        except VirnucproError as error:
+            self.sink.put((member.slot, Fatal(error)))
+        except OSError:
+            pass  # the run has closed its pipe: it hears nothing any more
+
+    def _pass_on(self, member: _Member, work: Work, heard: Sequence[tuple[Said, Files]]) -> bool:
+        """Write results and pass on what is said; whether the worker has died. Raises OutputError."""
+        for said, files in heard:
+            for name, content in files.items():
+                with atomic_path(work.output_dir / name) as temporary:
+                    temporary.write_bytes(content)
+            if isinstance(said, logging.LogRecord):
+                said.msg = f"{member.address} {said.msg}"
+            self.sink.put((member.slot, said))
+        return any(isinstance(said, Died) for said, _ in heard)
+
+    def _agent_is_gone(self, member: _Member, error: RayError) -> None:
+        error = _final(member, error)
+        if not any(node["NodeID"] == member.node for node in _alive()):
+            self._lose(member)
+            return
+        member.dismiss()
+        self.sink.put((member.slot, Died(_first_line(error))))
+
+    def close(self) -> None:
+        """End agents and their workers, and leave the cluster."""
+        agents = [member.agent for member in self.members if member.agent and not member.lost]
+        closed = [agent.close.remote() for agent in agents]
+        if closed:
+            ray.wait(closed, num_returns=len(closed), timeout=GONE_SECONDS / 2)
+        ray.shutdown()
+
+
+def _join(address: str) -> None:
+    """Join a cluster as one who uses it. Raises DeviceError."""
+    folder = Path.cwd()
+    os.chdir("/")  # Ray lets nodes look for modules in the current folder
+    try:
+        _reach(address)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:  # of a dozen kinds
+        raise DeviceError(
+            f"cannot join the Ray cluster {address}: {_first_line(error)}",
+            hint="run it on a node of the cluster, with the cluster's token; see docs/cluster.md",
+        ) from error
+    finally:
+        os.chdir(folder)
+    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token" and not all(
+        is_loopback(node["NodeManagerAddress"]) for node in _alive()
+    ):
+        raise DeviceError(
+            f"the Ray cluster {address} is open to whoever reaches it, since it asks for no token",
+            hint="start its nodes, and this, with RAY_AUTH_MODE=token; see docs/cluster.md",
+        )
+
+
+def _reach(address: str) -> None:
+    """Ray tries for minutes what is tried here for some seconds. Raises OSError."""
+    host, _, port = address.rpartition(":")
+    if host:
+        socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
+
+
+def _alive() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _is_folder(value: object) -> bool:
+    return isinstance(value, Path) and value.is_dir()
+
+
+def _refuse(member: _Member, why: str) -> Literal[False]:
+    logger.warning("%s is refused: %s", member.device.label if member.device else member.address, why)
+    member.dismiss()
+    return False
+
+
+def _final(member: _Member, error: RayError) -> RayError:
+    """What has become of an agent that could not be reached: Ray takes a while to know that a whole node is gone."""
+    while isinstance(error, ActorUnavailableError):
+        time.sleep(LOOK_SECONDS)
+        try:
+            ray.get(member.agent.kill.remote())
+            return error  # it is there again, but what it said is lost
+        except RayError as later:
+            error = later
+    return error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().rpartition("\n")[2] or type(error).__name__
+
+
+def _none(terms: Terms, gpu: bool) -> DeviceError:
+    kind = "GPU" if gpu else "CPU"
+    return DeviceError(
+        f"for {terms.wait_seconds / 60:.0f} min the Ray cluster {terms.address} had no {kind} for this run",
+        hint="see the warnings above, and `ray status`",
+    )
