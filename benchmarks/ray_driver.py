@@ -59,6 +59,8 @@ def answer_at_once(
 
 def measure(name: str, load: Load, address: str, folder: Path) -> Row:
     """One load over two devices."""
+    from benchmarks.ray_driver import answer_at_once as worker  # by the name that nodes know it by
+
     counts = dict.fromkeys(written(folder, load), 1)
     cluster = Cluster(address, "cpu", [], None, 600)
     client = psutil.Process(cluster.process.pid)
@@ -67,7 +69,7 @@ def measure(name: str, load: Load, address: str, folder: Path) -> Row:
     options = {"answer": load.answer}
     spent: list[float] = []
     queue = WorkQueue(
-        answer_at_once,
+        worker,
         [device.label for device in cluster.devices],
         0,
         folder,
@@ -111,6 +113,7 @@ def seconds(process: psutil.Process) -> float:
 def main() -> None:
     """Start two nodes, measure, stop them."""
     args = parser(__doc__).parse_args()
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent.parent)  # of the nodes
     from ray.cluster_utils import Cluster as Nodes
 
     settings = {"node_ip_address": "127.0.0.1", "object_store_memory": STORE, "include_dashboard": False}

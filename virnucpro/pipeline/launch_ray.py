@@ -170,7 +170,7 @@ class Client:
         try:
             found: Found = ray.get(member.answer)
         except RayError as error:
-            return _refuse(member, f"it cannot be asked: {_last_line(error)}")
+            return _refuse(member, f"it cannot be asked: {_reason(error)}")
         member.device = replace(found.device, host=member.address)
         there, here = found.traits, self.terms.traits
         unlike = [
@@ -260,7 +260,7 @@ class Client:
             self._lose(member)
             return
         member.dismiss()
-        self.sink.put((member.slot, Died(_first_line(error))))
+        self.sink.put((member.slot, Died(_reason(error))))
 
     def close(self) -> None:
         """End agents and their workers, and leave the cluster."""
@@ -280,7 +280,7 @@ def _join(address: str) -> None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # of a dozen kinds
         raise DeviceError(
-            f"cannot join the Ray cluster {address}: {_first_line(error)}",
+            f"cannot join the Ray cluster {address}: {_reason(error)}",
             hint="run it on a node of the cluster, with the cluster's token; see docs/cluster.md",
         ) from error
     finally:
@@ -327,12 +327,10 @@ def _final(member: _Member, error: RayError) -> RayError:
     return error
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
-
-
-def _last_line(error: Exception) -> str:
-    return str(error).strip().rpartition("\n")[2] or type(error).__name__
+def _reason(error: Exception) -> str:
+    """The first line; of what an agent has raised, and not of Ray's report of it."""
+    cause = getattr(error, "cause", None) or error
+    return str(cause).strip().partition("\n")[0] or type(cause).__name__
 
 
 def _none(terms: Terms, gpu: bool) -> DeviceError:
