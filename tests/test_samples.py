@@ -15,7 +15,7 @@ import psutil
 import pytest
 from conftest import HANGS, Cli, command_line, to_fasta
 from kills import TOLD, tree
-from toy_set import other, toy_records, viral
+from toy_set import WINDOWS, other, toy_records, viral
 
 import virnucpro
 from virnucpro.errors import OutputError, UsageError
@@ -115,7 +115,7 @@ def test_a_sample_that_is_mended_is_done_and_the_others_stay(
 def test_results_of_other_settings_are_a_matter_of_their_sample(
     inputs: list[Path], toy: Path, tmp_path: Path, cli: Cli
 ) -> None:
-    alone = settings(toy, keep_embeddings=False, window=150)
+    alone = settings(toy, keep_embeddings=False, window=WINDOWS[1])
     run_predict(PredictConfig((inputs[0],), tmp_path / "out" / "first", **alone))
     command = words([inputs[0], inputs[2]], toy, tmp_path / "out")
     assert cli(*command).returncode == 6
