@@ -280,7 +280,7 @@ class SplitConfig(_Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         if (self.pieces is None) == (self.bases is None):
-            raise UsageError("how to split is not said", hint="give either the number of pieces or their bases")
+            raise UsageError("one way to split must be given", hint="give either the number of pieces or their bases")
 
 
 @dataclass(frozen=True)
