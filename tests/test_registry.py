@@ -363,15 +363,15 @@ class Hub:
     def run(self, code: str, **environment: str) -> str:
         """What `code` prints in a new process, in which `tiny` is registered; ModelErrors are printed too."""
         program = (
-            "import sys; from pathlib import Path; import test_registry as t\n"
+            "import pickle, sys; from pathlib import Path\n"
+            "from virnucpro.errors import ModelError\n"
             "from virnucpro.models.registry import MODELS, download, resolve\n"
-            "MODELS['tiny'] = t.TINY\n"
+            f"MODELS['tiny'] = pickle.loads({pickle.dumps(TINY)!r})\n"
             f"try: print({code})\n"
-            "except t.ModelError as error: print(type(error).__name__, error)\n"
+            "except ModelError as error: print(type(error).__name__, error)\n"
         )
         environment = {
             "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(Path(__file__).parent),
             "HF_ENDPOINT": f"http://127.0.0.1:{self.server.server_port}",
             "HF_HUB_CACHE": str(self.cache),
             "HF_HUB_DISABLE_XET": "1",
