@@ -152,5 +152,6 @@ def test_esm_ways_compares_with_transformers(tmp_path: Path) -> None:
 
 def test_predict_gpu_finds_the_same_bytes_on_one_worker_and_two(tmp_path: Path) -> None:
     found = quick("predict_gpu", tmp_path, "--options", "--sequences-per-file 20")
-    assert found["identity"] == [{"runs": 2, "different results": 1}]
+    assert len(found["runs"]) == 2
+    assert found["identity"] == [{"dtype": "auto", "different results": 1}]
     assert all(row["frames"] > 0 and 0 < row["bytes a frame"] < 1000 for row in found["runs"])
