@@ -19,6 +19,9 @@ from hypothesis import HealthCheck, settings
 
 from virnucpro.io.store import read_result
 
+# A shell makes what it runs in the background deaf to Ctrl-C, and so all that this starts; some tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 #: Header and sequence of each record.
 Records = list[tuple[str, str]]
 Completed = subprocess.CompletedProcess[str]
