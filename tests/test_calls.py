@@ -181,10 +181,10 @@ def tiles(odds: Sequence[float]) -> list[WindowOdds]:
 @given(st.lists(ODDS, max_size=9), st.sampled_from([0.0, 2.0, 5.0]), st.sampled_from([-0.5, 0.0, 1.0]))
 def test_regions_gather_the_most_evidence(odds: list[float], cost: float, bias: float) -> None:
     """With host of any length between regions and around them, the division is the best of all."""
-    model = RegionModel(bias, clip=4.0, cost=cost, min_bases=0, false_per_mbp=0.0)
+    model = RegionModel(bias, clip=4.0, cost=cost, min_bases=0, host=1.0, false_per_mbp=0.0)
     # Host at both ends that no region would take in.
     padded = [-4.0] * 4 + odds + [-4.0] * 4
-    found = divide(tiles(padded), 500 * len(padded), model)
+    found = divide(tiles(padded), 500 * len(padded), model, lambda _: True)
     evidence = evidence_of(padded, model)
     assert sum(sum(evidence[a:b]) - cost for a, b in found) == pytest.approx(most_evidence(odds, model))
 
@@ -223,6 +223,13 @@ def test_regions_of_patterns(pattern: str, verdict: str, regions: list[tuple[int
 def test_a_region_is_long_enough() -> None:
     assert regions_of("hhhhhhhhvvvvvvvvhhhhhhhh", min_bases=4_000)[1] == [(8, 16)]
     assert regions_of("hhhhhhhhvvvvvvvvhhhhhhhh", min_bases=4_001) == ("other", [])
+
+
+def test_what_is_viral_as_a_whole_is_divided_only_by_what_is_clearly_host() -> None:
+    mostly_viral, mostly_host = "hhhhhhhhvvvvvvvvvvvvvvvvvv", "hhhhhhhhvvvvvvvvhhhhhhhhhhhh"
+    assert regions_of(mostly_viral, host=0.2) == ("mixed", [(8, 26)])
+    assert regions_of(mostly_viral, host=0.001) == ("virus", [(0, 26)])
+    assert regions_of(mostly_host, host=0.001) == ("mixed", [(8, 16)])
 
 
 def test_a_viral_sequence_is_one_feature_of_its_whole_length() -> None:

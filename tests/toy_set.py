@@ -96,7 +96,7 @@ def toy_calls(size: int) -> CallModel:
         sequence_presets={"conservative": (0.95, 0.9), "default": (0.7, 0.6), "relaxed": (0.5, 0.5)},
         sequences=SequenceModel((100, 50_000), level=(0.0, -0.125), slope=(1.0, 0.25)),
         false_positives=FalsePositives((100, 50_000), (0.5, 0.9), ((0.2, 0.1), (0.05, 0.01))),
-        regions=RegionModel(bias=0.5, clip=4.0, cost=12.0, min_bases=4 * size, false_per_mbp=0.5),
+        regions=RegionModel(bias=0.5, clip=4.0, cost=12.0, min_bases=4 * size, host=1.0, false_per_mbp=0.5),
     )
 
 

@@ -15,6 +15,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ from virnucpro.calls.model import (
     ThresholdsByLength,
     probability,
 )
-from virnucpro.calls.segment import divide
+from virnucpro.calls.segment import ModelCaller
+from virnucpro.calls.verdicts import Verdict
 from virnucpro.models.card import CARD, DEFAULT_PRESET, ClassifierCard
 
 Floats = NDArray[np.float64]
@@ -51,6 +53,8 @@ PRESETS: Mapping[str, float] = {"conservative": 0.01, "default": 0.02, "relaxed"
 LEAST = 0.5
 #: False regions a Mbp of host that a setting may have: one in a bacterial genome.
 FALSE = 0.2
+#: Scores of host beside a region that are tried, and what one may cost that "costs nothing".
+HOSTS, HOST_COST = (0.01, 0.02, 0.05, 0.1, 0.2), 0.005
 #: Scores at which false positives are counted, and over how many octaves of length each way (standard deviation).
 SCORES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.965, 0.98, 0.99, 0.995, 0.999)
 BREADTH = 0.8
@@ -289,14 +293,10 @@ def compare(sequences: Sequence[Called], regions: Sequence[Sequence[tuple[int, i
 
 def divided(each: Called, calls: CallModel, least: ThresholdsByLength) -> list[tuple[int, int]]:
     """The regions of a sequence as `predict` would have them."""
-    windows, found = each.windows, []
-    for first, last in divide(windows, each.length, calls.regions) if windows else ():
-        part = windows[first:last]
-        bases = sum(window.end - window.start for window in part)
-        mean = sum(window.log_odds * (window.end - window.start) for window in part) / bases
-        if probability(calls.sequences.log_odds(bases, mean)) >= least.of_sequence(bases):
-            found.append((part[0].start if first else 0, part[-1].end if last < len(windows) else each.length))
-    return found
+    if not each.windows:
+        return []
+    call = ModelCaller(calls, least).call(each.windows, each.length, len(each.windows))
+    return [(region.start, region.end) for region in call.regions] if call.verdict is Verdict.MIXED else []
 
 
 def trials() -> Iterator[RegionModel]:
@@ -304,30 +304,35 @@ def trials() -> Iterator[RegionModel]:
     tried = product(
         (-0.5, 0.0, 0.5, 1.0), (2.0, 3.0, 4.0, 6.0), (3, 5, 8, 12, 16, 20, 25, 30), (2000, 3000, 4000, 5000)
     )
-    return (RegionModel(bias, clip, float(cost), bases, 0.0) for bias, clip, cost, bases in tried)
+    return (RegionModel(bias, clip, float(cost), bases, 1.0, 0.0) for bias, clip, cost, bases in tried)
 
 
 def choose_regions(spliced: Sequence[Called], pieces: Sequence[Called], calls: CallModel) -> tuple[RegionModel, Found]:
     """Of the settings with at most `FALSE` false regions a Mbp the one with the most bases found, less its other costs.
 
-    These are the share of viral sequences that are divided, and edges that are off: 50 bases as much as 1%.
+    These are the share of viral sequences that are divided, and edges that are off: 50 bases as much as 1%. With it
+    goes the lowest score of host that costs nothing: no sequence that is viral as a whole is divided without need.
     """
     whole = [each for each in pieces if each.piece.viral and each.length >= 5_000]
     least = calls.thresholds(DEFAULT_PRESET)
-    best: tuple[float, RegionModel, Found] | None = None
-    for regions in trials():
+
+    def found(regions: RegionModel) -> Found:
         tried = replace(calls, regions=regions)
         broken = float(np.mean([bool(divided(each, tried, least)) for each in whole])) if whole else 0.0
-        found = compare(spliced, [divided(each, tried, least) for each in spliced], broken)
-        figures = found.to_json()
-        edge = figures["median edge"] if found.edges else 10_000.0
-        worth = figures["bases found"] - broken - edge / 5_000
-        worth -= max(0.0, figures["false regions a Mbp"] - FALSE)  # where none is so good, the nearest to it
-        if best is None or worth > best[0]:
-            best = worth, regions, found
-    assert best is not None
-    _, regions, found = best
-    return replace(regions, false_per_mbp=found.to_json()["false regions a Mbp"]), found
+        return compare(spliced, [divided(each, tried, least) for each in spliced], broken)
+
+    best = max(((worth(each), regions, each) for regions in trials() for each in [found(regions)]), key=itemgetter(0))
+    hosts = ((regions, found(regions)) for regions in (replace(best[1], host=host) for host in HOSTS))
+    regions, chosen = next((each for each in hosts if worth(each[1]) >= best[0] - HOST_COST), best[1:])
+    return replace(regions, false_per_mbp=chosen.to_json()["false regions a Mbp"]), chosen
+
+
+def worth(found: Found) -> float:
+    """Of what a setting finds: the higher the better."""
+    figures = found.to_json()
+    edge = figures["median edge"] if found.edges else 10_000.0
+    gained = figures["bases found"] - found.broken - edge / 5_000
+    return gained - max(0.0, figures["false regions a Mbp"] - FALSE)  # where none is so good, the nearest to it
 
 
 def fit(
@@ -349,7 +354,7 @@ def fit(
         sequence_presets=sequence_thresholds(rates),
         sequences=sequence_model(table, form),
         false_positives=rates,
-        regions=RegionModel(0.0, 0.0, 0.0, 0, 0.0),
+        regions=RegionModel(0.0, 0.0, 0.0, 0, 1.0, 0.0),
     )
     regions, found = choose_regions(spliced, pieces, calls)
     return replace(calls, regions=regions), {"forms": report, "chosen": form, "regions": found.to_json()}

@@ -110,13 +110,15 @@ class RegionModel:
 
     bias: log-odds from which on a window speaks for a virus; clip: the most that one window counts, either way; cost:
     evidence that a region needs, and that host needs to end or divide one; min_bases: of a region, and of host beside
-    it; false_per_mbp: regions found in a million bases of hosts without any.
+    it; host: the highest score of what is host beside a region of a sequence that is viral as a whole; false_per_mbp:
+    regions found in a million bases of hosts without any.
     """
 
     bias: float
     clip: float
     cost: float
     min_bases: int
+    host: float
     false_per_mbp: float
 
 
@@ -156,7 +158,7 @@ class CallModel:
             regions=RegionModel(
                 bias=_number(regions, "bias"),
                 min_bases=_whole(regions, "min_bases"),
-                **{name: _number(regions, name, 0.0) for name in ("clip", "cost", "false_per_mbp")},
+                **{name: _number(regions, name, 0.0) for name in ("clip", "cost", "host", "false_per_mbp")},
             ),
         )
         same = found.window_presets.keys() == found.sequence_presets.keys() and "default" in found.window_presets

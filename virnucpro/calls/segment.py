@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from virnucpro.calls.model import CallModel, RegionModel, ThresholdsByLength, log_odds, probability
@@ -47,18 +47,21 @@ class ModelCaller:
 
     def finish(self) -> SequenceCall:
         """The call, when all windows are in."""
-        if not self._scored:
-            return SequenceCall(self._windows)
-        whole = self._region(0, self._length, self._scored)
-        bases = sum(window.bases for window in self._scored)
+        return self.call(self._scored, self._length, self._windows) if self._scored else SequenceCall(self._windows)
+
+    def call(self, windows: Sequence[WindowOdds], length: int, number: int) -> SequenceCall:
+        """The call of a sequence of `length` bases by those of its `number` windows that have a score."""
+        whole = self._region(0, length, windows)
+        bases = sum(window.bases for window in windows)
         threshold = self.thresholds.of_sequence(bases)
-        regions = self._regions()
-        if not regions and whole.score >= threshold:
+        viral = whole.score >= threshold
+        regions = self._regions(windows, length, self.model.regions.host if viral else 1.0)
+        if viral and not regions:
             verdict, regions = Verdict.VIRUS, (whole,)
         else:
             verdict = Verdict.MIXED if regions else Verdict.OTHER
         return SequenceCall(
-            self._windows,
+            number,
             whole.windows,
             whole.viral,
             whole.score,
@@ -68,25 +71,31 @@ class ModelCaller:
             regions,
         )
 
-    def _regions(self) -> tuple[Region, ...]:
-        """Viral regions beside which host remains."""
-        windows, last = self._scored, len(self._scored)
+    def _regions(self, windows: Sequence[WindowOdds], length: int, host: float) -> tuple[Region, ...]:
+        """Viral regions beside which host remains, of a score of at most `host`."""
         found = []
-        for first, end in divide(windows, self._length, self.model.regions):
+        for first, end in divide(windows, length, self.model.regions, lambda beside: self._score(beside) <= host):
             start = windows[first].start if first else 0
-            region = self._region(start, windows[end - 1].end if end < last else self._length, windows[first:end])
+            region = self._region(start, windows[end - 1].end if end < len(windows) else length, windows[first:end])
             if region.score >= self.thresholds.of_sequence(sum(window.bases for window in windows[first:end])):
                 found.append(region)
         return tuple(found)
 
     def _region(self, start: int, end: int, windows: Sequence[WindowOdds]) -> Region:
+        return Region(start, end, self._score(windows), len(windows), sum(window.viral for window in windows))
+
+    def _score(self, windows: Sequence[WindowOdds]) -> float:
         bases = sum(window.bases for window in windows)
         mean = sum(window.log_odds * window.bases for window in windows) / bases
-        score = probability(self.model.sequences.log_odds(bases, mean))
-        return Region(start, end, score, len(windows), sum(window.viral for window in windows))
+        return probability(self.model.sequences.log_odds(bases, mean))
 
 
-def divide(windows: Sequence[WindowOdds], length: int, model: RegionModel) -> list[tuple[int, int]]:
+def divide(
+    windows: Sequence[WindowOdds],
+    length: int,
+    model: RegionModel,
+    passes_for_host: Callable[[Sequence[WindowOdds]], bool],
+) -> list[tuple[int, int]]:
     """The viral regions of a sequence of `length` bases: the place of the first window of each, and behind its last.
 
     None where no host remains: a region must have host beside it.
@@ -97,7 +106,8 @@ def divide(windows: Sequence[WindowOdds], length: int, model: RegionModel) -> li
     def is_host(first: int, last: int) -> bool:
         """Whether what lies between two places is enough to be host."""
         bases = (windows[last].start if last < len(windows) else length) - (windows[first - 1].end if first else 0)
-        return bases >= model.min_bases and -sum(evidence[first:last]) >= model.cost
+        enough = bases >= model.min_bases and -sum(evidence[first:last]) >= model.cost
+        return enough and passes_for_host(windows[first:last])
 
     joined: list[tuple[int, int]] = []
     for first, last in found:
