@@ -53,7 +53,7 @@ def summarize(folders: tuple[Path, ...], output: Path | None, quiet: bool) -> No
     if output is None and len(folders) > 1:
         raise UsageError("several folders, and none to write into", hint="name one with -o")
     log.set_up(Console(stderr=True), quiet)
-    paths = SamplePaths(output or folders[0])
+    paths = SamplePaths((output or folders[0]) / "samples")
     found = write(folders, paths.folder)
     logger = logging.getLogger("virnucpro.cli")
     logger.info("%d of %d samples have results: %s", len(found.complete), len(found.all), paths.table)

@@ -97,7 +97,7 @@ def find_samples(folders: Iterable[Path]) -> Samples:
 
 
 def _in(folder: Path) -> list[Sample]:
-    failed = _failed(SamplePaths(folder).failed)
+    failed = _failed(SamplePaths(folder / "samples").failed)
     manifests = sorted([*folder.glob(f"*{RECORD}"), *folder.glob(f"*/*{RECORD}")])
     found = [_sample(path, failed) for path in manifests if _is_of_predict(path)]
     found += [Sample(name, folder / name, reason) for name, reason in failed.items()]

@@ -23,7 +23,7 @@ def summarize(folders: Sequence[Path], output: Path, report: bool = True) -> Sam
     folders: of results of `predict`, or of such folders. Equal results give equal bytes. Raises InputError for a folder
     without results, OutputError.
     """
-    samples, paths = find_samples(folders), SamplePaths(output)
+    samples, paths = find_samples(folders), SamplePaths(output / "samples")
     check_summary(paths)
     make_folder(output)
     remove_unfinished((paths.table, paths.report))

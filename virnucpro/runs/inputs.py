@@ -56,7 +56,7 @@ def _copied(name: Path, paths: RunPaths, index: int) -> Path:
     if name == STDIN and sys.stdin is None:
         raise InputError("standard input is closed", hint="pipe sequences in, or name a file")
     paths.streams.mkdir(parents=True, exist_ok=True)
-    copy = paths.stream(index)
+    copy = paths.streams / str(index)
     with contextlib.ExitStack() as stack:
         source = sys.stdin.buffer if name == STDIN else stack.enter_context(open(name, "rb"))
         shutil.copyfileobj(source, stack.enter_context(open(copy, "wb")), 1 << 20)

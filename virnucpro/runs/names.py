@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from virnucpro.core import log
-from virnucpro.errors import OutputError, UsageError
+from virnucpro.errors import InputError, OutputError, UsageError
 from virnucpro.io.files import TEMPORARY_BYTES, unfinished
 from virnucpro.runs.config import STDIN
-from virnucpro.runs.paths import RunPaths, check_input
+from virnucpro.runs.paths import RunPaths
 from virnucpro.runs.record import Record
 
 #: How to choose other names for the results.
@@ -40,7 +40,10 @@ def check(
     """Raise what can be known before anything is read; others: files that are read besides the inputs."""
     check_names(paths, results, (*inputs, *others), hint)
     for path in inputs:
-        check_input(path)
+        if path != STDIN and not os.path.exists(path):
+            raise InputError(f"{path} does not exist", hint="check the path")
+        if os.path.isdir(path):
+            raise InputError(f"{path} is a folder", hint="give its files, for example with a pattern")
     _refuse_existing(paths, results, force=force, resume=resume)
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from virnucpro.errors import InputError
-from virnucpro.runs.config import STDIN
+
+class Name:
+    """A file in the folder of the output; {} in its name stands for the output's."""
+
+    def __init__(self, pattern: str) -> None:
+        self.pattern = pattern
+
+    def __get__(self, paths: RunPaths, _owner: type[RunPaths]) -> Path:
+        return paths.output.with_name(self.pattern.format(paths.output.name))
 
 
 @dataclass(frozen=True)
@@ -17,10 +23,26 @@ class RunPaths:
     output: Path
     work_dir: Path | None = None
 
+    #: The run record.
+    manifest = Name("{}.run.json")
+    #: What came to nothing, and why.
+    failed = Name("{}.failed.tsv")
+    #: Everything that was said.
+    log = Name("{}.log")
+    #: Held by the run that is on: beside the output, since that is what it guards.
+    lock = Name(".{}.lock")
+    #: The work folder, unless the user wants another.
+    own_work = Name("{}.work")
+
+    @property
+    def folder(self) -> Path:
+        """Where the output stands."""
+        return self.output.parent
+
     @property
     def work(self) -> Path:
         """Folder of what is needed only while the run is on."""
-        return self.work_dir or self._beside(".work")
+        return self.work_dir or self.own_work
 
     @property
     def parts(self) -> Path:
@@ -37,10 +59,6 @@ class RunPaths:
         """Folder of copies of inputs that can be read only once: standard input, pipes."""
         return self.work / "streams"
 
-    def stream(self, index: int) -> Path:
-        """Copy of input `index`."""
-        return self.streams / str(index)
-
     @property
     def kept(self) -> tuple[Path, ...]:
         """The folders in `work` that a later run can go on from."""
@@ -48,28 +66,8 @@ class RunPaths:
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        """All folders in `work`: they hold what is needed only while the run is on."""
+        """All folders in `work`."""
         return *self.kept, self.streams
-
-    @property
-    def lock(self) -> Path:
-        """Held by the run that is on: beside the output, since that is what it guards."""
-        return self.output.with_name(f".{self.output.name}.lock")
-
-    @property
-    def manifest(self) -> Path:
-        """The run record."""
-        return self._beside(".run.json")
-
-    @property
-    def failed(self) -> Path:
-        """What came to nothing, and why."""
-        return self._beside(".failed.tsv")
-
-    @property
-    def log(self) -> Path:
-        """Everything that was said."""
-        return self._beside(".log")
 
     def part_file(self, name: str, suffix: str) -> Path:
         """One of the files of a work file."""
@@ -79,28 +77,13 @@ class RunPaths:
         """Result of a work file, as workers name it."""
         return self.shards / f"{part.name}.h5"
 
-    def _beside(self, suffix: str) -> Path:
-        return self.output.with_name(self.output.name + suffix)
 
-
-@dataclass(frozen=True)
 class TrainPaths(RunPaths):
     """Files of `virnucpro train`: `output` is the folder of the classifier and, in it, `train`."""
 
-    @property
-    def folder(self) -> Path:
-        """Where the classifier is written."""
-        return self.output.parent
-
-    @property
-    def text(self) -> Path:
-        """The model card, to read."""
-        return self.folder / "MODEL_CARD.md"
-
-    @property
-    def curves(self) -> Path:
-        """The curves, as a picture."""
-        return self.folder / "curves.svg"
+    #: The model card, to read.
+    text = Name("MODEL_CARD.md")
+    curves = Name("curves.svg")
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -112,159 +95,64 @@ class TrainPaths(RunPaths):
         return self.work / "features" / f"{name}.npy"
 
 
-@dataclass(frozen=True)
 class OrfsPaths(RunPaths):
     """Files of `virnucpro orfs`, whose results `output` begins; the record is named unlike that of `predict`."""
+
+    windows = Name("{}.windows.fa")
+    #: Nucleotides of the open frames.
+    nucleotides = Name("{}.orfs.fna")
+    #: Their proteins.
+    proteins = Name("{}.orfs.faa")
+    manifest = Name("{}.orfs.run.json")
+    log = Name("{}.orfs.log")
+    own_work = Name("{}.orfs.work")
 
     @property
     def results(self) -> tuple[Path, Path, Path]:
         """What a complete run leaves for the user, whatever came out."""
         return self.windows, self.nucleotides, self.proteins
 
-    @property
-    def windows(self) -> Path:
-        """The windows."""
-        return self._beside(".windows.fa")
 
-    @property
-    def nucleotides(self) -> Path:
-        """Nucleotides of the open frames."""
-        return self._beside(".orfs.fna")
-
-    @property
-    def proteins(self) -> Path:
-        """Their proteins."""
-        return self._beside(".orfs.faa")
-
-    @property
-    def manifest(self) -> Path:
-        """The run record."""
-        return self._beside(".orfs.run.json")
-
-    @property
-    def log(self) -> Path:
-        """Everything that was said."""
-        return self._beside(".orfs.log")
-
-    @property
-    def work(self) -> Path:
-        """Folder of what is needed only while the run is on."""
-        return self._beside(".orfs.work")
-
-
-@dataclass(frozen=True)
 class SplitPaths(RunPaths):
     """Files of `virnucpro split`: `output` is the folder of the pieces and, in it, `split`."""
 
-    @property
-    def folder(self) -> Path:
-        """Where the pieces stand."""
-        return self.output.parent
-
-    @property
-    def manifest(self) -> Path:
-        """What the pieces are, and what they were cut from."""
-        return self._beside(".json")
+    #: What the pieces are, and what they were cut from.
+    manifest = Name("{}.json")
 
     def pieces(self, most: int) -> tuple[Path, ...]:
         """The pieces, where there are so many."""
         return tuple(self.folder / f"{number:04d}.fa" for number in range(1, most + 1))
 
 
-@dataclass(frozen=True)
 class PredictPaths(RunPaths):
     """Files of `virnucpro predict`: `output` is the folder and, in it, what the results' names begin with."""
 
-    @property
-    def folder(self) -> Path:
-        """Where the results stand."""
-        return self.output.parent
-
-    @property
-    def log(self) -> Path:
-        """Everything that was said."""
-        return self.folder / "run.log"
-
-    @property
-    def sequences(self) -> Path:
-        """A row for each sequence."""
-        return self._beside(".sequences.tsv")
-
-    @property
-    def windows(self) -> Path:
-        """A row for each window."""
-        return self._beside(".windows.tsv.gz")
-
-    @property
-    def regions(self) -> Path:
-        """Viral regions."""
-        return self._beside(".regions.bed")
-
-    @property
-    def features(self) -> Path:
-        """Viral sequences and regions as annotation."""
-        return self._beside(".regions.gff3")
-
-    @property
-    def viruses(self) -> Path:
-        """The viral sequences."""
-        return self._beside(".virus.fna")
-
-    @property
-    def scores(self) -> Path:
-        """Every score, exact, for whoever calls them again."""
-        return self._beside(".scores.gz")
-
-    @property
-    def virus_summary(self) -> Path:
-        """A row for each of the viral sequences."""
-        return self._beside(".virus_summary.tsv")
-
-    @property
-    def report(self) -> Path:
-        """The page that shows it all."""
-        return self._beside(".report.html")
-
-    @property
-    def vanilla_scores(self) -> Path:
-        """The published tool's table of frames."""
-        return self.folder / "prediction_results.txt"
-
-    @property
-    def vanilla_calls(self) -> Path:
-        """The published tool's table of windows."""
-        return self.folder / "prediction_results_highestscore.csv"
+    log = Name("run.log")
+    #: A row for each sequence, each window, each viral region.
+    sequences = Name("{}.sequences.tsv")
+    windows = Name("{}.windows.tsv.gz")
+    regions = Name("{}.regions.bed")
+    #: Viral sequences and regions as annotation.
+    features = Name("{}.regions.gff3")
+    #: The viral sequences, and a row for each of them.
+    viruses = Name("{}.virus.fna")
+    virus_summary = Name("{}.virus_summary.tsv")
+    #: Every score, exact, for whoever calls them again.
+    scores = Name("{}.scores.gz")
+    #: The page that shows it all.
+    report = Name("{}.report.html")
+    #: The published tool's tables of frames and of windows.
+    vanilla_scores = Name("prediction_results.txt")
+    vanilla_calls = Name("prediction_results_highestscore.csv")
 
     def embeddings(self, which: str, suffix: str) -> Path:
         """Embeddings to keep: `which` is dna or protein (.h5), DNABERT_S, ESM or merged (.pt)."""
-        return self._beside(f".{which}{suffix}" if suffix == ".h5" else f"_{which}{suffix}")
+        between = "." if suffix == ".h5" else "_"
+        return self.output.with_name(f"{self.output.name}{between}{which}{suffix}")
 
 
-@dataclass(frozen=True)
-class SamplePaths:
-    """What tells about all samples, in the folder that holds theirs."""
+class SamplePaths(RunPaths):
+    """What tells about all samples: `output` is the folder that holds theirs and, in it, `samples`."""
 
-    folder: Path
-
-    @property
-    def table(self) -> Path:
-        """A row for each sample."""
-        return self.folder / "samples.tsv"
-
-    @property
-    def failed(self) -> Path:
-        """Samples that came to nothing, and why."""
-        return self.folder / "samples.failed.tsv"
-
-    @property
-    def report(self) -> Path:
-        """The page over all of them."""
-        return self.folder / "samples.report.html"
-
-
-def check_input(path: Path) -> None:
-    """Raise InputError for a file that is not there or is a folder."""
-    if path != STDIN and not os.path.exists(path):
-        raise InputError(f"{path} does not exist", hint="check the path")
-    if os.path.isdir(path):
-        raise InputError(f"{path} is a folder", hint="give its files, for example with a pattern")
+    table = Name("{}.tsv")
+    report = Name("{}.report.html")

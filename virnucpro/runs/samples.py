@@ -63,7 +63,7 @@ def run_samples(
     if not configs:
         raise UsageError("no sample is given", hint="name at least one")
     choose(configs[0])  # what is wrong with the settings is wrong with all
-    result = SamplesResult(SamplePaths(output))
+    result = SamplesResult(SamplePaths(output / "samples"))
     check_summary(result.paths)  # what cannot be written at the end is said before anything is computed
     refuse_other(result.paths.failed, FAILED_SAMPLES)
     with Workers() as workers:
