@@ -102,7 +102,8 @@ def virnucpro(model: str) -> Callable[[Path, Path, Path], Scores]:
     def scores(fasta: Path, folder: Path, programs: Path) -> Scores:
         command = (programs / "python", "-m", "virnucpro", "predict", fasta, "-o", folder, "--model", model, "--quiet")
         _call(*command, "--min-length", "1", "--device", "cpu")
-        return {row.id: row.score for row in Results(folder, fasta.stem).sequences() if row.score is not None}
+        rows = Results(folder, fasta.stem).sequences()
+        return {row["sequence_id"]: row["score"] for row in rows if row["score"] is not None}
 
     return scores
 

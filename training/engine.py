@@ -52,7 +52,7 @@ def called(fasta: Path, model: str, out: Path, **settings: Any) -> list[Called]:
     run_predict(PredictConfig((fasta,), out, model=model, **settings))
     pieces = {piece.name: piece for piece in read(fasta.with_suffix(".tsv"))}
     return [
-        Called(pieces[row.id], row.length, row.verdict, row.score, _scored(windows), regions)
+        Called(pieces[row["sequence_id"]], row["length"], row["verdict"], row["score"], _scored(windows), regions)
         for row, windows, regions in Results(out, fasta.stem).called()
     ]
 

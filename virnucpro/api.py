@@ -3,116 +3,108 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, cast, overload
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast, overload
 
-from virnucpro.input.windows import DEFAULT_SIZE
+from virnucpro.calls.read import Results, SequenceRow
 from virnucpro.runs import config
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from typing_extensions import Unpack
 
     from virnucpro.runs.predict import PredictResult
 
 logger = logging.getLogger("virnucpro.api")
 
 PathLike = str | os.PathLike[str]
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-class SequenceRow(TypedDict):
-    """A row of the sequences table (docs/outputs.md says what each column means); None where a cell is empty."""
+class RunSettings(TypedDict, total=False):
+    """What every run that embeds can be told; docs/options.md explains each."""
 
-    number: int
-    sequence_id: str
-    length: int
-    verdict: str
-    score: float | None
-    threshold: float | None
-    false_positive_rate: float | None
-    windows: int
-    windows_scored: int
-    windows_viral: int
-    viral_fraction: float | None
-    regions: int
-    input: str
-    record: int
-    note: str
+    model: PathLike
+    models_dir: PathLike | None
+    device: str | int
+    dtype: str
+    batch_size: int | None
+    threads: int | None
+    sequences_per_file: int
+    work_dir: PathLike | None
+    stall_minutes: float
+    ray: str | None
+    ray_wait: float
+    resume: bool
+    force: bool
 
 
-#: How a cell of each column that holds no text is read.
-_NUMBERS: Mapping[str, Callable[[str], object]] = {
-    **dict.fromkeys(("number", "length", "windows", "windows_scored", "windows_viral", "regions", "record"), int),
-    **dict.fromkeys(
-        ("score", "threshold", "false_positive_rate", "viral_fraction"), lambda cell: float(cell) if cell else None
-    ),
-}
+class EmbedSettings(RunSettings, total=False):
+    """What `embed` can be told."""
+
+    max_tokens: int
+
+
+class SampleSettings(RunSettings, total=False):
+    """What `predict_samples` can be told."""
+
+    window: int | None
+    exact: bool
+    min_score: float | None
+    preset: str | None
+    min_length: int | None
+    viral_share: float | None
+    vanilla_output: bool
+    keep_embeddings: bool
+    report: bool
+
+
+class PredictSettings(SampleSettings, total=False):
+    """What `predict` can be told."""
+
+    prefix: str | None
+
+
+class OrfsSettings(TypedDict, total=False):
+    """What `orfs` can be told."""
+
+    window: int
+    exact: bool
+    force: bool
+
+
+def _spelled_out(made: type[Any], settings: type[Any]) -> Callable[[Function], Function]:
+    """Let the signature of a function name each of its settings, with the default that the config has."""
+
+    def spell(function: Function) -> Function:
+        own = inspect.signature(function)
+        defaults = {field.name: field.default for field in fields(made) if field.name in settings.__annotations__}
+        named = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name]) for name in defaults]
+        parameters = [*list(own.parameters.values())[:-1], *named]
+        function.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+        return function
+
+    return spell
 
 
 @overload
 def embed(
-    paths: PathLike | Iterable[PathLike],
-    output: None = None,
-    *,
-    model: PathLike = ...,
-    models_dir: PathLike | None = ...,
-    device: str | int = ...,
-    dtype: str = ...,
-    batch_size: int | None = ...,
-    max_tokens: int = ...,
-    threads: int | None = ...,
-    sequences_per_file: int = ...,
-    work_dir: PathLike | None = ...,
-    stall_minutes: float = ...,
-    ray: str | None = ...,
-    ray_wait: float = ...,
-    resume: bool = ...,
-    force: bool = ...,
+    paths: PathLike | Iterable[PathLike], output: None = None, **settings: Unpack[EmbedSettings]
 ) -> tuple[list[str], NDArray[np.float32]]: ...
 @overload
-def embed(
-    paths: PathLike | Iterable[PathLike],
-    output: PathLike,
-    *,
-    model: PathLike = ...,
-    models_dir: PathLike | None = ...,
-    device: str | int = ...,
-    dtype: str = ...,
-    batch_size: int | None = ...,
-    max_tokens: int = ...,
-    threads: int | None = ...,
-    sequences_per_file: int = ...,
-    work_dir: PathLike | None = ...,
-    stall_minutes: float = ...,
-    ray: str | None = ...,
-    ray_wait: float = ...,
-    resume: bool = ...,
-    force: bool = ...,
-) -> Path: ...
+def embed(paths: PathLike | Iterable[PathLike], output: PathLike, **settings: Unpack[EmbedSettings]) -> Path: ...
 
 
+@_spelled_out(config.EmbedConfig, EmbedSettings)
 def embed(
-    paths: PathLike | Iterable[PathLike],
-    output: PathLike | None = None,
-    *,
-    model: PathLike = config.DEFAULT_MODEL,
-    models_dir: PathLike | None = None,
-    device: str | int = "auto",
-    dtype: str = "auto",
-    batch_size: int | None = None,
-    max_tokens: int = config.DEFAULT_MAX_TOKENS,
-    threads: int | None = None,
-    sequences_per_file: int = config.DEFAULT_SEQUENCES_PER_FILE,
-    work_dir: PathLike | None = None,
-    stall_minutes: float = config.DEFAULT_STALL_MINUTES,
-    ray: str | None = None,
-    ray_wait: float = config.DEFAULT_RAY_MINUTES,
-    resume: bool = True,
-    force: bool = False,
+    paths: PathLike | Iterable[PathLike], output: PathLike | None = None, **settings: Unpack[EmbedSettings]
 ) -> tuple[list[str], NDArray[np.float32]] | Path:
     """Embed the DNA, or with an ESM-2 model the proteins, of one or several files.
 
@@ -122,46 +114,18 @@ def embed(
     and returns its path. Sequences that could not be embedded are left out and logged as warnings. Raises
     VirnucproError. On anything but one CPU, processes are spawned: call it under `if __name__ == "__main__":`.
     """
-    settings = _keywords(locals())
+    from virnucpro.io.store import read_result
     from virnucpro.runs.embed import run_embed
 
     with _kept_or_temporary(output, "embeddings.h5") as path:
-        result = run_embed(config.EmbedConfig(_inputs(paths), path, **settings))
+        result = run_embed(config.EmbedConfig(_inputs(paths), path, **cast(Any, settings)))
         _warn(result.failures)
-        if output is not None:
-            return result.output
-        from virnucpro.io.store import read_result
-
-        return read_result(result.output)
+        return read_result(result.output) if output is None else result.output
 
 
+@_spelled_out(config.PredictConfig, PredictSettings)
 def predict(
-    paths: PathLike | Iterable[PathLike],
-    output: PathLike | None = None,
-    *,
-    prefix: str | None = None,
-    model: PathLike = config.DEFAULT_MODEL_SET,
-    models_dir: PathLike | None = None,
-    window: int | None = None,
-    exact: bool = False,
-    min_score: float | None = None,
-    preset: str | None = None,
-    min_length: int | None = None,
-    viral_share: float | None = None,
-    vanilla_output: bool = False,
-    keep_embeddings: bool = False,
-    report: bool = False,
-    device: str | int = "auto",
-    dtype: str = "auto",
-    batch_size: int | None = None,
-    threads: int | None = None,
-    sequences_per_file: int = config.DEFAULT_FRAMES_PER_FILE,
-    work_dir: PathLike | None = None,
-    stall_minutes: float = config.DEFAULT_STALL_MINUTES,
-    ray: str | None = None,
-    ray_wait: float = config.DEFAULT_RAY_MINUTES,
-    resume: bool = True,
-    force: bool = False,
+    paths: PathLike | Iterable[PathLike], output: PathLike | None = None, **settings: Unpack[PredictSettings]
 ) -> list[SequenceRow]:
     """Call the DNA sequences of one or several files.
 
@@ -171,35 +135,18 @@ def predict(
     Returns the rows of the sequences table, in input order. What failed is logged as warnings. Raises VirnucproError.
     On anything but one CPU, processes are spawned: call it under `if __name__ == "__main__":`.
     """
-    settings = _keywords(locals())
     with _kept_or_temporary(output, "out") as folder:
-        return _predict(config.PredictConfig(_inputs(paths), folder, **settings))
+        chosen = config.PredictConfig(_inputs(paths), folder, **cast(Any, settings))
+        from virnucpro.runs.predict import run_predict
+
+        return _rows(run_predict(chosen))
 
 
+@_spelled_out(config.PredictConfig, SampleSettings)
 def predict_samples(
     samples: Mapping[str, PathLike | Iterable[PathLike]] | Iterable[PathLike],
     output: PathLike | None = None,
-    *,
-    model: PathLike = config.DEFAULT_MODEL_SET,
-    models_dir: PathLike | None = None,
-    window: int | None = None,
-    exact: bool = False,
-    min_score: float | None = None,
-    preset: str | None = None,
-    min_length: int | None = None,
-    viral_share: float | None = None,
-    vanilla_output: bool = False,
-    keep_embeddings: bool = False,
-    report: bool = False,
-    device: str | int = "auto",
-    dtype: str = "auto",
-    batch_size: int | None = None,
-    threads: int | None = None,
-    sequences_per_file: int = config.DEFAULT_FRAMES_PER_FILE,
-    work_dir: PathLike | None = None,
-    stall_minutes: float = config.DEFAULT_STALL_MINUTES,
-    resume: bool = True,
-    force: bool = False,
+    **settings: Unpack[SampleSettings],
 ) -> dict[str, list[SequenceRow]]:
     """Call the DNA sequences of several samples; models are loaded once.
 
@@ -210,7 +157,6 @@ def predict_samples(
     error, what failed in others as warnings. Raises VirnucproError. On anything but one CPU, processes are spawned:
     call it under `if __name__ == "__main__":`.
     """
-    settings = _keywords(locals())
     from virnucpro.runs.samples import named_by_file, run_samples
 
     if isinstance(samples, Mapping):
@@ -218,33 +164,13 @@ def predict_samples(
     else:
         named = named_by_file(map(Path, _inputs(samples)))
     with _kept_or_temporary(output, "out") as folder:
-        result = run_samples(named, Path(folder), settings)
+        result = run_samples(named, Path(folder), cast(Any, settings))
         return {name: _rows(each) for name, each in result.results.items()}
 
 
-def _predict(settings: config.PredictConfig) -> list[SequenceRow]:
-    from virnucpro.runs.predict import run_predict
-
-    return _rows(run_predict(settings))
-
-
-def _rows(result: PredictResult) -> list[SequenceRow]:
-    from virnucpro.io.tables import read_rows
-    from virnucpro.models.sets import UNTRAINED
-
-    if not result.trained:
-        logger.warning(UNTRAINED, result.model)
-    _warn(result.failures)
-    return [_typed(row) for row in read_rows(result.paths.sequences)]
-
-
+@_spelled_out(config.OrfsConfig, OrfsSettings)
 def orfs(
-    paths: PathLike | Iterable[PathLike],
-    output: PathLike,
-    *,
-    window: int = DEFAULT_SIZE,
-    exact: bool = False,
-    force: bool = False,
+    paths: PathLike | Iterable[PathLike], output: PathLike, **settings: Unpack[OrfsSettings]
 ) -> tuple[Path, Path, Path]:
     """Cut the DNA of one or several files into windows, and find their open frames.
 
@@ -254,24 +180,23 @@ def orfs(
     Returns the paths of three FASTA files: windows, and nucleotides and proteins of the frames. What failed is logged
     as warnings. Raises VirnucproError.
     """
-    settings = _keywords(locals())
     from virnucpro.io.tables import read_rows
     from virnucpro.runs.orfs import run_orfs
 
-    result = run_orfs(config.OrfsConfig(_inputs(paths), cast(Path, output), **settings))
+    result = run_orfs(config.OrfsConfig(_inputs(paths), cast(Path, output), **cast(Any, settings)))
     if result.counts.failed:
         rows = read_rows(result.paths.failed)
         _warn((row["input"], int(row["record"]), row["sequence_id"], row["reason"]) for row in rows)
     return result.paths.results
 
 
-def _typed(row: Mapping[str, str]) -> SequenceRow:
-    return cast(SequenceRow, {column: _NUMBERS.get(column, str)(cell) for column, cell in row.items()})
+def _rows(result: PredictResult) -> list[SequenceRow]:
+    from virnucpro.models.sets import UNTRAINED
 
-
-def _keywords(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings among the arguments of a function: what is neither read nor written."""
-    return {name: value for name, value in given.items() if name not in ("paths", "samples", "output")}
+    if not result.trained:
+        logger.warning(UNTRAINED, result.model)
+    _warn(result.failures)
+    return list(Results(result.paths.folder, result.paths.output.name).sequences())
 
 
 @contextlib.contextmanager

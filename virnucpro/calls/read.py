@@ -5,11 +5,11 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypedDict, TypeVar, cast, get_type_hints
 
 from virnucpro.calls.tables import REGIONS, SEQUENCES, WINDOWS
 from virnucpro.errors import InputError, UsageError
@@ -20,11 +20,11 @@ HINT = "make it again with `virnucpro predict`"
 Row = TypeVar("Row")
 
 
-class Sequence(NamedTuple):
-    """A row of the sequences table: length in bases, None where a cell is empty; windows, regions: how many it has."""
+class SequenceRow(TypedDict):
+    """A row of the sequences table (docs/outputs.md says what each column means); None where a cell is empty."""
 
     number: int
-    id: str
+    sequence_id: str
     length: int
     verdict: str
     score: float | None
@@ -33,6 +33,7 @@ class Sequence(NamedTuple):
     windows: int
     windows_scored: int
     windows_viral: int
+    viral_fraction: float | None
     regions: int
     input: str
     record: int
@@ -68,7 +69,7 @@ class Region(NamedTuple):
 class Called(NamedTuple):
     """A sequence with all its windows and regions."""
 
-    sequence: Sequence
+    sequence: SequenceRow
     windows: list[ScoredWindow]
     regions: list[Region]
 
@@ -106,10 +107,12 @@ class Results:
                 raise InputError(f"{path} is of a run that has not ended", hint="let the same command run to its end")
         return record
 
-    def sequences(self) -> Iterator[Sequence]:
+    def sequences(self) -> Iterator[SequenceRow]:
         """All sequences in input order."""
+        read = {column: _CELLS[kind] for column, kind in get_type_hints(SequenceRow).items()}
         with reading(self.paths.sequences):
-            yield from map(_sequence, _rows(self.paths.sequences, SEQUENCES))
+            for row in _rows(self.paths.sequences, SEQUENCES):
+                yield cast(SequenceRow, {column: cell(row[column]) for column, cell in read.items()})
 
     def windows(self) -> Iterator[ScoredWindow]:
         """All windows in input order."""
@@ -127,12 +130,12 @@ class Results:
         for sequence in self.sequences():
             called = Called(
                 sequence,
-                self._next(self.paths.windows, windows, sequence.windows),
-                self._next(self.paths.regions, regions, sequence.regions),
+                self._next(self.paths.windows, windows, sequence["windows"]),
+                self._next(self.paths.regions, regions, sequence["regions"]),
             )
-            if any(window.number != sequence.number for window in called.windows):
+            if any(window.number != sequence["number"] for window in called.windows):
                 raise self._foreign(self.paths.windows)
-            if any(region.id != sequence.id for region in called.regions):
+            if any(region.id != sequence["sequence_id"] for region in called.regions):
                 raise self._foreign(self.paths.regions)
             yield called
         for path, rows in ((self.paths.windows, windows), (self.paths.regions, regions)):
@@ -147,25 +150,6 @@ class Results:
 
     def _foreign(self, path: Path) -> InputError:
         return InputError(f"{path} has other rows than {self.paths.sequences} counts", hint=HINT)
-
-
-def _sequence(row: Mapping[str, str]) -> Sequence:
-    return Sequence(
-        number=int(row["number"]),
-        id=row["sequence_id"],
-        length=int(row["length"]),
-        verdict=row["verdict"],
-        score=_score(row["score"]),
-        threshold=_score(row["threshold"]),
-        false_positive_rate=_score(row["false_positive_rate"]),
-        windows=int(row["windows"]),
-        windows_scored=int(row["windows_scored"]),
-        windows_viral=int(row["windows_viral"]),
-        regions=int(row["regions"]),
-        input=row["input"],
-        record=int(row["record"]),
-        note=row["note"],
-    )
 
 
 def _window(row: Mapping[str, str]) -> ScoredWindow:
@@ -193,6 +177,10 @@ def _region(row: Mapping[str, str]) -> Region:
 
 def _score(cell: str) -> float | None:
     return float(cell) if cell else None
+
+
+#: How a cell is read that holds what a column is declared to hold.
+_CELLS: Mapping[object, Callable[[str], object]] = {int: int, str: str, float | None: _score}
 
 
 def _rows(path: Path, columns: Mapping[str, str]) -> Iterator[dict[str, str]]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.calls.read import Called, Region, ScoredWindow, Sequence
+from virnucpro.calls.read import Called, Region, ScoredWindow, SequenceRow
 from virnucpro.input.frames import FRAME_NAMES
 from virnucpro.report.html import printable
 from virnucpro.report.survey import VERDICTS, Survey
@@ -74,23 +74,23 @@ class Columns:
         for name, value in values.items():
             self._columns[name].append(value)
 
-    def _row(self, row: Sequence, tracks: int) -> None:
-        self._ids.append(row.id)
+    def _row(self, row: SequenceRow, tracks: int) -> None:
+        self._ids.append(row["sequence_id"])
         self._put(
-            number=row.number,
-            length=row.length,
-            verdict=VERDICTS.index(row.verdict),
-            score=_or_nan(row.score),
-            threshold=_or_nan(row.threshold),
-            rate=_or_nan(row.false_positive_rate),
-            windows=row.windows,
-            scored=row.windows_scored,
-            viral=row.windows_viral,
-            regions=row.regions,
+            number=row["number"],
+            length=row["length"],
+            verdict=VERDICTS.index(row["verdict"]),
+            score=_or_nan(row["score"]),
+            threshold=_or_nan(row["threshold"]),
+            rate=_or_nan(row["false_positive_rate"]),
+            windows=row["windows"],
+            scored=row["windows_scored"],
+            viral=row["windows_viral"],
+            regions=row["regions"],
             tracks=tracks,
-            input=self._inputs.setdefault(printable(row.input), len(self._inputs)),
-            record=row.record,
-            note=self._notes.setdefault(printable(row.note), len(self._notes)),
+            input=self._inputs.setdefault(printable(row["input"]), len(self._inputs)),
+            record=row["record"],
+            note=self._notes.setdefault(printable(row["note"]), len(self._notes)),
         )
 
     def _region(self, region: Region) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.calls.read import Sequence
+from virnucpro.calls.read import SequenceRow
 from virnucpro.calls.verdicts import Verdict
 
 #: Verdicts by the numbers that stand for them.
@@ -43,12 +43,12 @@ class Reason:
     bases: int = 0
     examples: list[tuple[int, str]] = field(default_factory=list)
 
-    def add(self, sequence: Sequence) -> None:
+    def add(self, sequence: SequenceRow) -> None:
         """Count one in."""
         self.sequences += 1
-        self.bases += sequence.length
+        self.bases += sequence["length"]
         if len(self.examples) < _MOST_EXAMPLES:
-            self.examples.append((sequence.number, sequence.id))
+            self.examples.append((sequence["number"], sequence["sequence_id"]))
 
 
 @dataclass(frozen=True)
@@ -72,17 +72,17 @@ class Survey:
         return bool(self.rows.all())
 
 
-def survey(sequences: Iterable[Sequence]) -> Survey:
+def survey(sequences: Iterable[SequenceRow]) -> Survey:
     """Count the sequences of a run; memory: 20 bytes for each."""
     verdicts, scores, lengths, windows = array("B"), array("d"), array("q"), array("l")
     reasons: dict[str, Reason] = {}
     for sequence in sequences:
-        verdicts.append(VERDICTS.index(sequence.verdict))
-        scores.append(-1.0 if sequence.score is None else sequence.score)
-        lengths.append(sequence.length)
-        windows.append(sequence.windows)
-        if sequence.verdict == Verdict.NOT_SCORED.value:
-            _reason(reasons, sequence.note).add(sequence)
+        verdicts.append(VERDICTS.index(sequence["verdict"]))
+        scores.append(-1.0 if sequence["score"] is None else sequence["score"])
+        lengths.append(sequence["length"])
+        windows.append(sequence["windows"])
+        if sequence["verdict"] == Verdict.NOT_SCORED.value:
+            _reason(reasons, sequence["note"]).add(sequence)
     verdict, score, length = np.array(verdicts, np.int64), np.array(scores), np.array(lengths, np.int64)
     rows, tracks = _choose(verdict, score, np.array(windows, np.int64))
     left = ~rows & (score >= 0)
