@@ -12,7 +12,8 @@ Nothing heavy is imported until a function is called.
 from __future__ import annotations
 
 from virnucpro._version import __version__
-from virnucpro.api import SequenceRow, embed, orfs, predict, predict_samples
+from virnucpro.api import embed, orfs, predict, predict_samples
+from virnucpro.calls.read import SequenceRow
 from virnucpro.errors import VirnucproError
 
 __all__ = ["SequenceRow", "VirnucproError", "__version__", "embed", "orfs", "predict", "predict_samples"]

@@ -6,51 +6,39 @@ from typing import Any
 
 import rich_click as click
 
-from virnucpro.cli.options import (
-    GROUPS,
-    OutputPath,
-    force_option,
-    inputs_argument,
-    models_dir_option,
-    run_options,
-)
+from virnucpro.cli.options import FORCE, MODELS_DIR, RUN, Option, inputs_argument, options, output
 from virnucpro.errors import EXIT_SOME_FAILED
 from virnucpro.models.registry import MODELS
-from virnucpro.runs.config import DEFAULT_MAX_TOKENS, DEFAULT_MODEL, DEFAULT_SEQUENCES_PER_FILE, EmbedConfig
+from virnucpro.runs.config import EmbedConfig
 
-
-def _model_help() -> str:
-    return f"A registered model ({', '.join(MODELS)}), or a local folder or weights file. See `virnucpro models list`."
-
-
-click.rich_click.OPTION_GROUPS["virnucpro embed"] = [
-    {"name": "Output", "options": ["--output", "--force"]},
-    {"name": "Model", "options": ["--model", "--models-dir", "--max-tokens"]},
-    *GROUPS,
-]
+PANELS = {
+    "Output": [
+        output(
+            "OUT",
+            "Result file; its suffix decides the format: .h5 (HDF5), .npy (with OUT.ids.txt) or .pt (published tool).",
+        ),
+        FORCE,
+    ],
+    "Model": [
+        Option(
+            "--model",
+            help=f"A registered model ({', '.join(MODELS)}), or a local folder or weights file. See `virnucpro models "
+            "list`.",
+        ),
+        MODELS_DIR,
+        Option(
+            "--max-tokens",
+            help="Longest sequence that is embedded; others fail with a message. A token is about 4.7 bases or one "
+            "residue.",
+        ),
+    ],
+    **RUN,
+}
 
 
 @click.command()
 @inputs_argument
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=OutputPath(),
-    metavar="OUT",
-    help="Result file; its suffix decides the format: .h5 (HDF5), .npy (with OUT.ids.txt) or .pt (published tool).",
-)
-@force_option
-@click.option("--model", default=DEFAULT_MODEL, show_default=True, help=_model_help())
-@models_dir_option
-@click.option(
-    "--max-tokens",
-    type=click.IntRange(min=16),
-    default=DEFAULT_MAX_TOKENS,
-    show_default=True,
-    help="Longest sequence that is embedded; others fail with a message. A token is about 4.7 bases or one residue.",
-)
-@run_options(DEFAULT_SEQUENCES_PER_FILE)
+@options(PANELS, EmbedConfig)
 def embed(quiet: bool, log_format: str, **settings: Any) -> int:
     """Embed DNA or proteins: one vector per sequence, in input order, identical on one device or many.
 

@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import rich_click as click
 
-from virnucpro.cli.options import OutputPath, force_option, models_dir_option, prefix_option, quiet_option
+from virnucpro.cli.options import FORCE, MODELS_DIR, PREFIX, QUIET, options, output
 from virnucpro.errors import EXIT_SOME_FAILED
 from virnucpro.runs.config import MergeConfig
 
-click.rich_click.OPTION_GROUPS["virnucpro merge"] = [
-    {"name": "Output", "options": ["--output", "--prefix", "--force"]},
-    {"name": "Model", "options": ["--models-dir"]},
-    {"name": "Messages", "options": ["--quiet", "--help"]},
-]
+PANELS = {
+    "Output": [
+        output(
+            "OUT", "Folder for the results, as of predict; or file for the embeddings (.h5, .npy, .pt), as of embed."
+        ),
+        PREFIX,
+        FORCE,
+    ],
+    "Model": [MODELS_DIR],
+    "Messages": [QUIET],
+}
 
 
 @click.command()
 @click.argument("pieces", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=OutputPath(),
-    metavar="OUT",
-    help="Folder for the results, as of predict; or file for the embeddings (.h5, .npy, .pt), as of embed.",
-)
-@prefix_option
-@force_option
-@models_dir_option
-@quiet_option
-def merge(pieces: Path, output: Path, prefix: str | None, force: bool, models_dir: Path | None, quiet: bool) -> int:
+@options(PANELS, MergeConfig)
+def merge(quiet: bool, **settings: Any) -> int:
     """Join the results of the pieces that `virnucpro split` made in DIR: the same bytes as of one run over all.
 
     \b
@@ -45,7 +41,7 @@ def merge(pieces: Path, output: Path, prefix: str | None, force: bool, models_di
     from virnucpro.cli.progress import Reporter
     from virnucpro.runs.embed import EmbedResult
 
-    config = MergeConfig(pieces, output, prefix, models_dir, force)
+    config = MergeConfig(**settings)
     with Reporter(quiet, "text") as reporter:
         from virnucpro.runs.merge import run_merge
 

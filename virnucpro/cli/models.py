@@ -8,7 +8,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from virnucpro.cli.options import models_dir_option
+from virnucpro.cli.options import MODELS_DIR
 from virnucpro.errors import ModelError
 from virnucpro.models import registry
 from virnucpro.models.registry import MODELS, Availability, FileCheck
@@ -27,7 +27,7 @@ def models() -> None:
 
 
 @models.command("list")
-@models_dir_option
+@MODELS_DIR.of()
 def list_models(models_dir: Path | None) -> None:
     """List the registered models and model sets with their locations, tab-separated unless on a terminal.
 
@@ -44,7 +44,7 @@ def list_models(models_dir: Path | None) -> None:
 
 @models.command()
 @click.argument("name")
-@models_dir_option
+@MODELS_DIR.of()
 def download(name: str, models_dir: Path | None) -> None:
     """Download the model NAME at its pinned revision, verify it, and print its folder.
 
@@ -60,7 +60,7 @@ def download(name: str, models_dir: Path | None) -> None:
 
 @models.command()
 @click.argument("name", required=False)
-@models_dir_option
+@MODELS_DIR.of()
 def verify(name: str | None, models_dir: Path | None) -> None:
     """Compare the files of the model NAME (default: every model found) with their pinned checksums.
 

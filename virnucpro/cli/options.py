@@ -1,26 +1,18 @@
-"""Options that several commands share: devices, the run, messages."""
+"""Options: what the settings of a run know of them is taken from there; those that several commands share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import rich_click as click
 from rich_click.utils import OptionGroupDict
 
-from virnucpro.runs.config import DEFAULT_RAY_MINUTES, DEFAULT_STALL_MINUTES
+from virnucpro.runs.config import Number, OneOf, Settings, Whole, checks, path, yes_or_no
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-Option = Callable[[Any], Any]
-
-#: Option groups shown in the help of every command that has these options.
-GROUPS: list[OptionGroupDict] = [
-    {"name": "Devices and speed", "options": ["--device", "--dtype", "--batch-size", "--threads", "--stall-minutes"]},
-    {"name": "Cluster", "options": ["--ray", "--ray-wait"]},
-    {"name": "Run", "options": ["--resume", "--work-dir", "--sequences-per-file"]},
-    {"name": "Messages", "options": ["--quiet", "--log-format", "--help"]},
-]
 
 inputs_argument = click.argument(
     "inputs", metavar="INPUT...", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True)
@@ -40,125 +32,147 @@ class OutputPath(click.Path):
         return super().convert(value, param, ctx)
 
 
-quiet_option = click.option("-q", "--quiet", is_flag=True, help="Show errors only.")
+class Option:
+    """An option before it is one of a command; `details` are as Click has them."""
 
-prefix_option = click.option(
-    "-p", "--prefix", help="Prefix of the results' file names; default: the name of the first input."
-)
+    def __init__(self, *names: str, help: str, **details: Any) -> None:
+        self.names, self.details = names, {"help": help, **details}
 
-frames_option = click.option(
+    @property
+    def flag(self) -> str:
+        """Its long name."""
+        return next(name for name in self.names if name.startswith("--")).partition("/")[0]
+
+    def of(self, settings: type[Settings] = Settings) -> Callable[[Command], Command]:
+        """The option of a command; its default and type are those of the setting of its name, if there is one."""
+        name = self.names[-1].lstrip("-").partition("/")[0].replace("-", "_")
+        return click.option(*self.names, **(_of_setting(settings, name) | self.details))
+
+
+def _of_setting(settings: type[Settings], name: str) -> dict[str, Any]:
+    """What Click is to know of an option by the setting that it gives: whether it must be given, default, type."""
+    setting = next((field for field in fields(settings) if field.name == name), None)
+    if setting is None:
+        return {}
+    if setting.default is MISSING:
+        return {"required": True}
+    return {"default": setting.default, "show_default": True} | _type(checks(settings)[name][0])
+
+
+def _type(check: object) -> dict[str, Any]:
+    """How Click checks what a setting does."""
+    match check:
+        case Whole(least, _):
+            return {"type": click.IntRange(min=least)}
+        case Number(low, high, open_low):
+            return {"type": click.FloatRange(low, high if high < float("inf") else None, min_open=open_low)}
+        case OneOf(choices):
+            return {"type": click.Choice(choices)}
+    if check is yes_or_no:
+        return {"is_flag": True}
+    return {"type": click.Path(path_type=Path, file_okay=False) if check is path else str}
+
+
+def options(
+    panels: Mapping[str, Sequence[Option]], settings: type[Settings] = Settings
+) -> Callable[[Command], Command]:
+    """Give a command its options, in the panels of its help; settings: what it will be called with."""
+
+    def give(command: Command) -> Command:
+        shown = {name: [option.flag for option in panel] for name, panel in panels.items()}
+        shown["Messages"].append("--help")
+        groups = [OptionGroupDict(name=name, options=flags) for name, flags in shown.items()]
+        click.rich_click.OPTION_GROUPS[f"virnucpro {command.__name__}"] = groups
+        for option in reversed([option for panel in panels.values() for option in panel]):
+            command = option.of(settings)(command)
+        return command
+
+    return give
+
+
+def output(metavar: str, help: str, file_okay: bool = True, **details: Any) -> Option:
+    """Where results go."""
+    return Option("-o", "--output", type=OutputPath(file_okay=file_okay), metavar=metavar, help=help, **details)
+
+
+QUIET = Option("-q", "--quiet", is_flag=True, help="Show errors only.")
+FORCE = Option("--force", help="Overwrite existing results.")
+PREFIX = Option("-p", "--prefix", help="Prefix of the results' file names; default: the name of the first input.")
+FRAMES = Option(
     "--frames",
+    "exact",
+    is_flag=False,
     type=click.Choice(["published", "exact"]),
     default="published",
     show_default=True,
+    callback=lambda _context, _option, value: value == "exact",
     help="published: the DNA of a frame includes one base after its last codon, if there is one, as in the published "
     "tool. exact: it does not.",
 )
-
-force_option = click.option("--force", is_flag=True, help="Overwrite existing results.")
-
-models_dir_option = click.option(
+MODELS_DIR = Option(
     "--models-dir",
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of models, one subfolder each; searched before $VIRNUCPRO_MODELS and the Hub cache.",
 )
 
-_DEVICES = [
-    click.option(
-        "-d",
-        "--device",
-        default="auto",
-        show_default=True,
-        help="auto (all visible GPUs, or else the CPU), cpu, cuda (all visible GPUs), or a list of GPU numbers such as "
-        "0,2, counted within CUDA_VISIBLE_DEVICES. An entry given twice (cpu,cpu or 0,0) starts two workers.",
-    ),
-    click.option(
-        "--dtype",
-        type=click.Choice(["auto", "fp32", "bf16", "fp16", "fp8"]),
-        default="auto",
-        show_default=True,
-        help="Number format of the networks. auto: bf16 if every device supports it, else fp32. fp16: GPUs only. "
-        "fp8: matrix products of ESM-2 in FP8, all else in bf16; GPUs of compute capability 8.9 or higher.",
-    ),
-    click.option(
-        "--batch-size",
-        type=click.IntRange(min=1),
-        metavar="TOKENS",
-        help="Tokens per batch, rounded up to a multiple of 256; default: chosen by device (see `virnucpro devices`).",
-    ),
-    click.option(
-        "-t",
-        "--threads",
-        type=click.IntRange(min=1),
-        help="CPU threads for the whole run, with --ray on each node; default: all.",
-    ),
-    click.option(
-        "--stall-minutes",
-        type=click.FloatRange(min=0, min_open=True),
-        default=DEFAULT_STALL_MINUTES,
-        show_default=True,
-        metavar="MINUTES",
-        help="Replace a worker process that has been silent for this long; large work files get more time.",
-    ),
-]
-
-_CLUSTER = [
-    click.option(
-        "--ray",
-        metavar="ADDRESS",
-        help="Compute on the nodes of a running Ray cluster: auto (that of this host) or HOST:PORT; docs/cluster.md.",
-    ),
-    click.option(
-        "--ray-wait",
-        type=click.FloatRange(min=0),
-        default=DEFAULT_RAY_MINUTES,
-        show_default=True,
-        metavar="MINUTES",
-        help="With --ray, wait this long for a node when there is none.",
-    ),
-]
-
-_RUN = [
-    click.option(
-        "--resume/--no-resume",
-        default=True,
-        show_default=True,
-        help="Continue an interrupted run with the same input, settings and model.",
-    ),
-    click.option(
-        "--work-dir",
-        type=OutputPath(file_okay=False),
-        metavar="DIR",
-        help="Folder for work files, for example on a fast disk; default: beside the result. Removed at the end.",
-    ),
-]
-
-_MESSAGES = [
-    quiet_option,
-    click.option(
-        "--log-format",
-        type=click.Choice(["text", "json"]),
-        default="text",
-        show_default=True,
-        help="Format of the messages on stderr: text, or one JSON object per line.",
-    ),
-]
-
-
-def run_options(sequences_per_file: int) -> Callable[[Command], Command]:
-    """Add the options for devices, the run and messages to a command, in this order."""
-    per_file = click.option(
-        "--sequences-per-file",
-        type=click.IntRange(min=1),
-        default=sequences_per_file,
-        show_default=True,
-        help="Largest number of sequences, or open frames, in a work file, the unit of work and of resuming.",
-    )
-    options: list[Option] = [*_DEVICES, *_CLUSTER, *_RUN, per_file, *_MESSAGES]
-
-    def give(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return give
+#: Panels of every command that embeds, the last ones.
+RUN: Mapping[str, Sequence[Option]] = {
+    "Devices and speed": [
+        Option(
+            "-d",
+            "--device",
+            help="auto (all visible GPUs, or else the CPU), cpu, cuda (all visible GPUs), or a list of GPU numbers "
+            "such as 0,2, counted within CUDA_VISIBLE_DEVICES. An entry given twice (cpu,cpu or 0,0) starts two "
+            "workers.",
+        ),
+        Option(
+            "--dtype",
+            help="Number format of the networks. auto: bf16 if every device supports it, else fp32. fp16: GPUs only. "
+            "fp8: matrix products of ESM-2 in FP8, all else in bf16; GPUs of compute capability 8.9 or higher.",
+        ),
+        Option(
+            "--batch-size",
+            metavar="TOKENS",
+            help="Tokens per batch, rounded up to a multiple of 256; default: chosen by device (see `virnucpro "
+            "devices`).",
+        ),
+        Option("-t", "--threads", help="CPU threads for the whole run, with --ray on each node; default: all."),
+        Option(
+            "--stall-minutes",
+            metavar="MINUTES",
+            help="Replace a worker process that has been silent for this long; large work files get more time.",
+        ),
+    ],
+    "Cluster": [
+        Option(
+            "--ray",
+            metavar="ADDRESS",
+            help="Compute on the nodes of a running Ray cluster: auto (that of this host) or HOST:PORT; "
+            "docs/cluster.md.",
+        ),
+        Option("--ray-wait", metavar="MINUTES", help="With --ray, wait this long for a node when there is none."),
+    ],
+    "Run": [
+        Option("--resume/--no-resume", help="Continue an interrupted run with the same input, settings and model."),
+        Option(
+            "--work-dir",
+            type=OutputPath(file_okay=False),
+            metavar="DIR",
+            help="Folder for work files, for example on a fast disk; default: beside the result. Removed at the end.",
+        ),
+        Option(
+            "--sequences-per-file",
+            help="Largest number of sequences, or open frames, in a work file, the unit of work and of resuming.",
+        ),
+    ],
+    "Messages": [
+        QUIET,
+        Option(
+            "--log-format",
+            type=click.Choice(["text", "json"]),
+            default="text",
+            show_default=True,
+            help="Format of the messages on stderr: text, or one JSON object per line.",
+        ),
+    ],
+}

@@ -3,49 +3,35 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
+from typing import Any
 
 import rich_click as click
 from rich.console import Console
 
-from virnucpro.cli.options import OutputPath, force_option, frames_option, inputs_argument, quiet_option
+from virnucpro.cli.options import FORCE, FRAMES, QUIET, Option, inputs_argument, options, output
 from virnucpro.errors import EXIT_SOME_FAILED
-from virnucpro.input.windows import DEFAULT_SIZE
 from virnucpro.runs.config import OrfsConfig
 
 logger = logging.getLogger("virnucpro.cli")
 
-click.rich_click.OPTION_GROUPS["virnucpro orfs"] = [
-    {"name": "Output", "options": ["--output", "--force"]},
-    {"name": "Rules", "options": ["--window", "--frames"]},
-    {"name": "Messages", "options": ["--quiet", "--help"]},
-]
+PANELS = {
+    "Output": [output("PREFIX", "Prefix of the results' file names, with their folder, which must exist."), FORCE],
+    "Rules": [
+        Option(
+            "--window",
+            metavar="BASES",
+            help="Longest window. The published classifiers were trained on 300 and on 500 bases.",
+        ),
+        FRAMES,
+    ],
+    "Messages": [QUIET],
+}
 
 
 @click.command()
 @inputs_argument
-@click.option(
-    "-o",
-    "--output",
-    "prefix",
-    required=True,
-    type=OutputPath(),
-    metavar="PREFIX",
-    help="Prefix of the results' file names, with their folder, which must exist.",
-)
-@force_option
-@click.option(
-    "--window",
-    "size",
-    type=click.IntRange(min=1),
-    metavar="BASES",
-    default=DEFAULT_SIZE,
-    show_default=True,
-    help="Longest window. The published classifiers were trained on 300 and on 500 bases.",
-)
-@frames_option
-@quiet_option
-def orfs(inputs: tuple[Path, ...], prefix: Path, force: bool, size: int, frames: str, quiet: bool) -> int:
+@options(PANELS, OrfsConfig)
+def orfs(quiet: bool, **settings: Any) -> int:
     """Cut DNA into windows and find their open frames, by the published rules, in input order.
 
     INPUT: FASTA, FASTQ or unaligned BAM, plain or compressed (gz, bz2, xz, zst); - is standard input.
@@ -72,7 +58,7 @@ def orfs(inputs: tuple[Path, ...], prefix: Path, force: bool, size: int, frames:
     from virnucpro.runs.orfs import run_orfs
 
     log.set_up(Console(stderr=True), quiet)
-    result = run_orfs(OrfsConfig(inputs, prefix, size, frames == "exact", force))
+    result = run_orfs(OrfsConfig(**settings))
     counts = result.counts
     logger.info(
         "%d records, %d windows (%d without an open frame), %d frames in %s.*%s",
@@ -80,7 +66,7 @@ def orfs(inputs: tuple[Path, ...], prefix: Path, force: bool, size: int, frames:
         counts.windows,
         counts.silent,
         counts.frames,
-        prefix,
+        result.paths.output,
         f"; {counts.failed} failed, see {result.paths.failed}" if counts.failed else "",
     )
     return EXIT_SOME_FAILED if counts.failed else 0

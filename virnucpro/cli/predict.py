@@ -7,36 +7,88 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from virnucpro.cli.options import (
-    GROUPS,
-    OutputPath,
-    force_option,
-    frames_option,
-    models_dir_option,
-    prefix_option,
-    run_options,
-)
+from virnucpro.cli.options import FORCE, FRAMES, MODELS_DIR, PREFIX, RUN, Option, options, output
 from virnucpro.errors import EXIT_SOME_FAILED
-from virnucpro.runs.config import DEFAULT_FRAMES_PER_FILE, DEFAULT_MODEL_SET, PredictConfig
+from virnucpro.runs.config import PredictConfig
 
 if TYPE_CHECKING:
     from virnucpro.cli.progress import Reporter
 
-click.rich_click.OPTION_GROUPS["virnucpro predict"] = [
-    {
-        "name": "Output",
-        "options": ["--output", "--prefix", "--force", "--report", "--vanilla-output", "--keep-embeddings"],
-    },
-    {"name": "Several samples", "options": ["--per-sample", "--samples"]},
-    {
-        "name": "Model and calls",
-        "options": [
-            *("--model", "--models-dir", "--window", "--frames"),
-            *("--min-score", "--preset", "--min-length", "--viral-share"),
-        ],
-    },
-    *GROUPS,
-]
+PANELS = {
+    "Output": [
+        output("DIR", "Folder for the results; created if it does not exist.", file_okay=False),
+        PREFIX,
+        FORCE,
+        Option(
+            "--report/--no-report",
+            help="Also write PREFIX.report.html, a page that shows the results (as `virnucpro report DIR` does).",
+        ),
+        Option(
+            "--vanilla-output",
+            help="Also write prediction_results.txt and prediction_results_highestscore.csv, as the published tool "
+            "does.",
+        ),
+        Option(
+            "--keep-embeddings",
+            help="Also write the embeddings of all frames: PREFIX.dna.h5 and PREFIX.protein.h5; with --vanilla-output "
+            "also the three .pt files of the published tool.",
+        ),
+    ],
+    "Several samples": [
+        Option(
+            "--per-sample",
+            is_flag=True,
+            help="Each INPUT is a sample of its own, named by its file. Its results are in DIR/SAMPLE, the same as of "
+            "a run over it alone; DIR/samples.tsv has a row for each sample. Models are loaded once.",
+        ),
+        Option(
+            "--samples",
+            "sheet",
+            type=click.Path(path_type=Path, dir_okay=False),
+            metavar="SHEET",
+            help="As --per-sample, with a table of samples instead of INPUT: in each line a name and, after tabs, one "
+            "file or several.",
+        ),
+    ],
+    "Model and calls": [
+        Option(
+            "--model",
+            help="Model set: mini (reads whole windows) or mini-1 (DNA and protein encoder), both small and included; "
+            "500 or 300 (published: DNABERT-S, ESM-2 3B and the classifier for windows of that length); or a folder. "
+            "See `virnucpro models list`.",
+        ),
+        MODELS_DIR,
+        Option(
+            "--window",
+            metavar="BASES",
+            help="Longest window; default: the length that the classifier was trained on. Other lengths are refused.",
+        ),
+        FRAMES,
+        Option(
+            "--min-score",
+            help="Lowest score at which a window, sequence or region is called viral; default: the threshold measured "
+            "for the classifier, or 0.5, as published.",
+        ),
+        Option(
+            "--preset",
+            type=click.Choice(["conservative", "default", "relaxed"]),
+            help="Named threshold instead of --min-score, for classifiers that were measured: 1%, 2% or 5% of the "
+            "other sequences of any length with mini; with other sets 1%, 5% or 10% of other windows (docs/calls.md).",
+        ),
+        Option(
+            "--min-length",
+            metavar="BASES",
+            help="Do not score shorter sequences, only list them; default: the shortest length that the classifier was "
+            "measured on, or 0.",
+        ),
+        Option(
+            "--viral-share",
+            help="Share of the sequences that are viral, used for the expected number of false calls; default: "
+            "estimated from the scores.",
+        ),
+    ],
+    **RUN,
+}
 
 
 #: Shown after the options; the help keeps line breaks only between paragraphs.
@@ -60,93 +112,10 @@ FILES = "\n\n".join(
 
 @click.command(epilog=FILES)
 @click.argument("inputs", metavar="INPUT...", nargs=-1, type=click.Path(path_type=Path, allow_dash=True))
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=OutputPath(file_okay=False),
-    metavar="DIR",
-    help="Folder for the results; created if it does not exist.",
-)
-@prefix_option
-@force_option
-@click.option(
-    "--report/--no-report",
-    default=False,
-    show_default=True,
-    help="Also write PREFIX.report.html, a page that shows the results (as `virnucpro report DIR` does).",
-)
-@click.option(
-    "--vanilla-output",
-    is_flag=True,
-    help="Also write prediction_results.txt and prediction_results_highestscore.csv, as the published tool does.",
-)
-@click.option(
-    "--keep-embeddings",
-    is_flag=True,
-    help="Also write the embeddings of all frames: PREFIX.dna.h5 and PREFIX.protein.h5; with --vanilla-output also the "
-    "three .pt files of the published tool.",
-)
-@click.option(
-    "--per-sample",
-    is_flag=True,
-    help="Each INPUT is a sample of its own, named by its file. Its results are in DIR/SAMPLE, the same as of a run "
-    "over it alone; DIR/samples.tsv has a row for each sample. Models are loaded once.",
-)
-@click.option(
-    "--samples",
-    "sheet",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="SHEET",
-    help="As --per-sample, with a table of samples instead of INPUT: in each line a name and, after tabs, one file or "
-    "several.",
-)
-@click.option(
-    "--model",
-    default=DEFAULT_MODEL_SET,
-    show_default=True,
-    help="Model set: mini (reads whole windows) or mini-1 (DNA and protein encoder), both small and included; 500 or "
-    "300 (published: DNABERT-S, ESM-2 3B and the classifier for windows of that length); or a folder. See `virnucpro "
-    "models list`.",
-)
-@models_dir_option
-@click.option(
-    "--window",
-    type=click.IntRange(min=1),
-    metavar="BASES",
-    help="Longest window; default: the length that the classifier was trained on. Other lengths are refused.",
-)
-@frames_option
-@click.option(
-    "--min-score",
-    type=click.FloatRange(0, 1),
-    help="Lowest score at which a window, sequence or region is called viral; default: the threshold measured for the "
-    "classifier, or 0.5, as published.",
-)
-@click.option(
-    "--preset",
-    type=click.Choice(["conservative", "default", "relaxed"]),
-    help="Named threshold instead of --min-score, for classifiers that were measured: 1%, 2% or 5% of the "
-    "other sequences of any length with mini; with other sets 1%, 5% or 10% of other windows (docs/calls.md).",
-)
-@click.option(
-    "--min-length",
-    type=click.IntRange(min=0),
-    metavar="BASES",
-    help="Do not score shorter sequences, only list them; default: the shortest length that the classifier was "
-    "measured on, or 0.",
-)
-@click.option(
-    "--viral-share",
-    type=click.FloatRange(0, 1),
-    help="Share of the sequences that are viral, used for the expected number of false calls; default: estimated from "
-    "the scores.",
-)
-@run_options(DEFAULT_FRAMES_PER_FILE)
+@options(PANELS, PredictConfig)
 def predict(
     quiet: bool,
     log_format: str,
-    frames: str,
     inputs: tuple[Path, ...],
     per_sample: bool,
     sheet: Path | None,
@@ -168,7 +137,6 @@ def predict(
 
     if bool(inputs) == bool(sheet):
         raise click.UsageError("Give either INPUT... or --samples SHEET.")
-    settings["exact"] = frames == "exact"
     with Reporter(quiet, log_format) as reporter:
         if per_sample or sheet:
             return _samples(reporter, inputs, sheet, settings)

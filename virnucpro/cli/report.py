@@ -6,25 +6,23 @@ from pathlib import Path
 
 import rich_click as click
 
-from virnucpro.cli.options import OutputPath, quiet_option
+from virnucpro.cli.options import QUIET, Option, options, output
 
-click.rich_click.OPTION_GROUPS["virnucpro report"] = [
-    {"name": "Which, and where to", "options": ["--prefix", "--output"]},
-    {"name": "Messages", "options": ["--quiet", "--help"]},
-]
+PANELS = {
+    "Which, and where to": [
+        Option("-p", "--prefix", help="Prefix of the results' file names; needed if OUT_DIR holds several."),
+        output(
+            "FILE",
+            "The page; default: OUT_DIR/PREFIX.report.html. An earlier report there is replaced, nothing else is.",
+        ),
+    ],
+    "Messages": [QUIET],
+}
 
 
 @click.command()
 @click.argument("folder", metavar="OUT_DIR", type=click.Path(path_type=Path))
-@click.option("-p", "--prefix", help="Prefix of the results' file names; needed if OUT_DIR holds several.")
-@click.option(
-    "-o",
-    "--output",
-    type=OutputPath(),
-    metavar="FILE",
-    help="The page; default: OUT_DIR/PREFIX.report.html. An earlier report there is replaced, nothing else is.",
-)
-@quiet_option
+@options(PANELS)
 def report(folder: Path, prefix: str | None, output: Path | None, quiet: bool) -> None:
     """Show results of `virnucpro predict` on one page, to open in a browser.
 

@@ -3,48 +3,32 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
+from typing import Any
 
 import rich_click as click
 from rich.console import Console
 
-from virnucpro.cli.options import OutputPath, force_option, inputs_argument, quiet_option
+from virnucpro.cli.options import FORCE, QUIET, Option, inputs_argument, options, output
 from virnucpro.errors import EXIT_SOME_FAILED
-from virnucpro.runs.config import MOST_PIECES, SplitConfig
+from virnucpro.runs.config import SplitConfig
 
 logger = logging.getLogger("virnucpro.cli")
 
-click.rich_click.OPTION_GROUPS["virnucpro split"] = [
-    {"name": "Output", "options": ["--output", "--force"]},
-    {"name": "Pieces", "options": ["--pieces", "--bases", "--protein"]},
-    {"name": "Messages", "options": ["--quiet", "--help"]},
-]
+PANELS = {
+    "Output": [output("DIR", "Folder for the pieces; created if it does not exist.", file_okay=False), FORCE],
+    "Pieces": [
+        Option("-n", "--pieces", help="Number of pieces, of about the same size."),
+        Option("--bases", help="Size of a piece in bases, instead of the number of pieces."),
+        Option("--protein", help="The inputs are proteins."),
+    ],
+    "Messages": [QUIET],
+}
 
 
 @click.command()
 @inputs_argument
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=OutputPath(file_okay=False),
-    metavar="DIR",
-    help="Folder for the pieces; created if it does not exist.",
-)
-@force_option
-@click.option("-n", "--pieces", type=click.IntRange(1, MOST_PIECES), help="Number of pieces, of about the same size.")
-@click.option("--bases", type=click.IntRange(min=1), help="Size of a piece in bases, instead of the number of pieces.")
-@click.option("--protein", is_flag=True, help="The inputs are proteins.")
-@quiet_option
-def split(
-    inputs: tuple[Path, ...],
-    output: Path,
-    force: bool,
-    pieces: int | None,
-    bases: int | None,
-    protein: bool,
-    quiet: bool,
-) -> int:
+@options(PANELS, SplitConfig)
+def split(quiet: bool, **settings: Any) -> int:
     """Cut inputs into pieces of whole records, so that many hosts can work on them; `merge` joins the results.
 
     \b
@@ -63,7 +47,7 @@ def split(
     from virnucpro.runs.split import run_split
 
     log.set_up(Console(stderr=True), quiet)
-    result = run_split(SplitConfig(inputs, output, pieces, bases, protein, force))
+    result = run_split(SplitConfig(**settings))
     found = result.split
     logger.info("%d records in %d pieces", sum(piece.records for piece in found.pieces), len(found.pieces))
     if found.rejected:

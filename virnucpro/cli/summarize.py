@@ -6,28 +6,27 @@ from pathlib import Path
 
 import rich_click as click
 
-from virnucpro.cli.options import OutputPath, quiet_option
+from virnucpro.cli.options import QUIET, options, output
 from virnucpro.errors import UsageError
 
-click.rich_click.OPTION_GROUPS["virnucpro summarize"] = [
-    {"name": "Output", "options": ["--output"]},
-    {"name": "Messages", "options": ["--quiet", "--help"]},
-]
+PANELS = {
+    "Output": [
+        output(
+            "DIR",
+            "Folder for the table and the page; default: the DIR that is given, if it is one. An earlier summary there "
+            "is replaced, nothing else is.",
+            file_okay=False,
+        )
+    ],
+    "Messages": [QUIET],
+}
 
 
 @click.command()
 @click.argument(
     "folders", metavar="DIR...", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, file_okay=False)
 )
-@click.option(
-    "-o",
-    "--output",
-    type=OutputPath(file_okay=False),
-    metavar="DIR",
-    help="Folder for the table and the page; default: the DIR that is given, if it is one. An earlier summary there is "
-    "replaced, nothing else is.",
-)
-@quiet_option
+@options(PANELS)
 def summarize(folders: tuple[Path, ...], output: Path | None, quiet: bool) -> None:
     """Put the results of several samples into one table and on one page.
 

@@ -24,12 +24,6 @@ DEFAULT_MAX_TOKENS = 8192
 DEFAULT_SEQUENCES_PER_FILE = 10_000
 #: Of open frames: results of whole work files are held when they are joined and scored.
 DEFAULT_FRAMES_PER_FILE = 2_000
-#: A batch of long sequences on a CPU may take this long.
-DEFAULT_STALL_MINUTES = 30.0
-
-#: For another node of a cluster, where the last one has gone.
-DEFAULT_RAY_MINUTES = 10.0
-
 DTYPES = ("auto", "fp32", "bf16", "fp16", "fp8")
 
 #: More would not fit any memory there is, or start more threads than any machine has.
@@ -41,46 +35,49 @@ MOST_PIECES = 100_000
 Check = Callable[[Any], Any]
 
 
-def whole_number(least: int, most: int | None = None) -> Check:
-    """From `least` on."""
-    span = f"from {least} on" if most is None else f"from {least} to {most}"
+@dataclass(frozen=True)
+class Whole:
+    """A whole number from `least` on."""
 
-    def check(value: Any) -> int:
-        if isinstance(value, bool) or not hasattr(value, "__index__"):
-            raise ValueError(f"a whole number {span}")
-        number = int(value.__index__())
-        if number < least or (most is not None and number > most):
-            raise ValueError(f"a whole number {span}")
-        return number
+    least: int
+    most: int | None = None
 
-    return check
+    def __call__(self, value: Any) -> int:
+        """The number."""
+        fits = hasattr(value, "__index__") and not isinstance(value, bool) and self.least <= value.__index__()
+        if not fits or (self.most is not None and value.__index__() > self.most):
+            raise ValueError(f"a whole number from {self.least} {'on' if self.most is None else f'to {self.most}'}")
+        return int(value.__index__())
 
 
-def number(low: float, high: float, *, open_low: bool = False) -> Check:
+@dataclass(frozen=True)
+class Number:
     """A finite number from `low` (itself too, unless `open_low`) to `high`."""
-    span = f"a number {'above' if open_low else 'from'} {low}{'' if math.isinf(high) else f' to {high}'}"
 
-    def check(value: Any) -> float:
-        if isinstance(value, bool) or not hasattr(value, "__float__"):
-            raise ValueError(span)
-        found = float(value)
-        if not (low < found if open_low else low <= found) or not found <= high or math.isinf(found):
-            raise ValueError(span)
+    low: float
+    high: float = math.inf
+    open_low: bool = False
+
+    def __call__(self, value: Any) -> float:
+        """The number."""
+        found = float(value) if hasattr(value, "__float__") and not isinstance(value, bool) else math.nan
+        if not self.low <= found <= self.high or math.isinf(found) or (self.open_low and found == self.low):
+            end = "" if math.isinf(self.high) else f" to {self.high}"
+            raise ValueError(f"a number {'above' if self.open_low else 'from'} {self.low}{end}")
         return found
 
-    return check
 
-
-def one_of(choices: Iterable[str]) -> Check:
+@dataclass(frozen=True)
+class OneOf:
     """One of these words."""
-    known = tuple(choices)
 
-    def check(value: Any) -> str:
-        if value not in known:
-            raise ValueError(f"one of {', '.join(known)}")
+    choices: tuple[str, ...]
+
+    def __call__(self, value: Any) -> str:
+        """The word."""
+        if value not in self.choices:
+            raise ValueError(f"one of {', '.join(self.choices)}")
         return str(value)
-
-    return check
 
 
 def yes_or_no(value: Any) -> bool:
@@ -145,16 +142,17 @@ APath = Annotated[Path, path]
 Paths = Annotated[tuple[Path, ...], paths]
 Name = Annotated[str, name]
 Switch = Annotated[bool, yes_or_no]
-Count = Annotated[int, whole_number(1)]
-Tokens = Annotated[int, whole_number(1, MOST_TOKENS)]
-Share = Annotated[float, number(0, 0.5, open_low=True)]
+Count = Annotated[int, Whole(1)]
+Tokens = Annotated[int, Whole(1, MOST_TOKENS)]
+Share = Annotated[float, Number(0, 0.5, open_low=True)]
 
 
-class _Checked:
+@dataclass(frozen=True)
+class Settings:
     """Checks each field by its annotation as soon as all are there. Raises UsageError for a value that is none."""
 
     def __post_init__(self) -> None:
-        for field, (check, optional) in _checks(type(self)).items():
+        for field, (check, optional) in checks(type(self)).items():
             value = getattr(self, field)
             if value is None and optional:
                 continue
@@ -164,18 +162,15 @@ class _Checked:
                 raise UsageError(f"{field} must be {error}, not {value!r}") from error
 
 
-def _checks(config: type[_Checked]) -> dict[str, tuple[Check, bool]]:
+def checks(config: type[Settings]) -> dict[str, tuple[Check, bool]]:
     """By field: its check, and whether it may be None."""
     hints = get_type_hints(config, include_extras=True)
-    return {field: (_annotated(hint).__metadata__[0], type(None) in get_args(hint)) for field, hint in hints.items()}
-
-
-def _annotated(hint: Any) -> Any:
-    return hint if hasattr(hint, "__metadata__") else get_args(hint)[0]
+    annotated = {field: hint if hasattr(hint, "__metadata__") else get_args(hint)[0] for field, hint in hints.items()}
+    return {field: (annotated[field].__metadata__[0], type(None) in get_args(hint)) for field, hint in hints.items()}
 
 
 @dataclass(frozen=True)
-class RunConfig(_Checked):
+class RunConfig(Settings):
     """What every command that embeds can be told; the options of the commands explain each.
 
     Paths may be given as text, GPUs as numbers. Raises UsageError for a value that makes no sense.
@@ -187,15 +182,17 @@ class RunConfig(_Checked):
     models_dir: APath | None = None
     device: Annotated[str, device] = "auto"
     batch_size: Tokens | None = None
-    dtype: Annotated[str, one_of(DTYPES)] = "auto"
+    dtype: Annotated[str, OneOf(DTYPES)] = "auto"
     sequences_per_file: Count = DEFAULT_SEQUENCES_PER_FILE
     work_dir: APath | None = None
     resume: Switch = True
     force: Switch = False
-    threads: Annotated[int, whole_number(1, MOST_THREADS)] | None = None
-    stall_minutes: Annotated[float, number(0, math.inf, open_low=True)] = DEFAULT_STALL_MINUTES
+    threads: Annotated[int, Whole(1, MOST_THREADS)] | None = None
+    stall_minutes: Annotated[float, Number(0, open_low=True)] = (
+        30.0  # so long may a batch of long sequences take on a CPU
+    )
     ray: Annotated[str, cluster] | None = None
-    ray_wait: Annotated[float, number(0, math.inf)] = DEFAULT_RAY_MINUTES
+    ray_wait: Annotated[float, Number(0)] = 10.0  # for another node of a cluster, where the last one has gone
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -210,7 +207,7 @@ class EmbedConfig(RunConfig):
     """What `virnucpro embed` was asked for: `output` is the file of embeddings."""
 
     model: Name = DEFAULT_MODEL
-    max_tokens: Annotated[int, whole_number(16, MOST_TOKENS)] = DEFAULT_MAX_TOKENS
+    max_tokens: Annotated[int, Whole(16, MOST_TOKENS)] = DEFAULT_MAX_TOKENS
 
 
 @dataclass(frozen=True)
@@ -233,8 +230,8 @@ class TrainConfig(RunConfig):
     dna_only: Switch = False
     epochs: Count = 200
     patience: Count = 5
-    learning_rate: Annotated[float, number(0, math.inf, open_low=True)] = 1e-3
-    seed: Annotated[int, whole_number(0, MOST_SEED)] = 1
+    learning_rate: Annotated[float, Number(0, open_low=True)] = 1e-3
+    seed: Annotated[int, Whole(0, MOST_SEED)] = 1
 
 
 @dataclass(frozen=True)
@@ -252,10 +249,10 @@ class PredictConfig(RunConfig):
     prefix: Annotated[str, beginning_of_a_name] | None = None
     model: Name = DEFAULT_MODEL_SET
     window: Count | None = None
-    min_score: Annotated[float, number(0, 1)] | None = None
+    min_score: Annotated[float, Number(0, 1)] | None = None
     preset: Annotated[str, text] | None = None
-    min_length: Annotated[int, whole_number(0)] | None = None
-    viral_share: Annotated[float, number(0, 1)] | None = None
+    min_length: Annotated[int, Whole(0)] | None = None
+    viral_share: Annotated[float, Number(0, 1)] | None = None
     exact: Switch = False
     vanilla_output: Switch = False
     keep_embeddings: Switch = False
@@ -263,7 +260,7 @@ class PredictConfig(RunConfig):
 
 
 @dataclass(frozen=True)
-class SplitConfig(_Checked):
+class SplitConfig(Settings):
     """What `virnucpro split` was asked for: `output` is the folder of the pieces.
 
     pieces: how many, of about the same number of letters; bases: letters of a piece; one of both. protein: the inputs
@@ -272,7 +269,7 @@ class SplitConfig(_Checked):
 
     inputs: Paths
     output: APath
-    pieces: Annotated[int, whole_number(1, MOST_PIECES)] | None = None
+    pieces: Annotated[int, Whole(1, MOST_PIECES)] | None = None
     bases: Count | None = None
     protein: Switch = False
     force: Switch = False
@@ -284,7 +281,7 @@ class SplitConfig(_Checked):
 
 
 @dataclass(frozen=True)
-class MergeConfig(_Checked):
+class MergeConfig(Settings):
     """What `virnucpro merge` was asked for.
 
     pieces: the folder that `split` made; output: a folder for the results of `predict`, or a file for those of `embed`;
@@ -299,7 +296,7 @@ class MergeConfig(_Checked):
 
 
 @dataclass(frozen=True)
-class OrfsConfig(_Checked):
+class OrfsConfig(Settings):
     """What `virnucpro orfs` was asked for: `output` is how the results' names begin; window: bases."""
 
     inputs: Paths
