@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from virnucpro.calls.model import CallModel, RegionModel, ThresholdsByLength, log_odds, probability
-from virnucpro.calls.verdicts import Region, SequenceCall, Thresholds, Verdict
+from virnucpro.calls.verdicts import Caller, Region, SequenceCall, Thresholds, Verdict
 
 
 class WindowOdds(NamedTuple):
@@ -27,27 +27,19 @@ class WindowOdds(NamedTuple):
         return self.end - self.start - self.unknown
 
 
-class ModelCaller:
+class ModelCaller(Caller):
     """Calls one sequence by the model of its set."""
 
     def __init__(self, model: CallModel, thresholds: Thresholds | ThresholdsByLength) -> None:
-        self.model, self.thresholds = model, thresholds
-        self._windows = self._length = 0
-        self._scored: list[WindowOdds] = []
-
-    def add(self, start: int, end: int, score: float | None, unknown: int = 0) -> bool:
-        """Take a window, as a `Caller` does."""
-        self._windows += 1
-        self._length = end
-        if score is None:
-            return False
-        viral = score >= self.thresholds.window
-        self._scored.append(WindowOdds(start, end, log_odds(score), viral, unknown))
-        return viral
+        super().__init__(thresholds)
+        self.model = model
 
     def finish(self) -> SequenceCall:
         """The call, when all windows are in."""
-        return self.call(self._scored, self._length, self._windows) if self._scored else SequenceCall(self._windows)
+        windows = [
+            WindowOdds(each.start, each.end, log_odds(each.score), each.viral, each.unknown) for each in self.scored
+        ]
+        return self.call(windows, self.length, self.windows) if windows else SequenceCall(self.windows)
 
     def call(self, windows: Sequence[WindowOdds], length: int, number: int) -> SequenceCall:
         """The call of a sequence of `length` bases by those of its `number` windows that have a score."""
@@ -60,23 +52,17 @@ class ModelCaller:
             verdict, regions = Verdict.VIRUS, (whole,)
         else:
             verdict = Verdict.MIXED if regions else Verdict.OTHER
-        return SequenceCall(
-            number,
-            whole.windows,
-            whole.viral,
-            whole.score,
-            threshold,
-            self.model.false_positives.at(bases, threshold),
-            verdict,
-            regions,
-        )
+        counts = number, whole.windows, whole.viral
+        rate = self.model.false_positives.at(bases, threshold)
+        return SequenceCall(*counts, whole.score, threshold, rate, verdict, regions)
 
     def _regions(self, windows: Sequence[WindowOdds], length: int, host: float) -> tuple[Region, ...]:
         """Viral regions beside which host remains, of a score of at most `host`."""
         found = []
         for first, end in divide(windows, length, self.model.regions, lambda beside: self._score(beside) <= host):
             start = windows[first].start if first else 0
-            region = self._region(start, windows[end - 1].end if end < len(windows) else length, windows[first:end])
+            stop = windows[end - 1].end if end < len(windows) else length
+            region = self._region(start, stop, windows[first:end])
             if region.score >= self.thresholds.of_sequence(sum(window.bases for window in windows[first:end])):
                 found.append(region)
         return tuple(found)

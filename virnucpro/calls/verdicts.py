@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import NamedTuple
+
+from virnucpro.calls.model import ThresholdsByLength
 
 
 class Verdict(str, Enum):
@@ -82,15 +85,45 @@ class SequenceCall:
         return self.viral / self.scored if self.scored else None
 
 
-class Caller(Protocol):
-    """Takes the windows of one sequence in their order, then calls it."""
+class ScoredBases(NamedTuple):
+    """A window with a score: bases `start` to `end`, from 0, `end` excluded; unknown: so many are no A, C, G or T."""
+
+    start: int
+    end: int
+    score: float
+    viral: bool
+    unknown: int
+
+    @property
+    def bases(self) -> int:
+        """Those that count."""
+        return self.end - self.start - self.unknown
+
+
+class Caller(ABC):
+    """Takes the windows of one sequence in their order, then calls it.
+
+    windows: how many there are; length: where the last one ends; scored: those with a score.
+    """
+
+    def __init__(self, thresholds: Thresholds | ThresholdsByLength) -> None:
+        self.thresholds = thresholds
+        self.windows = self.length = 0
+        self.scored: list[ScoredBases] = []
 
     def add(self, start: int, end: int, score: float | None, unknown: int = 0) -> bool:
         """Take a window, `score` None if it has none; returns whether it is viral.
 
         unknown: its bases that are none of A, C, G and T. It counts by the others.
         """
+        self.windows, self.length = self.windows + 1, end
+        if score is None:
+            return False
+        viral = score >= self.thresholds.window
+        self.scored.append(ScoredBases(start, end, score, viral, unknown))
+        return viral
 
+    @abstractmethod
     def finish(self) -> SequenceCall:
         """The call, when all windows are in."""
 

@@ -53,12 +53,12 @@ def embed(quiet: bool, log_format: str, **settings: Any) -> int:
     Also written: OUT.run.json (settings, versions, each device's share of the work), OUT.log, and OUT.failed.tsv if
     anything failed.
     """
-    from virnucpro.cli.progress import Reporter
+    from virnucpro.cli.progress import Reporter, tell_embedded
 
     config = EmbedConfig(**settings)
     with Reporter(quiet, log_format) as reporter:
         from virnucpro.runs.embed import run_embed
 
         result = run_embed(config, reporter)
-        reporter.summary(result)
+    tell_embedded(result)
     return EXIT_SOME_FAILED if result.failures else 0

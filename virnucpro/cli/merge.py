@@ -38,7 +38,7 @@ def merge(quiet: bool, **settings: Any) -> int:
     Refused: pieces without results, whose run failed or is not complete, that were changed, or that differ in models,
     dtype, batch size, kind of device, versions or settings. No device is needed.
     """
-    from virnucpro.cli.progress import Reporter
+    from virnucpro.cli.progress import Reporter, tell_called, tell_embedded
     from virnucpro.runs.embed import EmbedResult
 
     config = MergeConfig(**settings)
@@ -46,8 +46,8 @@ def merge(quiet: bool, **settings: Any) -> int:
         from virnucpro.runs.merge import run_merge
 
         result = run_merge(config, reporter)
-        if isinstance(result, EmbedResult):
-            reporter.summary(result)
-        else:
-            reporter.predict_summary(result)
+    if isinstance(result, EmbedResult):
+        tell_embedded(result)
+    else:
+        tell_called(result)
     return EXIT_SOME_FAILED if result.failures else 0

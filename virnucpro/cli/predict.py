@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import rich_click as click
 
 from virnucpro.cli.options import FORCE, FRAMES, MODELS_DIR, PREFIX, RUN, Option, options, output
 from virnucpro.errors import EXIT_SOME_FAILED
+from virnucpro.pipeline.events import Listener
 from virnucpro.runs.config import PredictConfig
-
-if TYPE_CHECKING:
-    from virnucpro.cli.progress import Reporter
 
 PANELS = {
     "Output": [
@@ -133,7 +131,7 @@ def predict(
     Each sequence is cut into windows, language models embed the windows or their open reading frames, and a classifier
     scores them. If no sequence is viral, the exit code is still 0, and the tables hold headers only.
     """
-    from virnucpro.cli.progress import Reporter
+    from virnucpro.cli.progress import Reporter, tell_called
 
     if bool(inputs) == bool(sheet):
         raise click.UsageError("Give either INPUT... or --samples SHEET.")
@@ -143,16 +141,17 @@ def predict(
         from virnucpro.runs.predict import run_predict
 
         result = run_predict(PredictConfig(inputs, **settings), reporter)
-        reporter.predict_summary(result)
+    tell_called(result)
     return EXIT_SOME_FAILED if result.failures else 0
 
 
-def _samples(reporter: Reporter, inputs: tuple[Path, ...], sheet: Path | None, settings: dict[str, Any]) -> int:
+def _samples(listener: Listener, inputs: tuple[Path, ...], sheet: Path | None, settings: dict[str, Any]) -> int:
+    from virnucpro.cli.progress import tell_samples
     from virnucpro.runs.samples import named_by_file, read_sheet, run_samples
 
     if settings.pop("prefix") is not None:
         raise click.UsageError("--prefix is of one run; samples have the names of their files, or those in SHEET.")
     samples = read_sheet(sheet) if sheet else named_by_file(inputs)
-    result = run_samples(samples, settings.pop("output"), settings, reporter)
-    reporter.samples_summary(result)
+    result = run_samples(samples, settings.pop("output"), settings, listener)
+    tell_samples(result)
     return EXIT_SOME_FAILED if result.some_failed else 0

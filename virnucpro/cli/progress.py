@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from virnucpro.core import log
 from virnucpro.models.sets import UNTRAINED
@@ -33,7 +32,6 @@ class Reporter:
     def __init__(self, quiet: bool, log_format: str) -> None:
         self.console = Console(stderr=True)
         log.set_up(self.console, quiet, log_format)
-        self.quiet = quiet
         bars = self.console.is_terminal and not quiet and log_format == "text"
         self.bars = _bars(self.console) if bars else None
         self.all: TaskID | None = None
@@ -96,76 +94,6 @@ class Reporter:
         note = f", {self.note}" if self.note else ""
         return f"{self.done} of {self.total} {self.unit} ({share:.0f}%), {speed}/s, {left:.0f} min left{note}"
 
-    def summary(self, result: EmbedResult) -> None:
-        """The end of a run: what came out, what failed, and how the devices shared the work."""
-        if self.bars:
-            self.bars.stop()
-        if result.already_done:
-            return
-        if not self.quiet and self.console.is_terminal and len(result.devices) > 1:
-            self.console.print(_balance(result))
-        else:
-            self._log_balance(result)
-        logger.info("%d embeddings of %d numbers in %s", result.sequences, result.dim, result.output)
-        if result.failures:
-            logger.warning("%d failed; see %s.failed.tsv", len(result.failures), result.output)
-
-    def predict_summary(self, result: PredictResult) -> None:
-        """The end of `virnucpro predict`: how many sequences got which verdict, and where the tables are."""
-        if self.bars:
-            self.bars.stop()
-        if not result.trained:
-            logger.warning(UNTRAINED, result.model)
-        verdicts = ", ".join(f"{count} {verdict}" for verdict, count in result.verdicts.items())
-        logger.info("%d sequences: %s", sum(result.verdicts.values()), verdicts)
-        logger.info("%d of %d windows have a score", result.windows_scored, result.windows)
-        if result.discovery:
-            logger.info("%s", result.discovery)
-        logger.info("results: %s.*", result.paths.output)
-        if result.failures:
-            logger.warning("%d failed; see %s", len(result.failures), result.paths.failed)
-
-    def samples_summary(self, result: SamplesResult) -> None:
-        """The end of several samples: how many have results, and where what tells about all is."""
-        if self.bars:
-            self.bars.stop()
-        for each in result.results.values():
-            if not each.trained:
-                logger.warning(UNTRAINED, each.model)
-                break
-        total = len(result.results) + len(result.failed)
-        logger.info("%d of %d samples have results; a row for each: %s", len(result.results), total, result.paths.table)
-        if result.failed:
-            logger.warning("%d samples failed; see %s", len(result.failed), result.paths.failed)
-
-    def train_summary(self, result: TrainResult) -> None:
-        """The end of `virnucpro train`: what the classifier is worth, and where it is."""
-        if self.bars:
-            self.bars.stop()
-        for name, found in result.metrics.items():
-            if "auroc" in found:
-                value, low, high = found["auroc"]
-                logger.info("AUROC, %s: %.4f (%.4f to %.4f)", name, value, low, high)
-        logger.info("classifier: %s", result.folder)
-        if result.failures:
-            logger.warning("%d failed; see %s", len(result.failures), result.folder / "train.failed.tsv")
-
-    def _log_balance(self, result: EmbedResult) -> None:
-        for stats in result.devices:
-            logger.info(
-                "%s: %d files, %d sequences, %d tokens, busy %.1f of %.1f s (%.0f%%)",
-                stats.device,
-                stats.files,
-                stats.sequences,
-                stats.tokens,
-                stats.busy_seconds,
-                stats.seconds,
-                100 * stats.busy_share,
-            )
-        busy: list[float] = [stats.busy_seconds for stats in result.devices]
-        if len(busy) > 1 and sum(busy) > 0:
-            logger.info("busy time, longest over mean: %.3f", max(busy) * len(busy) / sum(busy))
-
 
 def _bars(console: Console) -> Progress:
     columns = (
@@ -178,9 +106,53 @@ def _bars(console: Console) -> Progress:
     return Progress(*columns, console=console, transient=True)
 
 
-def _balance(result: EmbedResult) -> Table:
-    table = Table("device", "files", "sequences", "tokens", "busy s", "busy share", box=None)
+def tell_embedded(result: EmbedResult) -> None:
+    """The end of `virnucpro embed`: what came out, what failed, and how the devices shared the work."""
+    if result.already_done:
+        return
+    busy: list[float] = [stats.busy_seconds for stats in result.devices]
     for stats in result.devices:
-        numbers = (stats.files, stats.sequences, stats.tokens, f"{stats.busy_seconds:.1f}", f"{stats.busy_share:.0%}")
-        table.add_row(stats.device, *map(str, numbers))
-    return table
+        logger.info(
+            "%s: %d files, %d sequences, %d tokens, busy %.1f of %.1f s (%.0f%%)",
+            *(stats.device, stats.files, stats.sequences, stats.tokens),
+            *(stats.busy_seconds, stats.seconds, 100 * stats.busy_share),
+        )
+    if len(busy) > 1 and sum(busy) > 0:
+        logger.info("busy time, longest over mean: %.3f", max(busy) * len(busy) / sum(busy))
+    logger.info("%d embeddings of %d numbers in %s", result.sequences, result.dim, result.output)
+    if result.failures:
+        logger.warning("%d failed; see %s.failed.tsv", len(result.failures), result.output)
+
+
+def tell_called(result: PredictResult) -> None:
+    """The end of `virnucpro predict`: how many sequences got which verdict, and where the tables are."""
+    if not result.trained:
+        logger.warning(UNTRAINED, result.model)
+    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in result.verdicts.items())
+    logger.info("%d sequences: %s", sum(result.verdicts.values()), verdicts)
+    logger.info("%d of %d windows have a score", result.windows_scored, result.windows)
+    if result.discovery:
+        logger.info("%s", result.discovery)
+    logger.info("results: %s.*", result.paths.output)
+    if result.failures:
+        logger.warning("%d failed; see %s", len(result.failures), result.paths.failed)
+
+
+def tell_samples(result: SamplesResult) -> None:
+    """The end of several samples: how many have results, and where what tells about all is."""
+    if untrained := [each.model for each in result.results.values() if not each.trained]:
+        logger.warning(UNTRAINED, untrained[0])
+    total = len(result.results) + len(result.failed)
+    logger.info("%d of %d samples have results; a row for each: %s", len(result.results), total, result.paths.table)
+    if result.failed:
+        logger.warning("%d samples failed; see %s", len(result.failed), result.paths.failed)
+
+
+def tell_trained(result: TrainResult) -> None:
+    """The end of `virnucpro train`: what the classifier is worth, and where it is."""
+    for name, found in result.metrics.items():
+        if "auroc" in found:
+            logger.info("AUROC, %s: %.4f (%.4f to %.4f)", name, *found["auroc"])
+    logger.info("classifier: %s", result.folder)
+    if result.failures:
+        logger.warning("%d failed; see %s", len(result.failures), result.folder / "train.failed.tsv")

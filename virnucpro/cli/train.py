@@ -89,7 +89,7 @@ def train(
     kept, scores are calibrated, and thresholds for 1%, 5% and 10% false positives are measured on the validation part
     and written into the card. An interrupted run continues. Needs: pip install 'virnucpro[train]'.
     """
-    from virnucpro.cli.progress import Reporter
+    from virnucpro.cli.progress import Reporter, tell_trained
 
     groups = None if group_by == "record" else Path(group_by)
     config = TrainConfig(inputs=(*virus_files, *other_files), virus=len(virus_files), group_by=groups, **settings)
@@ -97,5 +97,5 @@ def train(
         from virnucpro.runs.train import run_train
 
         result = run_train(config, reporter)
-        reporter.train_summary(result)
+    tell_trained(result)
     return EXIT_SOME_FAILED if result.failures else 0
