@@ -15,16 +15,13 @@ import rich_click as click
 
 from virnucpro._version import __version__
 from virnucpro.cli import streams
-from virnucpro.cli.devices import devices
-from virnucpro.cli.doctor import doctor
+from virnucpro.cli.doctor import devices, doctor
 from virnucpro.cli.embed import embed
-from virnucpro.cli.merge import merge
 from virnucpro.cli.models import models
 from virnucpro.cli.orfs import orfs
 from virnucpro.cli.predict import predict
-from virnucpro.cli.report import report
-from virnucpro.cli.split import split
-from virnucpro.cli.summarize import summarize
+from virnucpro.cli.report import report, summarize
+from virnucpro.cli.split import merge, split
 from virnucpro.cli.train import train
 from virnucpro.core import log
 from virnucpro.errors import DeviceError, Interrupted, VirnucproError

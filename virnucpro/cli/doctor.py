@@ -1,18 +1,54 @@
-"""`virnucpro doctor`: a report to paste when something does not work."""
+"""`virnucpro devices` and `virnucpro doctor`: what this machine has, to paste when something does not work."""
 
 from __future__ import annotations
 
 import json
 import platform
+import sys
+import tempfile
 from importlib import metadata
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
 from virnucpro._version import __version__
 from virnucpro.errors import DeviceError, ModelError, VirnucproError
+from virnucpro.runs.config import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from virnucpro.core.device import Device
 
 PACKAGES = ("torch", "numpy", "h5py", "tokenizers", "safetensors", "huggingface-hub")
+
+
+@click.command()
+def devices() -> None:
+    """List the devices found, with the dtype and the batch size that each would use.
+
+    Columns: device, model, memory in GiB, dtype chosen by `--dtype auto`, tokens per batch of DNABERT-S.
+    """
+    from virnucpro.models.registry import resolve
+    from virnucpro.pipeline.families import place
+
+    found, problem = _found()
+    if problem:
+        print(f"virnucpro: {problem}", file=sys.stderr)
+    print("device", "model", "memory_gib", "dtype", "batch_tokens", sep="\t")
+    model = resolve(DEFAULT_MODEL)
+    for device in found:
+        tokens = place([device], [model]).budgets[0]
+        print(device.name, device.model, device.memory_gib, device.dtype, tokens, sep="\t")
+
+
+def _found() -> tuple[list[Device], DeviceError | None]:
+    """The GPUs and the CPU, and why GPUs could not be looked for."""
+    from virnucpro.core.device import find_cpu, find_gpus
+
+    try:
+        return [*find_gpus(), find_cpu()], None
+    except DeviceError as error:
+        return [find_cpu()], error
 
 
 @click.command()
@@ -38,16 +74,12 @@ def _version(package: str) -> str:
 
 
 def _devices(report: dict[str, Any]) -> VirnucproError | None:
-    from virnucpro.core.device import find_cpu, find_gpus
     from virnucpro.models.linear import prepacking_available
 
-    found, problem = [], None
-    try:
-        found = find_gpus()
-    except DeviceError as error:
-        problem = error
-        report["gpu_problem"] = str(error)
-    report["devices"] = [f"{d.name}: {d.model}, {d.memory_gib} GiB, {d.dtype}" for d in [*found, find_cpu()]]
+    found, problem = _found()
+    if problem:
+        report["gpu_problem"] = str(problem)
+    report["devices"] = [f"{d.name}: {d.model}, {d.memory_gib} GiB, {d.dtype}" for d in found]
     report["cpu_products"] = "prepacked oneDNN" if prepacking_available() else "plain PyTorch (slower)"
     report["tokenizer"] = _tokenizer()
     return problem
@@ -67,9 +99,6 @@ def _tokenizer() -> str:
 
 def _trial(report: dict[str, Any]) -> VirnucproError | None:
     """Embed two sequences with the embedded model."""
-    import tempfile
-    from pathlib import Path
-
     from virnucpro.api import embed
 
     try:

@@ -1,14 +1,18 @@
-"""`virnucpro report`."""
+"""`virnucpro report` and `virnucpro summarize`."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import rich_click as click
+from rich.console import Console
 
 from virnucpro.cli.options import QUIET, Option, options, output
+from virnucpro.core import log
+from virnucpro.errors import UsageError
 
-PANELS = {
+PAGE = {
     "Which, and where to": [
         Option("-p", "--prefix", help="Prefix of the results' file names; needed if OUT_DIR holds several."),
         output(
@@ -22,7 +26,7 @@ PANELS = {
 
 @click.command()
 @click.argument("folder", metavar="OUT_DIR", type=click.Path(path_type=Path))
-@options(PANELS)
+@options(PAGE)
 def report(folder: Path, prefix: str | None, output: Path | None, quiet: bool) -> None:
     """Show results of `virnucpro predict` on one page, to open in a browser.
 
@@ -36,11 +40,53 @@ def report(folder: Path, prefix: str | None, output: Path | None, quiet: bool) -
     was not used, and why; settings and a paragraph for the methods of a paper. The page is one file that needs no
     network, to keep or to send.
     """
-    from rich.console import Console
-
     from virnucpro.calls.read import find_prefix
-    from virnucpro.core import log
     from virnucpro.report import write_report
 
     log.set_up(Console(stderr=True), quiet)
     write_report(folder, find_prefix(folder) if prefix is None else prefix, output)
+
+
+SUMMARY = {
+    "Output": [
+        output(
+            "DIR",
+            "Folder for the table and the page; default: the DIR that is given, if it is one. An earlier summary there "
+            "is replaced, nothing else is.",
+            file_okay=False,
+        )
+    ],
+    "Messages": [QUIET],
+}
+
+
+@click.command()
+@click.argument(
+    "folders", metavar="DIR...", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, file_okay=False)
+)
+@options(SUMMARY)
+def summarize(folders: tuple[Path, ...], output: Path | None, quiet: bool) -> None:
+    """Put the results of several samples into one table and on one page.
+
+    DIR: a folder that `virnucpro predict` wrote, or one that holds such folders.
+
+    \b
+    virnucpro summarize out
+    virnucpro summarize run1/out run2/out -o all
+
+    \b
+    samples.tsv           a row for each sample: sequences, verdicts, what failed, expected false calls, settings that
+                          differ
+    samples.report.html   the same to look at and to sort
+    """
+    from virnucpro.report import summarize as write
+    from virnucpro.runs.paths import SamplePaths
+
+    if output is None and len(folders) > 1:
+        raise UsageError("several folders, and none to write into", hint="name one with -o")
+    log.set_up(Console(stderr=True), quiet)
+    paths = SamplePaths((output or folders[0]) / "samples")
+    found = write(folders, paths.folder)
+    logging.getLogger("virnucpro.cli").info(
+        "%d of %d samples have results: %s", len(found.complete), len(found.all), paths.table
+    )

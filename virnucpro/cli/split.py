@@ -1,20 +1,21 @@
-"""`virnucpro split`."""
+"""`virnucpro split` and `virnucpro merge`."""
 
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import rich_click as click
 from rich.console import Console
 
-from virnucpro.cli.options import FORCE, QUIET, Option, inputs_argument, options, output
+from virnucpro.cli.options import FORCE, MODELS_DIR, PREFIX, QUIET, Option, inputs_argument, options, output
 from virnucpro.errors import EXIT_SOME_FAILED
-from virnucpro.runs.config import SplitConfig
+from virnucpro.runs.config import MergeConfig, SplitConfig
 
 logger = logging.getLogger("virnucpro.cli")
 
-PANELS = {
+SPLIT = {
     "Output": [output("DIR", "Folder for the pieces; created if it does not exist.", file_okay=False), FORCE],
     "Pieces": [
         Option("-n", "--pieces", help="Number of pieces, of about the same size."),
@@ -27,7 +28,7 @@ PANELS = {
 
 @click.command()
 @inputs_argument
-@options(PANELS, SplitConfig)
+@options(SPLIT, SplitConfig)
 def split(quiet: bool, **settings: Any) -> int:
     """Cut inputs into pieces of whole records, so that many hosts can work on them; `merge` joins the results.
 
@@ -53,3 +54,45 @@ def split(quiet: bool, **settings: Any) -> int:
     if found.rejected:
         logger.warning("%d failed; see %s", len(found.rejected), result.paths.failed)
     return EXIT_SOME_FAILED if found.rejected else 0
+
+
+MERGE = {
+    "Output": [
+        output(
+            "OUT", "Folder for the results, as of predict; or file for the embeddings (.h5, .npy, .pt), as of embed."
+        ),
+        PREFIX,
+        FORCE,
+    ],
+    "Model": [MODELS_DIR],
+    "Messages": [QUIET],
+}
+
+
+@click.command()
+@click.argument("pieces", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@options(MERGE, MergeConfig)
+def merge(quiet: bool, **settings: Any) -> int:
+    """Join the results of the pieces that `virnucpro split` made in DIR: the same bytes as of one run over all.
+
+    \b
+    virnucpro split contigs.fa -n 20 -o parts
+    virnucpro predict parts/0001.fa -o parts/0001        (or: virnucpro embed parts/0001.fa -o parts/0001.h5)
+    virnucpro merge parts -o out                         (or: virnucpro merge parts -o out.h5)
+
+    Refused: pieces without results, whose run failed or is not complete, that were changed, or that differ in models,
+    dtype, batch size, kind of device, versions or settings. No device is needed.
+    """
+    from virnucpro.cli.progress import Reporter, tell_called, tell_embedded
+    from virnucpro.runs.embed import EmbedResult
+
+    config = MergeConfig(**settings)
+    with Reporter(quiet, "text") as reporter:
+        from virnucpro.runs.merge import run_merge
+
+        result = run_merge(config, reporter)
+    if isinstance(result, EmbedResult):
+        tell_embedded(result)
+    else:
+        tell_called(result)
+    return EXIT_SOME_FAILED if result.failures else 0
