@@ -24,13 +24,11 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 50, 48
 _MOST_POINTS = 2000
 
 
-@dataclass(frozen=True)
-class Curve:
-    """A line through points (x, y), with what it is called."""
+#: Shares, from 0 to 1.
+_SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
-    name: str
-    x: Sequence[float]
-    y: Sequence[float]
+#: A line through points: what it is called, x, y.
+Curve = tuple[str, Sequence[float], Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,8 @@ class Panel:
     title: str
     labels: tuple[str, str]
     curves: Sequence[Curve]
-    x_ticks: Sequence[float]
-    y_ticks: Sequence[float]
+    x_ticks: Sequence[float] = _SHARES
+    y_ticks: Sequence[float] = _SHARES
 
     def at(self, x: float, y: float) -> str:
         """Where a point lies, in pixels."""
@@ -53,16 +51,13 @@ class Panel:
 
 def write_curves(path: Path, losses: Mapping[str, Sequence[float]], scored: Scored) -> None:
     """Write the curves; equal curves give equal bytes. Raises OSError."""
-    panels = (_losses(losses), _roc(scored), _precision_recall(scored))
-    path.write_text("\n".join(_drawing(panels)) + "\n", encoding="utf-8")
+    path.write_text("\n".join(_drawing((_losses(losses), *_of_scores(scored)))) + "\n", encoding="utf-8")
 
 
 def _losses(losses: Mapping[str, Sequence[float]]) -> Panel:
-    curves = [Curve(name, range(1, len(values) + 1), values) for name, values in losses.items()]
-    epochs = max(len(curve.x) for curve in curves)
-    return Panel(
-        "losses", ("epoch", "cross entropy"), curves, _ticks(epochs), _ticks(max(max(curve.y) for curve in curves))
-    )
+    curves = [(name, range(1, len(values) + 1), values) for name, values in losses.items()]
+    epochs, most = max(map(len, losses.values())), max(map(max, losses.values()))
+    return Panel("losses", ("epoch", "cross entropy"), curves, _ticks(epochs), _ticks(most))
 
 
 def _ticks(most: float) -> list[float]:
@@ -72,27 +67,20 @@ def _ticks(most: float) -> list[float]:
     return [step * i for i in range(int(np.ceil(most / step)) + 1)]
 
 
-def _roc(scored: Scored) -> Panel:
-    from sklearn.metrics import roc_curve
+def _of_scores(scored: Scored) -> tuple[Panel, Panel]:
+    from sklearn.metrics import precision_recall_curve, roc_curve
 
-    curves = []
+    roc: list[Curve] = []
+    found: list[Curve] = []
     for name, (labels, scores) in scored.items():
         false, true, _ = roc_curve(labels, scores)
-        curves.append(Curve(f"{name}, area {auroc(labels, scores):.3f}", false, true))
-    return Panel("ROC", ("false positive rate", "true positive rate"), curves, _SHARES, _SHARES)
-
-
-def _precision_recall(scored: Scored) -> Panel:
-    from sklearn.metrics import precision_recall_curve
-
-    curves = []
-    for name, (labels, scores) in scored.items():
         precision, recall, _ = precision_recall_curve(labels, scores)
-        curves.append(Curve(f"{name}, average {auprc(labels, scores):.3f}", recall[::-1], precision[::-1]))
-    return Panel("precision and recall", ("recall", "precision"), curves, _SHARES, _SHARES)
-
-
-_SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+        roc.append((f"{name}, area {auroc(labels, scores):.3f}", false, true))
+        found.append((f"{name}, average {auprc(labels, scores):.3f}", recall[::-1], precision[::-1]))
+    return (
+        Panel("ROC", ("false positive rate", "true positive rate"), roc),
+        Panel("precision and recall", ("recall", "precision"), found),
+    )
 
 
 def _drawing(panels: Sequence[Panel]) -> Iterator[str]:
@@ -128,11 +116,11 @@ def _axes(panel: Panel) -> Iterator[str]:
 
 
 def _curve(panel: Panel, curve: Curve, number: int) -> Iterator[str]:
-    color = _COLORS[number % len(_COLORS)]
-    places = np.unique(np.linspace(0, len(curve.x) - 1, min(len(curve.x), _MOST_POINTS)).astype(int))
-    points = " ".join(panel.at(float(curve.x[place]), float(curve.y[place])) for place in places)
+    (name, x, y), color = curve, _COLORS[number % len(_COLORS)]
+    places = np.unique(np.linspace(0, len(x) - 1, min(len(x), _MOST_POINTS)).astype(int))
+    points = " ".join(panel.at(float(x[place]), float(y[place])) for place in places)
     yield f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="1.6"/>'
-    yield _text(_LEFT + number * (_WIDTH - _LEFT - _RIGHT) / 2, 38, curve.name, f'fill="{color}"')
+    yield _text(_LEFT + number * (_WIDTH - _LEFT - _RIGHT) / 2, 38, name, f'fill="{color}"')
 
 
 def _text(x: float, y: float, words: str, more: str) -> str:
