@@ -24,9 +24,10 @@ from virnucpro.pipeline.parallel_dnabert import Embedded
 from virnucpro.pipeline.placement import threads_a_worker
 from virnucpro.pipeline.schedule import DeviceStats
 from virnucpro.runs.config import EmbedConfig
+from virnucpro.runs.inputs import Failure, write_failed
 from virnucpro.runs.names import check
 from virnucpro.runs.paths import RunPaths
-from virnucpro.runs.run import Failure, Job, Run, balance, placed, started, work_folder, write_failed
+from virnucpro.runs.run import Job, Run, balance, placed, started, work_folder
 
 #: The encoder's part in the run.
 MODEL = "model"
@@ -183,7 +184,7 @@ def _failures(run: EmbedRun, plan: Plan, failed_files: dict[str, str], left_out:
         of_part = left_out.get(_shard(run, part).name, []) if reason is None else _all_of(run, part, reason)
         places = list(islice(origins(sequences), part.whole)) if of_part else []
         found += [(*places[number - 1], name, why) for number, name, why in of_part]
-    return run.in_input_order(found)
+    return run.inputs.failures(found)
 
 
 def _all_of(run: EmbedRun, part: WorkFile, reason: str) -> LeftOut:

@@ -1,17 +1,21 @@
-"""The input of a run: streams copied to files, checksums, and whether the files are still what the run began with."""
+"""The input of a run: streams copied to files, checksums, whether it is still the same, and what of it failed."""
 
 from __future__ import annotations
 
 import contextlib
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from virnucpro.errors import InputError, OutputError
 from virnucpro.io.files import sha256_of
+from virnucpro.io.tables import FAILED, Table, text_file
 from virnucpro.runs.config import STDIN
 from virnucpro.runs.paths import RunPaths
+
+#: Something without a result: (input, record number from 1, or 0 for the rest of the file, id, reason).
+Failure = tuple[str, int, str, str]
 
 
 class Inputs:
@@ -37,6 +41,20 @@ class Inputs:
         for path, name, before in zip(self.paths, self.shown, self.sums, strict=True):
             if _described(path, name)["sha256"] != before:
                 raise InputError(f"{name} was changed while the run was on", hint="leave it alone, and run again")
+
+    def failures(self, found: Iterable[tuple[int, int, str, str]]) -> list[Failure]:
+        """Those by (index of the input, record, id, reason), with the input's name, in input order."""
+        # Record 0 stands for the rest of a file and comes behind its records.
+        ordered = sorted(found, key=lambda row: (row[0], row[1] == 0, row[1]))
+        return [(str(self.names[index]), number, name, reason) for index, number, name, reason in ordered]
+
+
+def write_failed(path: Path, failures: Iterable[Failure]) -> None:
+    """`failed.tsv`. Raises OSError."""
+    with text_file(path) as file:
+        table = Table(file, FAILED)
+        for failure in failures:
+            table.row(*failure)
 
 
 def _spooled(names: Sequence[Path], paths: RunPaths) -> list[Path]:

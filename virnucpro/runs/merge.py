@@ -30,7 +30,7 @@ from virnucpro.pipeline.events import Listener, unheard
 from virnucpro.pipeline.placement import Placement
 from virnucpro.runs.config import MergeConfig, PredictConfig
 from virnucpro.runs.embed import EmbedResult
-from virnucpro.runs.inputs import Inputs
+from virnucpro.runs.inputs import Failure, Inputs, write_failed
 from virnucpro.runs.names import check
 from virnucpro.runs.paths import PredictPaths, RunPaths, SplitPaths
 from virnucpro.runs.predict import (
@@ -46,7 +46,7 @@ from virnucpro.runs.predict import (
 )
 from virnucpro.runs.record import Record as RunRecord
 from virnucpro.runs.record import differences, fingerprint
-from virnucpro.runs.run import Failure, Job, Run, by_part, in_input_order, write_failed
+from virnucpro.runs.run import Job, Run, by_part
 from virnucpro.runs.session import Session, session
 from virnucpro.runs.split import Piece, Split
 
@@ -327,4 +327,4 @@ def _failures(split: Split, runs: Sequence[PieceRun], inputs: Inputs) -> list[Fa
         places = list(run.piece.places())
         for _, record, name, reason in run.record.details["result"]["failures"]:
             found.append((places[record - 1].input_index, places[record - 1].record, name, reason))
-    return in_input_order(inputs.names, found)
+    return inputs.failures(found)

@@ -40,10 +40,11 @@ from virnucpro.pipeline.events import Listener
 from virnucpro.pipeline.kept import keep_embeddings, kept_paths
 from virnucpro.pipeline.launch_local import Launch, launcher_for
 from virnucpro.runs.config import STDIN, PredictConfig
+from virnucpro.runs.inputs import Failure, write_failed
 from virnucpro.runs.names import check, check_names
 from virnucpro.runs.paths import PredictPaths
 from virnucpro.runs.record import differences
-from virnucpro.runs.run import Failure, Job, Run, by_part, placed, rules_identity, started, work_folder, write_failed
+from virnucpro.runs.run import Job, Run, by_part, placed, rules_identity, started, work_folder
 
 logger = logging.getLogger("virnucpro.run")
 
@@ -288,7 +289,7 @@ def _write(run: PredictRun, choice: Choice, scores: Scores) -> tuple[Summary, li
         with text_file(temporary[paths.virus_summary]) as table:
             write_virus_summary(table, summary.viral)
         run.inputs.refuse_changed()
-        failures = run.in_input_order(summary.failures)
+        failures = run.inputs.failures(summary.failures)
         write_failed(temporary[paths.failed], failures)
         if scores.keep:
             scores.keep(temporary)

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import logging
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -23,7 +23,6 @@ from virnucpro.input.cut import Cutter, Rules
 from virnucpro.input.index import Plan
 from virnucpro.io.files import sha256_of, sync
 from virnucpro.io.store import FORMAT_VERSION, READ_AHEAD
-from virnucpro.io.tables import FAILED, Table, text_file
 from virnucpro.models.local import LocalModel
 from virnucpro.models.local import sha256_of as model_sha256
 from virnucpro.pipeline.caller import Called, CalledFiles, call_files
@@ -44,9 +43,6 @@ logger = logging.getLogger("virnucpro.run")
 
 Config = TypeVar("Config", bound=RunConfig)
 Paths = TypeVar("Paths", bound=RunPaths)
-
-#: Something without a result: (input, record number from 1, or 0 for the rest of the file, id, reason).
-Failure = tuple[str, int, str, str]
 
 
 @dataclass(frozen=True)
@@ -252,17 +248,6 @@ class Run(Generic[Config, Paths]):
         self.session.own.details |= balance(end.stats)
         return Called(self.paths, files, {path.name: reason for path, reason in end.failed.items()})
 
-    def in_input_order(self, failures: Iterable[tuple[int, int, str, str]]) -> list[Failure]:
-        """All as the function of that name, for the inputs of this run."""
-        return in_input_order(self.config.inputs, failures)
-
-
-def in_input_order(inputs: Sequence[Path], failures: Iterable[tuple[int, int, str, str]]) -> list[Failure]:
-    """Failures by (index of the input, record, id, reason), with the input's name, in input order."""
-    # Record 0 stands for the rest of a file and comes behind its records.
-    found = sorted(failures, key=lambda row: (row[0], row[1] == 0, row[1]))
-    return [(str(inputs[index]), number, name, reason) for index, number, name, reason in found]
-
 
 def _described(model: LocalModel) -> dict[str, Any]:
     return {"name": model.name, "revision": model.revision, "sha256": model.sha256, "trained": model.trained}
@@ -273,14 +258,6 @@ def _sum_if_there(path: Path) -> str | None:
         return sha256_of(path)
     except OSError:
         return None
-
-
-def write_failed(path: Path, failures: Sequence[Failure]) -> None:
-    """`failed.tsv`: input, record (from 1; 0 is the rest of the file), id, reason. Raises OSError."""
-    with text_file(path) as file:
-        table = Table(file, FAILED)
-        for failure in failures:
-            table.row(*failure)
 
 
 def balance(stats: Sequence[DeviceStats]) -> dict[str, Any]:

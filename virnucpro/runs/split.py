@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,13 +19,11 @@ from virnucpro.errors import InputError, UsageError
 from virnucpro.input.cut import read_inputs
 from virnucpro.input.fasta import DNA_AS_WRITTEN, PROTEIN, BadRecord, Record, write_fasta
 from virnucpro.io.files import SummedFile
-from virnucpro.io.tables import FAILED, Table, text_file
 from virnucpro.pipeline.events import Listener, unheard
 from virnucpro.runs.config import MOST_PIECES, SplitConfig
-from virnucpro.runs.inputs import Inputs
+from virnucpro.runs.inputs import Inputs, write_failed
 from virnucpro.runs.names import check, check_names
 from virnucpro.runs.paths import SplitPaths
-from virnucpro.runs.record import Record as RunRecord
 from virnucpro.runs.session import session
 
 #: How to choose other names for the pieces.
@@ -102,7 +101,8 @@ def run_split(config: SplitConfig, listener: Listener = unheard) -> SplitResult:
     with session("split", paths, force=config.force, listen=listener) as run:
         with run.stage("reading input"):
             inputs = Inputs(config.inputs, paths)
-            total = sum(len(record.sequence) for _, _, record in _usable(config, inputs))
+            records = (record for _, _, record in _records(config, inputs) if isinstance(record, Record))
+            total = sum(len(record.sequence) for record in records)
         most = min(config.pieces or math.ceil(total / (config.bases or 1)), total)
         if most > MOST_PIECES:
             raise UsageError(f"--bases {config.bases} makes {most} pieces, more than {MOST_PIECES}", hint="take more")
@@ -114,12 +114,14 @@ def run_split(config: SplitConfig, listener: Listener = unheard) -> SplitResult:
             "protein": config.protein,
             "virnucpro_version": __version__,
         }
-        if done := run.already_done(_made(run.record, paths) or results, identity, {}):
+        # What would hold no record was left out by an earlier run that is complete.
+        made = run.record.results if run.record and run.record.state == "complete" else ()
+        if done := run.already_done([paths.folder / name for name in made] or results, identity, {}):
             return SplitResult(paths, Split.from_json(done.plan))
         run.begin(results, identity, {}, {}, {"inputs": inputs.described})
         with run.stage("splitting"), run.publishing((*results, paths.failed), replaced=[paths.failed]) as names:
             split = _write(config, inputs, [names[path] for path in results], total)
-            _write_failed(names[paths.failed], split, inputs)
+            write_failed(names[paths.failed], inputs.failures(row[1:] for row in split.rejected))
             inputs.refuse_changed()
             for path in results[len(split.pieces) :]:
                 del names[path]
@@ -133,12 +135,6 @@ def run_split(config: SplitConfig, listener: Listener = unheard) -> SplitResult:
     return SplitResult(paths, split)
 
 
-def _made(record: RunRecord | None, paths: SplitPaths) -> tuple[Path, ...]:
-    """The pieces of an earlier run that is complete: what would hold no record was left out there."""
-    names = record.results if record and record.state == "complete" else ()
-    return tuple(paths.folder / name for name in names)
-
-
 def _records(config: SplitConfig, inputs: Inputs) -> Iterator[tuple[int, int, Record | BadRecord]]:
     """Every record with its place in all of the input, and its input's."""
     number = 0
@@ -148,56 +144,31 @@ def _records(config: SplitConfig, inputs: Inputs) -> Iterator[tuple[int, int, Re
         number += record.number > 0
 
 
-def _usable(config: SplitConfig, inputs: Inputs) -> Iterator[tuple[int, int, Record]]:
-    for number, index, record in _records(config, inputs):
-        if isinstance(record, Record):
-            yield number, index, record
-
-
 def _write(config: SplitConfig, inputs: Inputs, files: Sequence[Path], total: int) -> Split:
-    """Pieces of about the same number of letters, in input order, in so many files at most."""
-    split, writer = Split(), _Writer(files, total)
-    with closing(writer):
-        for number, index, record in _records(config, inputs):
-            if isinstance(record, BadRecord):
-                split.rejected.append((number, index, record.number, record.id, record.reason))
-            else:
-                writer.take(number, index, record)
-    split.pieces = writer.pieces
+    """Pieces of about the same number of letters, in input order, in so many files at most.
+
+    A record goes where its first letter lies; what would hold none is left out.
+    """
+    split = Split()
+    for _, rows in groupby(_shares(config, inputs, split, len(files), total), key=itemgetter(0)):
+        piece = Piece(f"{len(split.pieces) + 1:04d}.fa")
+        with SummedFile(files[len(split.pieces)]) as file:
+            for _, number, index, record in rows:
+                write_fasta(file, record.header, record.sequence)
+                piece.add(number, index, record)
+        piece.sha256 = file.sha256
+        split.pieces.append(piece)
     return split
 
 
-class _Writer:
-    """Writes records into pieces; each goes where its first letter lies, and what would hold none is left out."""
-
-    def __init__(self, files: Sequence[Path], total: int) -> None:
-        self.files, self.total = files, total
-        self.pieces: list[Piece] = []
-        self._before, self._share = 0, -1
-        self._file: SummedFile | None = None
-
-    def take(self, number: int, index: int, record: Record) -> None:
-        """Write the next record."""
-        share = self._before * len(self.files) // self.total
-        if self._file is None or share > self._share:
-            self.close()
-            self._share = share
-            self.pieces.append(Piece(f"{len(self.pieces) + 1:04d}.fa"))
-            self._file = SummedFile(self.files[len(self.pieces) - 1])
-        write_fasta(self._file, record.header, record.sequence)
-        self.pieces[-1].add(number, index, record)
-        self._before += len(record.sequence)
-
-    def close(self) -> None:
-        """End the piece that is open."""
-        file, self._file = self._file, None
-        if file is not None:
-            file.close()
-            self.pieces[-1].sha256 = file.sha256
-
-
-def _write_failed(path: Path, split: Split, inputs: Inputs) -> None:
-    with text_file(path) as file:
-        table = Table(file, FAILED)
-        for _, index, record, name, reason in split.rejected:
-            table.row(inputs.names[index], record, name, reason)
+def _shares(
+    config: SplitConfig, inputs: Inputs, split: Split, most: int, total: int
+) -> Iterator[tuple[int, int, int, Record]]:
+    """The records that can be used, each behind the share of all letters in which it begins; others are rejected."""
+    before = 0
+    for number, index, record in _records(config, inputs):
+        if isinstance(record, BadRecord):
+            split.rejected.append((number, index, record.number, record.id, record.reason))
+        else:
+            yield before * most // total, number, index, record
+            before += len(record.sequence)

@@ -22,10 +22,11 @@ from virnucpro.models.sets import resolve_encoders
 from virnucpro.pipeline.caller import Called
 from virnucpro.pipeline.events import Listener
 from virnucpro.runs.config import TrainConfig
+from virnucpro.runs.inputs import Failure, write_failed
 from virnucpro.runs.names import check
 from virnucpro.runs.paths import TrainPaths
 from virnucpro.runs.record import fingerprint
-from virnucpro.runs.run import Failure, Job, Run, by_part, placed, rules_identity, started, work_folder, write_failed
+from virnucpro.runs.run import Job, Run, by_part, placed, rules_identity, started, work_folder
 from virnucpro.train.dataset import Dataset, Ints, Part, Table, divide, gather, read_groups, read_windows
 from virnucpro.train.evaluation import FIGURES, Trial, draw_curves, write_text
 from virnucpro.train.fit import FitSettings, Fitted, fit
@@ -77,7 +78,7 @@ def run_train(config: TrainConfig, listener: Listener | None = None) -> TrainRes
             card = replace(card, **trial.findings())
         for surprise in trial.surprises:
             logger.warning("%s", surprise)
-        failures = run.in_input_order(failed)
+        failures = run.inputs.failures(failed)
         with run.session.stage("writing the classifier"):
             _write(run, card, fitted, dna_only, trial, failures)
         summary = {"metrics": card.metrics, "presets": card.presets, "failures": failures}
