@@ -22,7 +22,7 @@ from virnucpro.models.codon import OUTSIDE, UNKNOWN, CodonTokenizer, _at_once, _
 from virnucpro.models.linear import Convolution, prepack, prepacking_available
 from virnucpro.models.local import CONFIG, WEIGHTS
 from virnucpro.models.registry import resolve
-from virnucpro.pipeline.parallel_codon import process_codon_files_worker
+from virnucpro.pipeline.parallel_codon import CodonWorker
 
 #: Of windows, those included for which a frame ends within a position or a slot is larger than another frame's.
 LENGTHS = [*range(SHORTEST, 30), 100, 149, 150, 151, 299, 300, 497, 498, 499, 500]
@@ -117,7 +117,8 @@ def test_the_worker_by_hand(tmp_path: Path) -> None:
     assert resolve(str(folder)).kind == "codon"
     sequences = {"a": dna(500), "short": dna(SHORTEST - 1), "shortest": dna(SHORTEST), "b": dna(77).lower()}
     path = to_fasta(tmp_path / "a.fa", list(sequences.items()))
-    (output,), failed = process_codon_files_worker([path], "cpu", 0, tmp_path / "out", model=str(folder), dtype="fp32")
+    worker = CodonWorker(resolve(str(folder)), "fp32")
+    (output,), failed = worker.process_files_worker([path], "cpu", 0, tmp_path / "out")
     assert not failed
     with h5py.File(output) as file:
         assert file["ids"].asstr()[...].tolist() == ["a", "shortest", "b"]

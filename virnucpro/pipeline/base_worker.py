@@ -22,8 +22,6 @@ from numpy.typing import NDArray
 from virnucpro.core.device import Device, available_threads, describe, select_dtype, supports_bf16
 from virnucpro.errors import DeviceError, InputError, UsageError
 from virnucpro.input.fasta import DNA, Alphabet, count_records
-from virnucpro.io.files import sha256_of
-from virnucpro.io.store import Shard, read_shard, write_shard
 from virnucpro.models.attention import PackedLayout
 from virnucpro.models.backend import kernels_for, why_no_kernels
 from virnucpro.models.graph import Recorded
@@ -32,7 +30,7 @@ from virnucpro.models.local import LocalModel
 from virnucpro.models.registry import resolve
 from virnucpro.pipeline.events import EventSink
 from virnucpro.pipeline.packing import BUDGET_STEP, round_budget
-from virnucpro.pipeline.stream import Encoder, Stream
+from virnucpro.pipeline.stream import Encoder, Output, Stream
 from virnucpro.runs.config import DEFAULT_MAX_TOKENS, DEFAULT_MODEL
 
 Loaded = TypeVar("Loaded")
@@ -204,11 +202,10 @@ class Network(NamedTuple):
 
 
 class BaseEmbeddingWorker(ABC):
-    """A worker that embeds the sequences of files on one device.
+    """A worker that embeds the sequences of files on one device."""
 
-    A subclass says how its model is read and how many tokens of it suit a device; this class chooses the dtype, puts
-    the network on the device, and streams files through it.
-    """
+    #: Its model where none is asked for.
+    default_model: ClassVar[str] = DEFAULT_MODEL
 
     #: What the sequences are written in.
     alphabet: ClassVar[Alphabet] = DNA
@@ -238,14 +235,6 @@ class BaseEmbeddingWorker(ABC):
     def get_optimal_batch_size(self, device: Device) -> int:
         """Tokens of a batch that suit `device`."""
 
-    @abstractmethod
-    def read_model(self, dtype: torch.dtype) -> Network:
-        """The model, on the CPU. Raises ModelError."""
-
-    def trial_length(self, tokenizer: Tokenizer) -> int:
-        """Tokens of each sequence in the batch that is tried out before a run."""
-        return TRIAL_LENGTH
-
     @staticmethod
     def supports_bf16(device: torch.device) -> bool:
         """Whether `device` multiplies BF16 natively: GPUs by `torch.cuda.get_device_capability` (8 or more)."""
@@ -254,6 +243,21 @@ class BaseEmbeddingWorker(ABC):
     def resolve_dtype(self, device: Device) -> str:
         """The dtype of the run on `device`: what was asked for, or by `auto` BF16. Raises DeviceError."""
         return select_dtype(self.dtype, [device])
+
+
+class StreamingWorker(BaseEmbeddingWorker):
+    """Chooses the dtype, puts a network on the device, and streams files through it.
+
+    A subclass says how its model is read, and how many tokens of it suit a device.
+    """
+
+    @abstractmethod
+    def read_model(self, dtype: torch.dtype) -> Network:
+        """The model, on the CPU. Raises ModelError."""
+
+    def trial_length(self, tokenizer: Tokenizer) -> int:
+        """Tokens of each sequence in the batch that is tried out before a run."""
+        return TRIAL_LENGTH
 
     def load(self, device: torch.device, dtype: str, budget: int) -> Encoder:
         """The model on `device` in a dtype, for buffers of `budget` tokens. Raises ModelError, DeviceError."""
@@ -279,23 +283,40 @@ class BaseEmbeddingWorker(ABC):
         embed = partial(_embed, encode, model.pool)
         return Encoder(self.alphabet, self.shortest, model.dim, budget, tokenizer.pad_id, tokenizer.encode, embed)
 
-    def run(
+    def process_files_worker(
         self,
-        files: Iterable[Path | None],
+        file_subset: Iterable[Path | None],
         device_id: int | str,
         batch_size: int,
         output_dir: Path,
-        options: WorkerOptions,
+        **kwargs: Any,
     ) -> tuple[list[Path], list[tuple[Path, str]]]:
-        """What `process_files_worker` does in every subclass: load the model, then stream the files through it."""
-        device = torch_device(device_id)
+        """Load the model, then stream the files through it; see `process_dnabert_files_worker`."""
+        options, device = WorkerOptions.from_kwargs(kwargs), torch_device(device_id)
         found = describe(device)
         dtype, budget = self.resolve_dtype(found), round_budget(batch_size or self.get_optimal_batch_size(found))
         encoder = self.load(device, dtype, budget)
         attributes = self.model.attributes(dtype, budget) | dict(options.attributes or {})
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         output = Embeddings(Path(output_dir), attributes)
-        return Stream([encoder], output, device, options.lanes, options.max_tokens, options.progress_queue).go(files)
+        stream = Stream([encoder], output, device, options.lanes, options.max_tokens, options.progress_queue)
+        return stream.go(file_subset)
+
+
+def process_files(
+    worker: type[StreamingWorker],
+    file_subset: Iterable[Path | None],
+    device_id: int | str,
+    batch_size: int,
+    output_dir: Path,
+    **kwargs: Any,
+) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """Embed files with a new worker of a class; all else as `process_dnabert_files_worker`."""
+    kwargs = {"model": worker.default_model} | kwargs
+    options = WorkerOptions.from_kwargs(kwargs)
+    options.begin_logging(device_id)
+    made = worker(options.local_model, options.dtype)
+    return made.process_files_worker(file_subset, device_id, batch_size, output_dir, **kwargs)
 
 
 def tokens_by_memory(device: Device, dtype: str, most: int) -> int:
@@ -371,8 +392,8 @@ def _too_small(
 
 
 @dataclass(frozen=True)
-class Embeddings:
-    """One HDF5 file of embeddings a work file, in `folder`; attributes: what made them."""
+class Embeddings(Output):
+    """One HDF5 file of embeddings a work file, in `folder`: its name, and `.h5`; attributes: what made them."""
 
     folder: Path
     attributes: Mapping[str, object]
@@ -381,41 +402,9 @@ class Embeddings:
         """The work file itself."""
         return (path,)
 
-    def path(self, path: Path) -> Path:
-        """Its name, and `.h5`."""
-        return self.folder / f"{path.name}.h5"
-
-    def write(self, path: Path, shards: Sequence[Shard]) -> None:
-        """Write it whole or not at all. Raises OutputError, and InputError for a work file that is gone by now."""
-        (shard,) = shards
-        write_shard(self.path(path), shard, made_from([path], self.attributes))
-
-    def is_done(self, path: Path) -> bool:
-        """Whether the result is there and is provably what would be written."""
-        return is_done(self.path(path), [path], self.attributes)
-
-
-def made_from(sources: Iterable[Path], attributes: Mapping[str, object]) -> dict[str, object]:
-    """Attributes of a result: what made it, and the checksums of what it was made from. Raises InputError."""
-    try:
-        return {**attributes, "source_sha256": " ".join(map(sha256_of, sources))}
-    except OSError as error:
-        raise InputError(f"cannot read {error.filename}: {error.strerror}", hint="check the path") from error
-
-
-def is_done(output: Path, sources: Iterable[Path], attributes: Mapping[str, object]) -> bool:
-    """Whether a shard is there, whole, and was made from the same content by the same means."""
-    if not output.exists():
-        return False
-    try:
-        found, wanted = read_shard(output).attributes, made_from(sources, attributes)
-    except InputError as error:
-        logger.warning("%s", error)
-        return False
-    if any(found.get(name) != value for name, value in wanted.items()):
-        logger.warning("%s was made from something else; it is made again", output)
-        return False
-    return True
+    def results(self, path: Path) -> Mapping[Path, Mapping[str, object]]:
+        """The one file."""
+        return {self.folder / f"{path.name}.h5": self.attributes}
 
 
 def torch_device(device_id: int | str) -> torch.device:

@@ -7,7 +7,7 @@ written: eight bytes and an id a frame. Vectors are written only where they are 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,16 +15,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from virnucpro.input.index import WorkFile
-from virnucpro.io.store import Shard, read_shard, write_shard
+from virnucpro.io.store import Shard, read_shard
 from virnucpro.models.classifier import Classifier
 from virnucpro.models.local import LocalModel
-from virnucpro.pipeline.base_worker import WorkerOptions, is_done, made_from, torch_device
+from virnucpro.pipeline.base_worker import WorkerOptions, torch_device
 from virnucpro.pipeline.events import Listener, Phase
 from virnucpro.pipeline.families import FAMILIES
 from virnucpro.pipeline.features import Features, join
 from virnucpro.pipeline.launch_local import Launch
 from virnucpro.pipeline.placement import announce
-from virnucpro.pipeline.stream import Encoder, Stream
+from virnucpro.pipeline.stream import Encoder, Output, Stream
 from virnucpro.pipeline.work_queue import QueueResult, WorkQueue
 from virnucpro.runs.paths import RunPaths
 
@@ -35,7 +35,7 @@ VECTORS, SCORES = (".dna.h5", ".protein.h5"), ".scores.h5"
 
 
 @dataclass(frozen=True)
-class CalledFiles:
+class CalledFiles(Output):
     """What is made of work files, in `folder`: for each an HDF5 file of scores, and of vectors if they are asked for.
 
     models: encoders, of DNA first; budgets: tokens of a batch of each; dtype: of all; classifier: the folder of one,
@@ -60,10 +60,11 @@ class CalledFiles:
         """The ending of what a work file has besides its DNA."""
         return (".faa",) if len(self.models) > 1 else ()
 
-    def results(self, path: Path) -> list[Path]:
+    def results(self, path: Path) -> Mapping[Path, Mapping[str, object]]:
         """All results of a work file: vectors, then scores."""
-        vectors = [self.vectors_path(path, encoder) for encoder in range(len(self.models))] if self.vectors else []
-        return [*vectors, self.scores_path(path)] if self.classifier else vectors
+        encoders = range(len(self.models)) if self.vectors else ()
+        vectors = {self.vectors_path(path, encoder): self.attributes(encoder) for encoder in encoders}
+        return {**vectors, self.scores_path(path): self.run} if self.classifier else vectors
 
     def scores_path(self, path: Path) -> Path:
         """The scores of a work file."""
@@ -76,27 +77,8 @@ class CalledFiles:
     def attributes(self, encoder: int) -> dict[str, object]:
         """What the vectors of an encoder say of themselves."""
         model = self.models[encoder]
-        dtype = FAMILIES[model.kind].worker(model, self.dtype).dtype
+        dtype = FAMILIES[model.kind](model, self.dtype).dtype
         return {**model.attributes(dtype, self.budgets[encoder]), **self.run}
-
-    def write(self, path: Path, shards: Sequence[Shard]) -> None:
-        """Write the results of a work file, each whole or not at all. Raises InputError, OutputError."""
-        for output, shard, attributes in zip(self.results(path), shards, self._attributes, strict=True):
-            write_shard(output, shard, made_from(self._there(path), attributes))
-
-    def is_done(self, path: Path) -> bool:
-        """Whether all results of a work file are there and are provably what would be written."""
-        results = zip(self.results(path), self._attributes, strict=True)
-        return all(is_done(output, self._there(path), attributes) for output, attributes in results)
-
-    @property
-    def _attributes(self) -> list[Mapping[str, object]]:
-        """Those of all results of a work file."""
-        vectors = [self.attributes(encoder) for encoder in range(len(self.models))] if self.vectors else []
-        return [*vectors, self.run] if self.classifier else [*vectors]
-
-    def _there(self, path: Path) -> Iterator[Path]:
-        yield from filter(None, self.sources(path))
 
     def scores(self, path: Path) -> Shard:
         """(n, 2) scores, others and virus, of frames and whole windows. Raises InputError."""
@@ -132,25 +114,6 @@ def _scored(classifier: Classifier | None, features: Features) -> Features:
     return names, classifier.score(vectors)
 
 
-@dataclass(frozen=True)
-class _Output:
-    """Classifies what the encoders make of a work file, and writes it."""
-
-    files: CalledFiles
-    classifiers: _Classifiers | None
-
-    def sources(self, path: Path) -> list[Path | None]:
-        return self.files.sources(path)
-
-    def path(self, path: Path) -> Path:
-        """The last of its results: when it is there, all are."""
-        return self.files.results(path)[-1]
-
-    def write(self, path: Path, shards: Sequence[Shard]) -> None:
-        scores = [self.classifiers.scores(shards)] if self.classifiers else []
-        self.files.write(path, [*(shards if self.files.vectors else ()), *scores])
-
-
 def call_files_worker(
     file_subset: Iterable[Path | None],
     device_id: int | str,
@@ -180,14 +143,18 @@ def call_files_worker(
     files = CalledFiles(Path(output_dir), models, budgets, dtype, classifier, vectors, run)
 
     def load() -> list[Encoder]:
-        workers = [FAMILIES[model.kind].worker(model, dtype) for model in models]
+        workers = [FAMILIES[model.kind](model, dtype) for model in models]
         return [worker.load(device, worker.dtype, budget) for worker, budget in zip(workers, budgets, strict=True)]
 
     encoders = options.kept_or((device, dtype, budgets, [(model, model.sums) for model in models]), load)
     classifiers = _Classifiers.load(classifier) if classifier else None
     files.folder.mkdir(parents=True, exist_ok=True)
-    output = _Output(files, classifiers)
-    return Stream(encoders, output, device, options.lanes, options.max_tokens, options.progress_queue).go(file_subset)
+
+    def finish(shards: Sequence[Shard]) -> list[Shard]:
+        return [*(shards if vectors else ()), *([classifiers.scores(shards)] if classifiers else ())]
+
+    given = encoders, files, device, options.lanes, options.max_tokens, options.progress_queue
+    return Stream(*given, finish).go(file_subset)
 
 
 def call_files(

@@ -41,17 +41,18 @@ from virnucpro.models.attention import segment_mean
 from virnucpro.models.dnabert_s import load_dnabert
 from virnucpro.models.tokenizer import DNATokenizer
 from virnucpro.pipeline.base_worker import (
-    BaseEmbeddingWorker,
     Embeddings,
     Network,
+    StreamingWorker,
     WorkerOptions,
     assign_files_by_sequences,
     count_sequences,
+    process_files,
     refuse_equal_names,
     tokens_by_memory,
 )
 from virnucpro.pipeline.events import Listener, Phase, unheard
-from virnucpro.pipeline.launch_local import Launch, Worker, check_can_spawn, launcher_for
+from virnucpro.pipeline.launch_local import Launch, check_can_spawn, launcher_for
 from virnucpro.pipeline.packing import round_budget
 from virnucpro.pipeline.placement import Placement, announce, threads_a_worker
 from virnucpro.pipeline.schedule import STALL_SECONDS, DeviceStats
@@ -74,23 +75,12 @@ __all__ = [
 MOST_TOKENS = 32_768
 
 
-class DNABERTWorker(BaseEmbeddingWorker):
+class DNABERTWorker(StreamingWorker):
     """Embeds DNA with a network of the DNABERT-S family: mean over all tokens of the last layer, in fp32.
 
     Source: Zhou et al. 2024, "DNABERT-S" (arXiv:2402.08777); the mean over all tokens, [CLS] and [SEP] included, is
     what VirNucPro (Li et al. 2025, doi:10.1093/bib/bbaf224) feeds its classifier.
     """
-
-    def process_files_worker(
-        self,
-        file_subset: Iterable[Path | None],
-        device_id: int | str,
-        batch_size: int,
-        output_dir: Path,
-        **kwargs: Any,
-    ) -> tuple[list[Path], list[tuple[Path, str]]]:
-        """Embed the sequences of each file of `file_subset`; see `process_dnabert_files_worker`."""
-        return self.run(file_subset, device_id, batch_size, output_dir, WorkerOptions.from_kwargs(kwargs))
 
     def get_optimal_batch_size(self, device: Device) -> int:
         """2048 tokens, 3072 in BF16, and more on a GPU with the memory for it, up to `MOST_TOKENS`."""
@@ -135,10 +125,7 @@ def process_dnabert_files_worker(
     Returns the paths written, and (input path, message) for each file that failed. A file's error is logged with
     the device and the rest goes on; ModelError and DeviceError end the call.
     """
-    options = WorkerOptions.from_kwargs(kwargs)
-    options.begin_logging(device_id)
-    worker = DNABERTWorker(options.local_model, options.dtype)
-    return worker.process_files_worker(file_subset, device_id, batch_size, output_dir, **kwargs)
+    return process_files(DNABERTWorker, file_subset, device_id, batch_size, output_dir, **kwargs)
 
 
 def embed_dnabert_files(
@@ -146,11 +133,6 @@ def embed_dnabert_files(
     devices: Sequence[str],
     output_dir: Path,
     batch_size: int = 0,
-    *,
-    counts: Mapping[Path, int] | None = None,
-    listen: Listener = unheard,
-    stall_seconds: float = STALL_SECONDS,
-    launch: Launch = launcher_for,
     **kwargs: Any,
 ) -> Embedded:
     """Embed files of DNA sequences on several devices, one worker each, balanced by their numbers of sequences.
@@ -159,8 +141,8 @@ def embed_dnabert_files(
     output_dir: a result that is there, of the same content by the same means, is not made again.
     batch_size: tokens a batch; 0 takes `get_optimal_batch_size` of the smallest device, for all of them.
     counts: sequences of each file, where they are known. listen: told of each event with the index of its worker.
-    stall_seconds: the least silence after which a worker counts as hung; launch: as for `WorkQueue`. kwargs: as for
-    `process_dnabert_files_worker`, but for progress and logs; dtype auto is BF16 if every device has it.
+    stall_seconds: the least silence after which a worker counts as hung; launch: as for `WorkQueue`. Other keywords as
+    for `process_dnabert_files_worker`, but for progress and logs; dtype auto is BF16 if every device has it.
 
     A worker that dies is replaced, and the files it held are tried again, on another device if there is one; a file
     that kills two is given up. Returns the paths written, in the order of `files`, (input path, message) for each file
@@ -168,19 +150,7 @@ def embed_dnabert_files(
     counted, ModelError and DeviceError. All but one CPU means processes of their own: call it under
     `if __name__ == "__main__":`.
     """
-    return embed_files(
-        DNABERTWorker,
-        process_dnabert_files_worker,
-        files,
-        devices,
-        output_dir,
-        batch_size,
-        counts=counts,
-        listen=listen,
-        stall_seconds=stall_seconds,
-        launch=launch,
-        **kwargs,
-    )
+    return embed_files(DNABERTWorker, files, devices, output_dir, batch_size, **kwargs)
 
 
 class Embedded(NamedTuple):
@@ -195,8 +165,7 @@ class Embedded(NamedTuple):
 
 
 def embed_files(
-    worker: type[BaseEmbeddingWorker],
-    process: Worker,
+    worker: type[StreamingWorker],
     files: Iterable[Path],
     devices: Sequence[str],
     output_dir: Path,
@@ -208,11 +177,11 @@ def embed_files(
     launch: Launch = launcher_for,
     **kwargs: Any,
 ) -> Embedded:
-    """The body of `embed_dnabert_files`, and of the drivers of other models: plan, skip what is done, start workers.
+    """Plan, skip what is done, start workers of a class; arguments, results and errors as for `embed_dnabert_files`.
 
     Token budget and dtype are the same on all devices, so that a result does not depend on where it was made.
     """
-    options = WorkerOptions.from_kwargs(kwargs)
+    options = WorkerOptions.from_kwargs({"model": worker.default_model} | kwargs)
     model, names = options.local_model, list(devices)
     dtype = options.dtype
     if not batch_size or dtype == "auto":
@@ -231,8 +200,9 @@ def embed_files(
     listen(None, Phase(f"embedding with {model.name}", total, sum(counts[path] for path in done), tuple(names)))
     settings = {**kwargs, "model": model, "dtype": dtype, "threads": options.threads or threads_a_worker(len(names))}
     left = {path: counts[path] for path in files if path not in done}
+    process = partial(process_files, worker)
     end = WorkQueue(process, names, batch_size, output.folder, left, settings, listen, stall_seconds, launch).run()
-    processed = [output.path(path) for path in files if path in done or path in end.done]
+    processed = [output.result(path) for path in files if path in done or path in end.done]
     return Embedded(processed, [(path, end.failed[path]) for path in files if path in end.failed], end.stats)
 
 

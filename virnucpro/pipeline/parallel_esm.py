@@ -16,12 +16,7 @@ from virnucpro.core.device import Device
 from virnucpro.input.fasta import PROTEIN, Alphabet
 from virnucpro.models.esm2 import load_esm2, protein_mean
 from virnucpro.models.protein_tokenizer import ProteinTokenizer
-from virnucpro.pipeline.base_worker import (
-    BaseEmbeddingWorker,
-    Network,
-    WorkerOptions,
-    tokens_by_memory,
-)
+from virnucpro.pipeline.base_worker import Network, StreamingWorker, process_files, tokens_by_memory
 from virnucpro.pipeline.parallel_dnabert import Embedded, embed_files
 from virnucpro.runs.config import DEFAULT_PROTEIN_MODEL
 
@@ -32,22 +27,12 @@ __all__ = ["ESMWorker", "embed_esm_files", "pool_proteins", "process_esm_files_w
 MOST_TOKENS = 8_192
 
 
-class ESMWorker(BaseEmbeddingWorker):
+class ESMWorker(StreamingWorker):
     """Embeds proteins with ESM-2 of any size: mean over the first 1024 residues of the last layer, in fp32."""
 
+    default_model: ClassVar[str] = DEFAULT_PROTEIN_MODEL
     alphabet: ClassVar[Alphabet] = PROTEIN
     fp8: ClassVar[bool] = True
-
-    def process_files_worker(
-        self,
-        file_subset: Iterable[Path | None],
-        device_id: int | str,
-        batch_size: int,
-        output_dir: Path,
-        **kwargs: Any,
-    ) -> tuple[list[Path], list[tuple[Path, str]]]:
-        """Embed the proteins of each file of `file_subset`; see `process_esm_files_worker`."""
-        return self.run(file_subset, device_id, batch_size, output_dir, WorkerOptions.from_kwargs(kwargs))
 
     def get_optimal_batch_size(self, device: Device) -> int:
         """2048 tokens, 3072 in BF16, and more on a GPU with the memory for it, up to `MOST_TOKENS`."""
@@ -75,16 +60,11 @@ def process_esm_files_worker(
 
     Arguments, results and errors as `process_dnabert_files_worker`; the files are FASTA, FASTQ or uBAM of proteins.
     """
-    kwargs = {"model": DEFAULT_PROTEIN_MODEL} | kwargs
-    options = WorkerOptions.from_kwargs(kwargs)
-    options.begin_logging(device_id)
-    worker = ESMWorker(options.local_model, options.dtype)
-    return worker.process_files_worker(file_subset, device_id, batch_size, output_dir, **kwargs)
+    return process_files(ESMWorker, file_subset, device_id, batch_size, output_dir, **kwargs)
 
 
 def embed_esm_files(
     files: Iterable[Path], devices: Sequence[str], output_dir: Path, batch_size: int = 0, **kwargs: Any
 ) -> Embedded:
     """Embed files of proteins on several devices; all as `embed_dnabert_files`."""
-    kwargs = {"model": DEFAULT_PROTEIN_MODEL} | kwargs
-    return embed_files(ESMWorker, process_esm_files_worker, files, devices, output_dir, batch_size, **kwargs)
+    return embed_files(ESMWorker, files, devices, output_dir, batch_size, **kwargs)

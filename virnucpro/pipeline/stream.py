@@ -13,10 +13,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +25,8 @@ from numpy.typing import NDArray
 
 from virnucpro.errors import DeviceError, InputError, VirnucproError
 from virnucpro.input.fasta import Alphabet, BadRecord, Record, read_records
-from virnucpro.io.store import Shard
+from virnucpro.io.files import sha256_of
+from virnucpro.io.store import Shard, read_shard, write_shard
 from virnucpro.models.attention import PackedLayout, to_device
 from virnucpro.pipeline.channel import Aborted, Channel
 from virnucpro.pipeline.events import FLUSH, Event, EventSink, FileDone, FileFailed, Progress, Ready
@@ -37,6 +39,9 @@ QUEUED_BATCHES = 2
 
 #: Sequences tokenized in one call, and the most letters in one: bounds memory when sequences are long.
 TOKENIZED_AT_ONCE, LETTERS_AT_ONCE = 512, 1 << 20
+
+#: Attribute of a result: checksums of what it was made from.
+SOURCE = "source_sha256"
 
 
 class Encoder(NamedTuple):
@@ -57,17 +62,54 @@ class Encoder(NamedTuple):
     embed: Callable[[torch.Tensor, PackedLayout, int], torch.Tensor]
 
 
-class Output(Protocol):
-    """What becomes of a work file."""
+class Output(ABC):
+    """What becomes of work files: HDF5 files, which say what each was made from and by what means."""
 
+    @abstractmethod
     def sources(self, path: Path) -> Sequence[Path | None]:
         """The file that each encoder reads of a work file; None for one that has nothing to read. Raises OSError."""
 
-    def path(self, path: Path) -> Path:
-        """The result of a work file."""
+    @abstractmethod
+    def results(self, path: Path) -> Mapping[Path, Mapping[str, object]]:
+        """The results of a work file, in their order, and the attributes of each that tell what makes it."""
+
+    def result(self, path: Path) -> Path:
+        """The last of its results: when it is there, all are."""
+        return list(self.results(path))[-1]
 
     def write(self, path: Path, shards: Sequence[Shard]) -> None:
-        """Write the result of a work file, from what each encoder made of it. Raises InputError, OutputError."""
+        """Write a shard for each result, each whole or not at all. Raises InputError, OutputError."""
+        source = self._sums(path)
+        for (output, attributes), shard in zip(self.results(path).items(), shards, strict=True):
+            write_shard(output, shard, {**attributes, SOURCE: source})
+
+    def is_done(self, path: Path) -> bool:
+        """Whether all results of a work file are there, whole, of the same content and by the same means."""
+        results = self.results(path)
+        if not all(output.exists() for output in results):
+            return False
+        try:
+            source = self._sums(path)
+            return all(_says(output, {**attributes, SOURCE: source}) for output, attributes in results.items())
+        except InputError as error:
+            logger.warning("%s", error)
+            return False
+
+    def _sums(self, path: Path) -> str:
+        """Checksums of what is read of a work file. Raises InputError for one that is gone by now."""
+        try:
+            return " ".join(sha256_of(source) for source in self.sources(path) if source)
+        except OSError as error:
+            raise InputError(f"cannot read {error.filename}: {error.strerror}", hint="check the path") from error
+
+
+def _says(output: Path, wanted: Mapping[str, object]) -> bool:
+    """Whether a result has these attributes. Raises InputError."""
+    found = read_shard(output).attributes
+    same = all(found.get(name) == value for name, value in wanted.items())
+    if not same:
+        logger.warning("%s was made from something else; it is made again", output)
+    return same
 
 
 @dataclass
@@ -135,7 +177,8 @@ class _Result:
 class Stream:
     """One streaming of work files through the encoders of a worker: the stages and what they share.
 
-    encoders: all on `device`; lanes: batches that a CPU computes at a time; max_tokens: of a sequence.
+    encoders: all on `device`; lanes: batches that a CPU computes at a time; max_tokens: of a sequence; finish: what is
+    written, of the shards that the encoders made of a work file.
     """
 
     def __init__(
@@ -146,10 +189,11 @@ class Stream:
         lanes: int,
         max_tokens: int,
         events: EventSink | None,
+        finish: Callable[[Sequence[Shard]], Sequence[Shard]] = list,
     ) -> None:
         self.encoders, self.output, self.device, self.max_tokens = encoders, output, device, max_tokens
         self.lanes = lanes if device.type == "cpu" else 1
-        self.events = events
+        self.events, self.finish = events, finish
         self.batches: Channel[_Batch] = Channel(QUEUED_BATCHES)
         self.results: Channel[_Result | _FileJob] = Channel(QUEUED_BATCHES + self.lanes, producers=self.lanes + 1)
         self.processed: list[Path] = []
@@ -330,13 +374,13 @@ class Stream:
         if job.closed or not (job.error or job.complete):
             return
         job.closed = True
-        output = self.output.path(job.path)
+        output = self.output.result(job.path)
         try:
             if job.error:
                 raise InputError(job.error)
             if output in self.processed:
                 raise InputError(f"{output} is the result of another file of that name", hint="rename one of them")
-            self.output.write(job.path, self._shards(job))
+            self.output.write(job.path, self.finish(self._shards(job)))
         except InputError as error:
             self.failed.append((job.path, str(error)))
             logger.error("%s: %s failed: %s", self.device, job.path, error)

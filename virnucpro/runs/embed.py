@@ -20,7 +20,7 @@ from virnucpro.pipeline.events import Heard, Listener
 from virnucpro.pipeline.families import FAMILIES
 from virnucpro.pipeline.launch_local import launcher_for
 from virnucpro.pipeline.merge import LeftOut, Merge
-from virnucpro.pipeline.parallel_dnabert import Embedded
+from virnucpro.pipeline.parallel_dnabert import Embedded, embed_files
 from virnucpro.pipeline.placement import threads_a_worker
 from virnucpro.pipeline.schedule import DeviceStats
 from virnucpro.runs.config import EmbedConfig
@@ -72,7 +72,7 @@ def _job(config: EmbedConfig) -> Job[EmbedConfig, RunPaths]:
     results = (output, ids_path(output)) if output.suffix == ".npy" else (output,)
     check(paths, results, config.inputs, force=config.force, resume=config.resume)
     model = resolve(config.model, config.models_dir)
-    worker = FAMILIES[model.kind].worker
+    worker = FAMILIES[model.kind]
     if config.dtype == "fp8" and not worker.fp8:
         raise UsageError(f"--dtype fp8: {model.name} has no products in FP8, ESM-2 alone has", hint="use --dtype bf16")
     rules = Rules(reads="records", alphabet=worker.alphabet)
@@ -121,7 +121,8 @@ def _embed(run: EmbedRun, plan: Plan, merge: Merge) -> Embedded:
     """Bring every work file to its end; what is done is merged meanwhile."""
     config, placement = run.config, run.job.placement
     counts = {_fasta(run, part): part.whole for part in plan.parts if part.whole}
-    return FAMILIES[_model(run).kind].drive(
+    return embed_files(
+        FAMILIES[_model(run).kind],
         counts,
         placement.names,
         run.paths.shards,
