@@ -159,11 +159,14 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def read_json(path: Path) -> Any:
-    """The content of a regular file of JSON. Raises OSError, ValueError."""
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object that a regular file holds. Raises OSError, ValueError."""
     with open_regular(path) as file:
         data = file.read()
     try:
-        return json.loads(data.decode("utf-8"))
+        values = json.loads(data.decode("utf-8"))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+    if not isinstance(values, dict):
+        raise ValueError("it is no JSON object")
+    return values

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from virnucpro.calls.model import CallModel
 from virnucpro.errors import ModelError
-from virnucpro.io.files import read_json
+from virnucpro.io.files import read_object
 from virnucpro.models.local import LocalModel
 from virnucpro.models.registry import MODELS
 
@@ -34,6 +34,8 @@ KEYS = (
 
 #: What a set reads: the published open frames, by their DNA and their proteins, or whole windows, by their DNA alone.
 Reads = Literal["frames", "windows"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -92,31 +94,31 @@ class ClassifierCard:
     @classmethod
     def read(cls, folder: Path) -> ClassifierCard:
         """The card of the classifier in `folder`; a ModelError names the file and what is wrong with it."""
-        path = folder / CARD
-        fields = _Fields(path, _read_object(path))
-        fields.want(fields.get("format", int) == FORMAT, "format", str(FORMAT))
-        fields.want(fields.get("labels", list) == list(LABELS), "labels", json.dumps(LABELS))
-        reads, encoders = fields.reads(), fields.inside("encoders")
-        alone = "absent, for the set reads whole windows"
-        encoders.want(reads == "frames" or "protein" not in encoders.values, "protein", alone)
+        fields = _Fields(folder / CARD, _read_card(folder / CARD))
+        fields.get("format", _FORMAT)
+        fields.get("labels", _LABELS)
+        reads, encoders = fields.get("reads", _READS, "frames"), fields.inside("encoders")
+        if reads == "windows":
+            encoders.get("protein", _NOTHING)
+        window = fields.get("window", _LENGTHS)
         return cls(
-            name=fields.get("name", str),
-            trained=fields.get("trained", bool),
-            window=fields.windows(),
+            name=fields.get("name", _TEXT),
+            trained=fields.get("trained", _FLAG),
+            window=tuple(window),
             dna=encoders.inside("dna").encoder(),
             protein=encoders.inside("protein").encoder() if reads == "frames" else None,
-            citation=fields.get("citation", str),
-            licence=fields.get("licence", str),
-            source=fields.get("source", str),
+            citation=fields.get("citation", _TEXT),
+            licence=fields.get("licence", _TEXT),
+            source=fields.get("source", _TEXT),
             reads=reads,
-            min_score=fields.score(),
-            metrics=fields.get("metrics", dict),
-            presets=fields.presets("presets"),
-            long_presets=fields.presets("long_presets"),
-            size_presets=fields.size_presets(),
-            calls=fields.calls(),
-            dtypes=fields.dtypes(),
-            files=fields.files(),
+            min_score=float(fields.get("min_score", _SCORE)),
+            metrics=fields.get("metrics", _OBJECT),
+            presets=fields.get("presets", _SCORES, {}),
+            long_presets=fields.get("long_presets", _SCORES, {}),
+            size_presets=fields.by_size("size_presets", window, lambda inside, key: inside.get(key, _SCORES)),
+            calls=fields.by_size("calls", window, _Fields.call_model),
+            dtypes=tuple(fields.get("dtypes", _TEXTS, [])),
+            files=fields.get("files", _SUMS_BY_NAME, {}),
         )
 
     def to_json(self) -> str:
@@ -150,16 +152,37 @@ def _cure(pin: EncoderPin) -> str:
     return hint
 
 
-def _read_object(path: Path) -> Mapping[str, Any]:
+def _read_card(path: Path) -> Mapping[str, Any]:
     try:
-        values = read_json(path)
-    except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror}", hint="it describes the classifier") from error
-    except ValueError as error:
-        raise ModelError(f"cannot read {path}: {error}", hint="it must be a JSON object") from error
-    if not isinstance(values, dict):
-        raise ModelError(f"cannot read {path}: it is no JSON object")
-    return values
+        return read_object(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ModelError(f"cannot read {path}: {reason}", hint="it must be a JSON object") from error
+
+
+#: What a field must be, in words, and whether a value is that. A bool is an int to Python, but not to a reader of the
+#: file; half of a pair of surrogates cannot be shown.
+_Kind = tuple[str, Callable[[Any], bool]]
+_TEXT: _Kind = "a text", lambda value: isinstance(value, str) and not re.search("[\0\ud800-\udfff]", value)
+_FLAG: _Kind = "true or false", lambda value: type(value) is bool
+_OBJECT: _Kind = "an object", lambda value: isinstance(value, dict)
+_WIDTH: _Kind = "a whole number above 0", lambda value: type(value) is int and value > 0
+_SCORE: _Kind = "a number from 0 to 1", lambda value: type(value) in (int, float) and 0 <= value <= 1
+_SCORES: _Kind = "scores from 0 to 1 by name", lambda value: _each_is(_SCORE, value, dict)
+_TEXTS: _Kind = "a list of texts", lambda value: _each_is(_TEXT, value, list)
+_LENGTH: _Kind = "a length", lambda value: type(value) is int and 0 < value <= MOST_BASES
+_LENGTHS: _Kind = "a list of window lengths", lambda value: _each_is(_LENGTH, value, list) and bool(value)
+_SUM: _Kind = "a checksum", lambda value: isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{64}", value))
+_SUMS: _Kind = "a list of SHA-256 checksums in hexadecimal", lambda value: _each_is(_SUM, value, list) and bool(value)
+_SUMS_BY_NAME: _Kind = "SHA-256 checksums by name", lambda value: _each_is(_SUM, value, dict)
+_READS: _Kind = " or ".join(get_args(Reads)), lambda value: value in get_args(Reads)
+_FORMAT: _Kind = str(FORMAT), lambda value: type(value) is int and value == FORMAT
+_LABELS: _Kind = json.dumps(LABELS), lambda value: value == list(LABELS)
+_NOTHING: _Kind = "absent, for the set reads whole windows", lambda value: value is None
+
+
+def _each_is(kind: _Kind, values: Any, holder: type[Any]) -> bool:
+    return isinstance(values, holder) and all(map(kind[1], values.values() if holder is dict else values))
 
 
 @dataclass(frozen=True)
@@ -170,99 +193,36 @@ class _Fields:
     values: Mapping[str, Any]
     at: str = ""
 
-    def want(self, good: bool, key: str, what: str) -> None:
-        """Raise a ModelError unless `good`: the field `key` must be `what`."""
-        if not good:
-            raise ModelError(
-                f"{self.path}: {self.at}{key} must be {what}, found {json.dumps(self.values.get(key))}",
-                hint=_DAMAGED,
-            )
-
-    def get(self, key: str, kind: type[Any]) -> Any:
-        """The field `key`, which must be there and of the type `kind`."""
-        value = self.values.get(key)
-        # A bool is an int to Python, but not to a reader of the file.
-        self.want(isinstance(value, kind) and isinstance(value, bool) is (kind is bool), key, _WORDS[kind])
-        self.want(not isinstance(value, str) or _is_text(value), key, _WORDS[kind])
+    def get(self, key: str, kind: _Kind, default: Any = None) -> Any:
+        """The field `key`, or the default where an older card has none; a ModelError unless it is of the kind."""
+        value, (what, is_so) = self.values.get(key, default), kind
+        if not is_so(value):
+            raise self._wrong(key, f" must be {what}, found {json.dumps(value)}")
         return value
 
-    def inside(self, key: str) -> _Fields:
+    def inside(self, key: str, default: Mapping[str, Any] | None = None) -> _Fields:
         """The object that the field `key` holds."""
-        return _Fields(self.path, self.get(key, dict), f"{self.at}{key}.")
-
-    def reads(self) -> Reads:
-        """Frames, unless the card says otherwise."""
-        found: Any = self.values.get("reads", "frames")
-        self.want(found in get_args(Reads), "reads", " or ".join(get_args(Reads)))
-        return found  # type: ignore[no-any-return]
-
-    def windows(self) -> tuple[int, ...]:
-        found = self.get("window", list)
-        good = bool(found) and all(type(length) is int and 0 < length <= MOST_BASES for length in found)
-        self.want(good, "window", "a list of window lengths")
-        return tuple(found)
-
-    def score(self) -> float:
-        found: Any = self.values.get("min_score")
-        self.want(type(found) in (int, float) and 0 <= found <= 1, "min_score", "a number from 0 to 1")
-        return float(found)
-
-    def presets(self, key: str) -> dict[str, float]:
-        """Scores by name; a card need not have any."""
-        found = self.values.get(key, {})
-        good = isinstance(found, dict) and all(type(value) is float and 0 <= value <= 1 for value in found.values())
-        self.want(good, key, "scores from 0 to 1 by name")
-        return dict(found)
-
-    def size_presets(self) -> dict[int, dict[str, float]]:
-        """Scores by name, by length of window."""
-        inside = _Fields(self.path, self.values.get("size_presets", {}), "size_presets.")
-        return {self._size(key): inside.presets(key) for key in inside.values}
-
-    def calls(self) -> dict[int, CallModel]:
-        """How sequences are called, by length of window."""
-        found = {}
-        for key, values in dict(self.values.get("calls", {})).items():
-            size = self._size(key)
-            try:
-                found[size] = CallModel.from_json(values)
-            except (ValueError, TypeError, AttributeError) as error:
-                raise ModelError(f"{self.path}: calls.{key}: {error}", hint=_DAMAGED) from error
-        return found
-
-    def _size(self, key: str) -> int:
-        self.want(key in map(str, self.windows()), "window", f"a list with {key}, of which it has measured scores")
-        return int(key)
-
-    def dtypes(self) -> tuple[str, ...]:
-        """Names of number formats; older cards have none."""
-        found = self.values.get("dtypes", [])
-        self.want(isinstance(found, list) and all(type(each) is str for each in found), "dtypes", "a list of texts")
-        return tuple(found)
-
-    def files(self) -> dict[str, str]:
-        """Checksums by the names of files; older cards have none."""
-        found = self.values.get("files", {})
-        good = isinstance(found, dict) and all(_is_sum(value) for value in found.values())
-        self.want(good, "files", "SHA-256 checksums by name")
-        return dict(found)
+        return _Fields(self.path, self.get(key, _OBJECT, default), f"{self.at}{key}.")
 
     def encoder(self) -> EncoderPin:
-        sums = self.get("sha256", list)
-        self.want(bool(sums) and all(map(_is_sum, sums)), "sha256", "a list of SHA-256 checksums in hexadecimal")
-        dim = self.get("dim", int)
-        self.want(dim > 0, "dim", "positive")
-        return EncoderPin(self.get("name", str), dim, tuple(sums))
+        """The fields of an encoder."""
+        return EncoderPin(self.get("name", _TEXT), self.get("dim", _WIDTH), tuple(self.get("sha256", _SUMS)))
 
+    def by_size(self, key: str, window: Sequence[int], read: Callable[[_Fields, str], T]) -> dict[int, T]:
+        """What the field `key` holds for lengths of windows, each of which the card must serve."""
+        inside = self.inside(key, {})
+        for size in inside.values:
+            if size not in map(str, window):
+                raise self._wrong("window", f" must be a list with {size}, of which it has measured scores")
+        return {int(size): read(inside, size) for size in inside.values}
 
-def _is_sum(value: object) -> bool:
-    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+    def call_model(self, key: str) -> CallModel:
+        """How sequences are called, by the field `key`."""
+        try:
+            return CallModel.from_json(self.values[key])
+        except (ValueError, TypeError, AttributeError) as error:
+            raise self._wrong(key, f": {error}") from error
 
-
-def _is_text(value: str) -> bool:
-    """Whether it can be shown: half of a pair of surrogates cannot."""
-    return not re.search("[\0\ud800-\udfff]", value)
-
-
-_DAMAGED = "the classifier is damaged, or made by another version: import or train it again"
-_WORDS = {str: "a text", int: "a whole number", bool: "true or false", list: "a list", dict: "an object"}
+    def _wrong(self, key: str, why: str) -> ModelError:
+        hint = "the classifier is damaged, or made by another version: import or train it again"
+        return ModelError(f"{self.path}: {self.at}{key}{why}", hint=hint)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from virnucpro.core.caches import own_folder
 from virnucpro.errors import ModelError, OutputError
-from virnucpro.io.files import atomic_path, read_json, sha256_of
+from virnucpro.io.files import atomic_path, read_object, sha256_of
 
 #: Bytes from which on a checksum is remembered; a smaller file is read in a moment.
 LARGE = 64 << 20
@@ -86,12 +86,11 @@ def _changed(path: Path) -> ModelError:
 def _recall(state: FileState) -> str | None:
     memory = _memory(state)
     try:
-        values = read_json(memory) if memory else {}
+        values = read_object(memory) if memory else {}
     except (OSError, ValueError):
         return None
-    if not isinstance(values, dict) or {**values, "sha256": None} != {**asdict(state), "sha256": None}:
-        return None
-    return values["sha256"] if re.fullmatch("[0-9a-f]{64}", str(values["sha256"])) else None
+    found = str(values.pop("sha256", None))
+    return found if values == asdict(state) and re.fullmatch("[0-9a-f]{64}", found) else None
 
 
 def _remember(checksum: Checksum) -> None:

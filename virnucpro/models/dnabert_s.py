@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from virnucpro.errors import ModelError
-from virnucpro.io.files import read_json
+from virnucpro.io.files import read_object
 from virnucpro.models.attention import PackedLayout, alibi_slopes, packed_attention
 from virnucpro.models.layers import Norm, gated_gelu
 from virnucpro.models.linear import Linear
@@ -47,9 +47,9 @@ class DNABERTConfig:
     def read(cls, path: Path) -> DNABERTConfig:
         """Read `config.json`; a ModelError names the file and what is missing or makes no sense."""
         try:
-            values = read_json(path)
+            values = read_object(path)
             config = cls(**{name: values[name] for name in cls.__dataclass_fields__})
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError) as error:
             raise ModelError(f"cannot read {path}: {error}", hint="download the model again") from error
         except KeyError as error:
             raise ModelError(f"{path} has no {error}", hint="is it a DNABERT-2 or DNABERT-S config?") from error

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from virnucpro._version import __version__
 from virnucpro.errors import ModelError
-from virnucpro.io.files import read_json
+from virnucpro.io.files import read_object
 from virnucpro.io.files import sha256_of as sum_of_file
 from virnucpro.models.checksums import Checksum
 
@@ -170,12 +170,9 @@ def _config_values(config: Path) -> Mapping[str, object]:
     if not _readable(config):
         return {}
     try:
-        values = read_json(config)
+        return read_object(config)
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot read {config}: {error}", hint="it must be a JSON object") from error
-    if not isinstance(values, dict):
-        raise ModelError(f"cannot read {config}: it is no JSON object")
-    return values
 
 
 def _kind(config: Mapping[str, object], weights: list[Path]) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from virnucpro.io.files import atomic_path, read_json
+from virnucpro.io.files import atomic_path, read_object
 
 logger = logging.getLogger("virnucpro.run")
 
@@ -82,7 +82,7 @@ class Record:
     def load(cls, path: Path) -> Record | None:
         """Read the record; None where there is none, or where what is there is not what a run of this version wrote."""
         try:
-            return cls._parsed(path, read_json(path))
+            return cls._parsed(path, read_object(path))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, RecursionError) as error:
@@ -90,8 +90,8 @@ class Record:
             return None
 
     @classmethod
-    def _parsed(cls, path: Path, values: Any) -> Record:
-        if not isinstance(values, dict) or not all(key in values for key in _KEYS):
+    def _parsed(cls, path: Path, values: dict[str, Any]) -> Record:
+        if not all(key in values for key in _KEYS):
             raise ValueError("it lacks what every record holds")
         if values.pop("checksum", None) != _sum(values):
             raise ValueError("its checksum is not that of its content")
