@@ -18,7 +18,10 @@ from tokenizers import Tokenizer
 
 from benchmarks.common import TOKENIZER_FILE, Report, Row, median, parser, random_sequences, run_main
 from virnucpro.models.bpe import FastBPE
-from virnucpro.pipeline.stream import TOKENIZED_AT_ONCE
+from virnucpro.pipeline.stream import LETTERS_AT_ONCE, LETTERS_OF_ONE
+
+#: Sequences that a worker tokenizes in one call.
+AT_ONCE = LETTERS_AT_ONCE // LETTERS_OF_ONE
 
 Ids = Sequence[NDArray[np.int64]]
 
@@ -61,11 +64,7 @@ def tokenizer_table(path: Path, number: int, repeats: int, seed: int, report: Re
 
 def _run(encode: Callable[[list[str]], Ids], sequences: list[str]) -> tuple[float, Ids]:
     began = time.perf_counter()
-    found = [
-        ids
-        for first in range(0, len(sequences), TOKENIZED_AT_ONCE)
-        for ids in encode(sequences[first : first + TOKENIZED_AT_ONCE])
-    ]
+    found = [ids for first in range(0, len(sequences), AT_ONCE) for ids in encode(sequences[first : first + AT_ONCE])]
     return time.perf_counter() - began, found
 
 

@@ -10,8 +10,8 @@ import light_workers as light
 import pytest
 
 from virnucpro.errors import VirnucproError
-from virnucpro.pipeline.events import Crashed, Died, Fatal, FileDone, Progress, Ready, Request, Unusable
-from virnucpro.pipeline.launch_local import STOP, Answer, Launch, Launcher, Said, Work
+from virnucpro.pipeline.events import STOP, Answer, Crashed, Died, Fatal, FileDone, Progress, Ready, Request, Unusable
+from virnucpro.pipeline.launch_local import Launch, Launcher, Said, Work
 
 #: An answer to a request after which the worker is killed.
 KILL = Path("kill")

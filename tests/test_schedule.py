@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from virnucpro.errors import DeviceError, ModelError
 from virnucpro.pipeline.base_worker import assign_files_by_sequences
 from virnucpro.pipeline.events import (
+    FLUSH,
+    STOP,
     Crashed,
     Died,
     Fatal,
@@ -35,14 +37,12 @@ from virnucpro.pipeline.schedule import (
     GRACE_SECONDS,
     LOSSES_OF_A_FILE,
     SLEPT_SECONDS,
-    Flush,
-    Give,
     Kill,
     Note,
     Order,
+    Reply,
     Schedule,
     Start,
-    Stop,
     Tell,
 )
 
@@ -101,13 +101,13 @@ class World:
                     assert slot not in self.gone
                     self.workers[slot] = Worker()
                     self.starts[slot] += 1
-                case Give(slot, path):
+                case Reply(slot, Path() as path):
                     assert path not in self.ended
                     assert not any(path in worker.held for worker in self.workers.values())
                     self.answered(slot).held.append(path)
-                case Flush(slot):
+                case Reply(slot, None):
                     assert self.answered(slot).held
-                case Stop(slot):
+                case Reply(slot):
                     assert self.ended == set(self.schedule.counts)
                     self.answered(slot).ending = True
                 case Kill(slot):
@@ -365,24 +365,24 @@ UP = (Ready(), Request())
 def test_a_suspect_goes_to_another_device_first_and_alone() -> None:
     play = Play(["a", "b"], [9, 8, 7, 6])
     assert play.orders == [Start(0), Start(1)]
-    assert play(0, *UP, Request()) == [Give(0, file(0)), Give(0, file(3))]
+    assert play(0, *UP, Request()) == [Reply(0, file(0)), Reply(0, file(3))]
     assert play(0, Died("SIGSEGV")) == [Start(0)]
-    assert play(0, *UP) == [Give(0, file(2))]  # alone at first, the smallest that is left
-    assert play(0, Request()) == [Flush(0)]
-    assert play(1, *UP) == [Give(1, file(1))]
+    assert play(0, *UP) == [Reply(0, file(2))]  # alone at first, the smallest that is left
+    assert play(0, Request()) == [Reply(0, FLUSH)]
+    assert play(1, *UP) == [Reply(1, file(1))]
     assert play(0, Request(), done(2)) == []  # both suspects wait for b
-    assert play(1, Request()) == [Flush(1)]
-    assert play(1, Request(), done(1)) == [Give(1, file(0))]
-    assert play(1, Request()) == [Flush(1)]
-    assert play(1, Request(), done(0)) == [Give(1, file(3))]
-    assert play(1, Request(), Request(), done(3)) == [Flush(1), Stop(0), Stop(1)]
+    assert play(1, Request()) == [Reply(1, FLUSH)]
+    assert play(1, Request(), done(1)) == [Reply(1, file(0))]
+    assert play(1, Request()) == [Reply(1, FLUSH)]
+    assert play(1, Request(), done(0)) == [Reply(1, file(3))]
+    assert play(1, Request(), Request(), done(3)) == [Reply(1, FLUSH), Reply(0, STOP), Reply(1, STOP)]
 
 
 def test_one_device_tries_a_suspect_twice() -> None:
     play = Play(["a"], [1])
-    assert play(0, *UP) == [Give(0, file(0))]
+    assert play(0, *UP) == [Reply(0, file(0))]
     assert play(0, Died("SIGKILL; was memory short?")) == [Start(0)]
-    assert play(0, *UP) == [Give(0, file(0))]
+    assert play(0, *UP) == [Reply(0, file(0))]
     play(0, Died("SIGKILL; was memory short?"))
     assert play.schedule.ended
     assert play.schedule.result.failed == {file(0): "2 workers died on it, the last on a (SIGKILL; was memory short?)"}
@@ -409,10 +409,10 @@ def test_the_last_error_of_a_traceback_is_the_reason() -> None:
 
 def test_what_one_device_has_no_memory_for_is_tried_on_another() -> None:
     play = Play(["a", "b"], [1, 1])
-    assert play(0, *UP) == [Give(0, file(0))]
-    assert play(1, *UP, done(1), Request()) == [Give(1, file(1))]
-    assert play(0, FileFailed(file(0), "out of memory", out_of_memory=True)) == [Give(1, file(0))]
-    assert play(1, done(0), Request()) == [Stop(1)]
+    assert play(0, *UP) == [Reply(0, file(0))]
+    assert play(1, *UP, done(1), Request()) == [Reply(1, file(1))]
+    assert play(0, FileFailed(file(0), "out of memory", out_of_memory=True)) == [Reply(1, file(0))]
+    assert play(1, done(0), Request()) == [Reply(1, STOP)]
     alone = Play(["a"], [1])
     alone(0, *UP, FileFailed(file(0), "out of memory", out_of_memory=True))
     assert alone.schedule.result.failed == {file(0): "out of memory"}
@@ -426,7 +426,7 @@ def test_an_idle_death_after_the_last_file_goes_unnoticed() -> None:
     play(1, done(1))
     assert play(0, Died("SIGKILL")) == []
     assert not any(isinstance(order, Note) for order in play.orders)
-    assert play(1, Request()) == [Stop(1)]
+    assert play(1, Request()) == [Reply(1, STOP)]
     play(1, Died("exit code 0"))
     assert play.schedule.ended
 
@@ -434,7 +434,7 @@ def test_an_idle_death_after_the_last_file_goes_unnoticed() -> None:
 def test_a_device_that_cannot_be_used_leaves_the_work_to_the_others() -> None:
     play = Play(["a", "b"], [1, 1])
     assert play(0, Unusable(no_device()), Died("exit code 0")) == []
-    assert play(1, *UP, Request()) == [Give(1, file(1)), Give(1, file(0))]
+    assert play(1, *UP, Request()) == [Reply(1, file(1)), Reply(1, file(0))]
     with pytest.raises(DeviceError, match="cannot use it"):
         play(1, Unusable(no_device()))
 
@@ -447,13 +447,13 @@ def test_a_fatal_error_is_raised() -> None:
 def test_files_without_sequences_are_taken_over_too() -> None:
     play = Play(["a", "b"], [0, 0])
     play(0, Unusable(no_device()), Died("exit code 0"))
-    assert play(1, *UP, Request()) == [Give(1, file(0)), Give(1, file(1))]
+    assert play(1, *UP, Request()) == [Reply(1, file(0)), Reply(1, file(1))]
 
 
 def test_a_file_is_to_blame_where_hosts_go_again_and_again() -> None:
     play = Play(["a"], [1], wait_seconds=1)
     for slot in range(LOSSES_OF_A_FILE + 1):
-        assert play(slot, *UP) == [Give(slot, file(0))]
+        assert play(slot, *UP) == [Reply(slot, file(0))]
         assert play(slot, Lost("its node has left")) == []
         assert play(slot + 1, Joined("a")) == [Start(slot + 1)]
     assert play.schedule.result.failed == {}
@@ -510,8 +510,8 @@ def test_an_idle_worker_may_be_silent_and_one_that_ends_not_for_long() -> None:
     assert play(1, Crashed("Why")) == []
     assert play.after(GRACE_SECONDS) == []
     assert play.after(1) == [Kill(1)]
-    assert play(1, Died("SIGKILL")) == [Give(0, file(1))]
-    assert play(0, done(1), Request()) == [Stop(0)]
+    assert play(1, Died("SIGKILL")) == [Reply(0, file(1))]
+    assert play(0, done(1), Request()) == [Reply(0, STOP)]
     assert play.after(GRACE_SECONDS + 1) == [Kill(0)]
 
 
@@ -528,7 +528,7 @@ def test_workers_of_a_job_that_was_suspended_do_not_hang() -> None:
 def test_who_has_not_come_up_by_the_end_is_not_waited_for() -> None:
     play = Play(["a", "b"], [1, 1])
     play(0, *UP, done(0), Request())
-    assert play(0, done(1), Request()) == [Kill(1), Stop(0)]
+    assert play(0, done(1), Request()) == [Kill(1), Reply(0, STOP)]
     play(1, Died("SIGKILL"))
     assert not any(isinstance(order, Note) for order in play.orders)
     play(0, Died("exit code 0"))

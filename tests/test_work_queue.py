@@ -20,13 +20,12 @@ from conftest import HANGS, random_records, to_fasta
 from hypothesis import given
 from hypothesis import strategies as st
 
+from virnucpro.core.threads import Aborted, Channel
 from virnucpro.errors import DeviceError, InputError, Interrupted, ModelError, OutputError, UsageError, VirnucproError
 from virnucpro.io.store import read_shard
 from virnucpro.models.registry import resolve
 from virnucpro.pipeline.base_worker import _EventHandler
-from virnucpro.pipeline.channel import Aborted, Channel
-from virnucpro.pipeline.events import Crashed, Fatal, FileDone, FileFailed, Phase, Progress, Ready, Request
-from virnucpro.pipeline.launch_local import STOP
+from virnucpro.pipeline.events import STOP, Crashed, Fatal, FileDone, FileFailed, Phase, Progress, Ready, Request
 from virnucpro.pipeline.parallel_dnabert import (
     WorkerOptions,
     assign_files_by_sequences,

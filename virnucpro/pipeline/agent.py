@@ -25,8 +25,8 @@ from virnucpro.errors import ModelError
 from virnucpro.models.checksums import Checksum
 from virnucpro.models.local import LocalModel, combined
 from virnucpro.models.registry import resolve
-from virnucpro.pipeline.events import FileDone, FileFailed
-from virnucpro.pipeline.launch_local import Answer, Processes, Said, Work
+from virnucpro.pipeline.events import Answer, FileDone, FileFailed
+from virnucpro.pipeline.launch_local import Processes, Said, Work
 
 #: Contents of files by their names.
 Files = Mapping[str, bytes]

@@ -7,6 +7,7 @@ and streams files through. What it embeds, and how, its subclass says.
 from __future__ import annotations
 
 import logging
+import logging.handlers
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -97,37 +98,23 @@ def assign_files_by_sequences(
 
 def set_up_worker_logging(sink: EventSink, device: torch.device) -> None:
     """In a spawned worker: send log records, marked with the device, to the parent through `sink`."""
-    handler = _EventHandler(sink)
+    handler = _EventHandler(sink)  # type: ignore[arg-type]  # of a queue it needs no more
     handler.setFormatter(logging.Formatter(f"[{device}] %(message)s"))
     root = logging.getLogger("virnucpro")
     root.handlers[:] = [handler]
     root.setLevel(root.level or logging.INFO)
 
 
-class _EventHandler(logging.Handler):
-    def __init__(self, sink: EventSink) -> None:
-        super().__init__()
-        self.sink = sink
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Send the record with its message made, since its arguments need not be picklable."""
-        record.msg, record.args, record.exc_info = self.format(record), None, None
-        self.sink.put(record)
+class _EventHandler(logging.handlers.QueueHandler):
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Send a record that is ready for it: any sink has a `put`."""
+        self.queue.put(record)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """The keyword arguments of `process_dnabert_files_worker` and `process_esm_files_worker`.
+    """The keyword arguments of a worker, as `process_dnabert_files_worker` explains them.
 
-    model: a registered name, a folder or weights file, or what `resolve` returned.
-    models_dir: where named models are sought first.
-    dtype: auto, fp32, bf16, fp16 or fp8; auto is BF16 where the device multiplies it natively, else fp32.
-    max_tokens: longer sequences fail with a message.
-    threads: CPU threads of this worker; None takes all there are.
-    attributes: written into each result, besides the model, dtype and versions that made it.
-    progress_queue: takes events of `pipeline.events` and log records; a `multiprocessing` queue does.
-    forward_logs: in a process of its own, send log records to `progress_queue`, which it needs, rather than to this
-        process's handlers.
     kept: what an earlier call in this process has loaded, for a worker that stays; None where nothing is to be kept.
     """
 

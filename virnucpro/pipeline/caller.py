@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from virnucpro.models.local import LocalModel
 from virnucpro.pipeline.base_worker import WorkerOptions, torch_device
 from virnucpro.pipeline.events import Listener, Phase
 from virnucpro.pipeline.families import FAMILIES
-from virnucpro.pipeline.features import Features, join
+from virnucpro.pipeline.features import join
 from virnucpro.pipeline.launch_local import Launch
 from virnucpro.pipeline.placement import announce
 from virnucpro.pipeline.stream import Encoder, Output, Stream
@@ -89,29 +89,18 @@ class CalledFiles(Output):
         return [read_shard(self.vectors_path(path, encoder)) for encoder in range(len(self.models))]
 
 
-class _Classifiers(NamedTuple):
-    """Of open frames, and of windows that are read as a whole, if these are scored."""
+def _scored(frames: Classifier, whole: Classifier | None, shards: Sequence[Shard]) -> Shard:
+    """(n, 2) scores of what the encoders made of a work file; what has none is among the failed.
 
-    frames: Classifier
-    whole: Classifier | None
-
-    @classmethod
-    def load(cls, folder: Path) -> _Classifiers:
-        return cls(Classifier.load(folder), Classifier.load_dna_only(folder))
-
-    def scores(self, shards: Sequence[Shard]) -> Shard:
-        """(n, 2) scores of what the encoders made of a work file; what has none is among the failed."""
-        joined = join(shards)
-        found = [_scored(self.frames, joined.frames), _scored(self.whole, joined.whole)]
-        names = [name for keys, _ in found for name in keys]
-        return Shard(names, np.concatenate([scores for _, scores in found]), joined.failed)
-
-
-def _scored(classifier: Classifier | None, features: Features) -> Features:
-    names, vectors = features
-    if classifier is None or not names:
-        return [], np.empty((0, 2), np.float32)
-    return names, classifier.score(vectors)
+    frames, whole: of open frames, and of windows that are read as a whole, if these are scored.
+    """
+    joined = join(shards)
+    names, scores = list[str](), [np.empty((0, 2), np.float32)]
+    for classifier, (keys, vectors) in ((frames, joined.frames), (whole, joined.whole)):
+        if classifier and keys:
+            names += keys
+            scores.append(classifier.score(vectors))
+    return Shard(names, np.concatenate(scores), joined.failed)
 
 
 def call_files_worker(
@@ -147,11 +136,11 @@ def call_files_worker(
         return [worker.load(device, worker.dtype, budget) for worker, budget in zip(workers, budgets, strict=True)]
 
     encoders = options.kept_or((device, dtype, budgets, [(model, model.sums) for model in models]), load)
-    classifiers = _Classifiers.load(classifier) if classifier else None
+    classifiers = (Classifier.load(classifier), Classifier.load_dna_only(classifier)) if classifier else None
     files.folder.mkdir(parents=True, exist_ok=True)
 
     def finish(shards: Sequence[Shard]) -> list[Shard]:
-        return [*(shards if vectors else ()), *([classifiers.scores(shards)] if classifiers else ())]
+        return [*(shards if vectors else ()), *([_scored(*classifiers, shards)] if classifiers else ())]
 
     given = encoders, files, device, options.lanes, options.max_tokens, options.progress_queue
     return Stream(*given, finish).go(file_subset)

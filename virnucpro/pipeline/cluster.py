@@ -25,9 +25,9 @@ from virnucpro.core.device import Device
 from virnucpro.errors import DeviceError, UsageError, VirnucproError
 from virnucpro.models.local import LocalModel
 from virnucpro.pipeline.agent import traits
+from virnucpro.pipeline.events import Answer
 from virnucpro.pipeline.launch_local import (
     GONE_SECONDS,
-    Answer,
     Deliver,
     Sink,
     Work,

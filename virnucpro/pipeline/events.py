@@ -6,12 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from logging import LogRecord
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from virnucpro.errors import DeviceError, VirnucproError
 
 #: Parent → worker, in a stream of files: none follows just now, so finish what is held and ask again.
 FLUSH = None
+
+#: Parent → worker: there is nothing more, return.
+STOP: Literal["stop"] = "stop"
+
+#: What a request is answered with: a file, FLUSH, or STOP.
+Answer = Path | None | Literal["stop"]
 
 # Worker → parent; a listener hears these, too.
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from virnucpro.input.index import WHOLE, IndexedSequence, WorkFile, read_index
@@ -15,43 +14,42 @@ from virnucpro.pipeline.caller import Called
 from virnucpro.pipeline.features import join
 from virnucpro.runs.paths import PredictPaths
 
-Shards = Callable[[], Iterator[Shard]]
-
 
 def kept_paths(paths: PredictPaths, reads: Reads, vanilla: bool) -> tuple[Path, ...]:
     """An HDF5 file for each encoder; with `vanilla` the published tool's three as well."""
-    hdf5 = tuple(paths.embeddings(which, ".h5") for which in ("dna", "protein")[: 2 if reads == "frames" else 1])
-    return (*hdf5, *(paths.embeddings(which, ".pt") for which in ("DNABERT_S", "ESM", "merged"))) if vanilla else hdf5
+    return tuple(path for path, *_ in _kept(paths, 2 if reads == "frames" else 1, vanilla))
+
+
+def _kept(paths: PredictPaths, encoders: int, vanilla: bool) -> list[tuple[Path, int | None, Layout]]:
+    """Each file, whose vectors it holds (None: of both encoders, joined), and its layout."""
+    found: list[tuple[Path, int | None, Layout]] = [(paths.embeddings("dna", ".h5"), 0, "hdf5")]
+    if encoders > 1:
+        found.append((paths.embeddings("protein", ".h5"), 1, "hdf5"))
+    if vanilla:
+        found.append((paths.embeddings("DNABERT_S", ".pt"), 0, "nucleotide"))
+        found.append((paths.embeddings("ESM", ".pt"), 1, "proteins"))
+        found.append((paths.embeddings("merged", ".pt"), None, "merged"))
+    return found
 
 
 def keep_embeddings(
     called: Called, parts: Sequence[WorkFile], paths: PredictPaths, vanilla: bool, names: Mapping[Path, Path]
 ) -> None:
     """Write the embeddings of all frames, or windows, in input order; `names`: where each of `kept_paths` goes."""
-    dna, protein = (partial(_named, called, parts, encoder) for encoder in range(2))
-    jobs: list[tuple[Path, Shards, Mapping[str, object], Layout]] = [
-        (paths.embeddings(which, ".h5"), source, called.files.attributes(encoder), "hdf5")
-        for encoder, (which, source) in enumerate((("dna", dna), ("protein", protein))[: len(called.files.models)])
-    ]
-    if vanilla:
-        jobs += [
-            (paths.embeddings("DNABERT_S", ".pt"), dna, {}, "nucleotide"),
-            (paths.embeddings("ESM", ".pt"), protein, {}, "proteins"),
-            (paths.embeddings("merged", ".pt"), partial(_merged, called, parts), {}, "merged"),
-        ]
-    for path, source, attributes, layout in jobs:
-        write_merged(names[path], source(), attributes, layout)
+    for path, encoder, layout in _kept(paths, len(called.files.models), vanilla):
+        attributes = called.files.attributes(encoder) if encoder is not None and layout == "hdf5" else {}
+        write_merged(names[path], _named(called, parts, encoder), attributes, layout)
 
 
-def _named(called: Called, parts: Sequence[WorkFile], encoder: int) -> Iterator[Shard]:
-    """One encoder's embeddings of frames, a work file at a time, under their published ids."""
+def _named(called: Called, parts: Sequence[WorkFile], encoder: int | None) -> Iterator[Shard]:
+    """One encoder's vectors, or both joined, a work file at a time, under their published ids."""
     for part in parts:
         if source := called.source(part):
-            names = _published_ids(called, part)
-            shard = called.files.read_vectors(source)[encoder]
-            rows = [row for row, key in enumerate(shard.headers) if key in names]
+            made, names = called.files.read_vectors(source), _published_ids(called, part)
+            keys, vectors = join(made).frames if encoder is None else (made[encoder].headers, made[encoder].embeddings)
+            rows = [row for row, key in enumerate(keys) if key in names]
             if rows:
-                yield Shard([names[shard.headers[row]] for row in rows], shard.embeddings[rows])
+                yield Shard([names[keys[row]] for row in rows], vectors[rows])
 
 
 def _published_ids(called: Called, part: WorkFile) -> dict[str, str]:
@@ -67,13 +65,3 @@ def _published_ids(called: Called, part: WorkFile) -> dict[str, str]:
         if len(called.files.models) == 1:
             names[row.key + WHOLE] = published_id(sequence_id, row.number)
     return names
-
-
-def _merged(called: Called, parts: Sequence[WorkFile]) -> Iterator[Shard]:
-    """Both vectors of each frame, a work file at a time, under their published ids."""
-    for part in parts:
-        if source := called.source(part):
-            keys, vectors = join(called.files.read_vectors(source)).frames
-            names = _published_ids(called, part)
-            if keys:
-                yield Shard([names[key] for key in keys], vectors)

@@ -29,16 +29,10 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from virnucpro.errors import DeviceError, UsageError, VirnucproError
-from virnucpro.pipeline.events import Crashed, Died, Fatal, Message, Request, Unusable
-
-#: Parent → worker: there is nothing more, return.
-STOP: Literal["stop"] = "stop"
-
-#: What a request is answered with: a file, FLUSH, or STOP.
-Answer = Path | None | Literal["stop"]
+from virnucpro.pipeline.events import STOP, Answer, Crashed, Died, Fatal, Message, Request, Unusable
 
 #: What comes from a worker.
 Said = Message | logging.LogRecord

@@ -31,8 +31,8 @@ from virnucpro.errors import DeviceError, VirnucproError
 from virnucpro.io.files import atomic_path
 from virnucpro.pipeline.agent import Agent, Files, Folder, Found
 from virnucpro.pipeline.cluster import Terms, is_loopback
-from virnucpro.pipeline.events import Died, Fatal, Joined, Lost
-from virnucpro.pipeline.launch_local import GONE_SECONDS, Answer, Said, Sink, Work
+from virnucpro.pipeline.events import Answer, Died, Fatal, Joined, Lost
+from virnucpro.pipeline.launch_local import GONE_SECONDS, Said, Sink, Work
 
 logger = logging.getLogger("virnucpro.ray")
 

@@ -115,12 +115,12 @@ def process_dnabert_files_worker(
     kwargs, as in `WorkerOptions`:
         model: a registered name, a folder or weights file, or what `resolve` returned; default: the embedded one.
         models_dir: where named models are sought first.
-        dtype: auto (BF16 where the device has it natively, else fp32), fp32, bf16, fp16.
+        dtype: auto (BF16 where the device multiplies it natively, else fp32), fp32, bf16, fp16 or, for ESM-2, fp8.
         max_tokens: longer sequences fail with a message.
-        threads: CPU threads of this worker.
+        threads: CPU threads of this worker; None takes all there are.
         attributes: written into each result, besides the model, dtype and versions that made it.
-        progress_queue: takes the events of `pipeline.events`, and log records.
-        forward_logs: in a process of its own, send log records there.
+        progress_queue: takes the events of `pipeline.events` and log records; a `multiprocessing` queue does.
+        forward_logs: in a process of its own, send log records there rather than to its handlers.
 
     Returns the paths written, and (input path, message) for each file that failed. A file's error is logged with
     the device and the rest goes on; ModelError and DeviceError end the call.
@@ -194,7 +194,8 @@ def embed_files(
     output = Embeddings(Path(output_dir), model.attributes(dtype, batch_size) | dict(options.attributes or {}))
     output.folder.mkdir(parents=True, exist_ok=True)
     done = {path for path in files if output.is_done(path)}
-    counts = counts or _count_all(files)
+    if counts is None:  # in threads: decompressing takes most of the time
+        counts = dict(zip(files, in_order(count_sequences, files, available_threads()), strict=True))
     announce([model], dtype, [batch_size], names, counts, done)
     total = sum(counts.values())
     listen(None, Phase(f"embedding with {model.name}", total, sum(counts[path] for path in done), tuple(names)))
@@ -204,8 +205,3 @@ def embed_files(
     end = WorkQueue(process, names, batch_size, output.folder, left, settings, listen, stall_seconds, launch).run()
     processed = [output.result(path) for path in files if path in done or path in end.done]
     return Embedded(processed, [(path, end.failed[path]) for path in files if path in end.failed], end.stats)
-
-
-def _count_all(files: Sequence[Path]) -> dict[Path, int]:
-    """Sequences of each file, counted in threads: decompressing takes most of the time. Raises InputError."""
-    return dict(zip(files, in_order(count_sequences, files, available_threads()), strict=True))

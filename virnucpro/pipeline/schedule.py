@@ -24,6 +24,9 @@ from pathlib import Path
 
 from virnucpro.errors import DeviceError
 from virnucpro.pipeline.events import (
+    FLUSH,
+    STOP,
+    Answer,
     Crashed,
     Died,
     Event,
@@ -64,25 +67,11 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Give:
-    """Answer the worker's request with a file."""
+class Reply:
+    """Answer the worker's request."""
 
     slot: int
-    path: Path
-
-
-@dataclass(frozen=True)
-class Flush:
-    """Answer the worker's request: nothing just now; finish what you hold and ask again."""
-
-    slot: int
-
-
-@dataclass(frozen=True)
-class Stop:
-    """Answer the worker's request: there is nothing more, return."""
-
-    slot: int
+    answer: Answer
 
 
 @dataclass(frozen=True)
@@ -108,7 +97,7 @@ class Note:
     text: str
 
 
-Order = Start | Give | Flush | Stop | Kill | Tell | Note
+Order = Start | Reply | Kill | Tell | Note
 
 
 @dataclass
@@ -350,7 +339,11 @@ class Schedule:
     def _retire(self, slot: _Slot, error: DeviceError) -> None:
         self._close(slot)
         if self.open and not self.usable:
-            self._give_up(error)
+            if error.hint is not None:  # a worker said it, and knows best
+                raise error
+            devices = ", ".join(sorted({slot.device for slot in self.slots}))
+            cure = "see the log, and `virnucpro doctor`"
+            raise DeviceError(f"no worker on {devices} stays alive: {error}", hint=cure)
         self._note(logging.ERROR, f"no more workers are started on {slot.device}: {error}")
 
     def _close(self, slot: _Slot) -> None:
@@ -392,12 +385,6 @@ class Schedule:
         self.down[slot.index] = slot
         self._note(logging.INFO, f"{device} has joined")
 
-    def _give_up(self, error: DeviceError) -> None:
-        if error.hint is not None:  # a worker said it, and knows best
-            raise error
-        devices = ", ".join(sorted({slot.device for slot in self.slots}))
-        raise DeviceError(f"no worker on {devices} stays alive: {error}", hint="see the log, and `virnucpro doctor`")
-
     def _patience(self, slot: _Slot) -> float:
         """Seconds that this worker may say nothing."""
         if slot.stopped or slot.cause:
@@ -426,15 +413,15 @@ class Schedule:
         if path is not None:
             slot.held[path] = None
             slot.flushed = False
-            self._answer(slot, Give(slot.index, path), now)
+            self._reply(slot, path, now)
         elif slot.held and not slot.flushed:
             slot.flushed = True
-            self._answer(slot, Flush(slot.index), now)
+            self._reply(slot, FLUSH, now)
 
-    def _answer(self, slot: _Slot, order: Order, now: float) -> None:
+    def _reply(self, slot: _Slot, answer: Answer, now: float) -> None:
         slot.heard = now
         del self.hungry[slot.index]
-        self._orders.append(order)
+        self._orders.append(Reply(slot.index, answer))
 
     def _next_file(self, slot: _Slot) -> Path | None:
         alone = slot.deaths or not self.tried.keys().isdisjoint(slot.held)
@@ -442,19 +429,16 @@ class Schedule:
             return None
         if self.fresh:
             return self._fresh_file(slot)
-        return self._suspect(slot)
+        path = next((path for path in self.suspects if self._may_try(slot, path)), None)
+        if path is not None:
+            self.suspects.remove(path)
+        return path
 
     def _fresh_file(self, slot: _Slot) -> Path:
         source = slot if slot.files else max(self.slots, key=lambda other: (other.left, len(other.files)))
         path = source.files.pop() if slot.deaths else source.files.popleft()
         source.left -= self.counts[path]
         self.fresh -= 1
-        return path
-
-    def _suspect(self, slot: _Slot) -> Path | None:
-        path = next((path for path in self.suspects if self._may_try(slot, path)), None)
-        if path is not None:
-            self.suspects.remove(path)
         return path
 
     def _may_try(self, slot: _Slot, path: Path) -> bool:
@@ -467,14 +451,11 @@ class Schedule:
         free = sum(slot.alive and not slot.retired and not slot.held for slot in self.slots)
         for slot in list(self.down.values()):
             if self.fresh > free or any(self._may_try(slot, path) for path in self.suspects):
-                self._start(slot, now)
                 free += 1
-
-    def _start(self, slot: _Slot, now: float) -> None:
-        del self.down[slot.index]
-        self.alive += 1
-        slot.begin(now)
-        self._orders.append(Start(slot.index))
+                self.alive += 1
+                del self.down[slot.index]
+                slot.begin(now)
+                self._orders.append(Start(slot.index))
 
     def _dismiss(self, now: float) -> None:
         """Everything has come to its end."""
@@ -484,7 +465,7 @@ class Schedule:
                 continue
             if slot.index in self.hungry:
                 slot.stopped = True
-                self._answer(slot, Stop(slot.index), now)
+                self._reply(slot, STOP, now)
             elif not slot.ready:
                 slot.stopped = True
                 self._kill(slot, "not needed any more")

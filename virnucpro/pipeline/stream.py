@@ -23,12 +23,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from virnucpro.errors import DeviceError, InputError, VirnucproError
+from virnucpro.core.threads import Aborted, Channel
+from virnucpro.errors import InputError, VirnucproError
 from virnucpro.input.fasta import Alphabet, BadRecord, Record, read_records
+from virnucpro.input.frames import batches
 from virnucpro.io.files import sha256_of
 from virnucpro.io.store import Shard, read_shard, write_shard
 from virnucpro.models.attention import PackedLayout, to_device
-from virnucpro.pipeline.channel import Aborted, Channel
 from virnucpro.pipeline.events import FLUSH, Event, EventSink, FileDone, FileFailed, Progress, Ready
 from virnucpro.pipeline.packing import PackedBatch, Packer
 
@@ -37,8 +38,8 @@ logger = logging.getLogger("virnucpro.worker")
 #: Batches that wait between two stages. More would let a slow device hoard work that others could do.
 QUEUED_BATCHES = 2
 
-#: Sequences tokenized in one call, and the most letters in one: bounds memory when sequences are long.
-TOKENIZED_AT_ONCE, LETTERS_AT_ONCE = 512, 1 << 20
+#: Letters that are tokenized in one call, and for how many each sequence counts at least.
+LETTERS_AT_ONCE, LETTERS_OF_ONE = 1 << 20, 1 << 11
 
 #: Attribute of a result: checksums of what it was made from.
 SOURCE = "source_sha256"
@@ -137,10 +138,10 @@ class _Reading:
 
 @dataclass
 class _FileJob:
-    """A work file on its way; readings: one for each encoder that reads something of it."""
+    """A work file on its way; readings: one for each encoder."""
 
     path: Path
-    readings: dict[int, _Reading] = field(default_factory=dict)
+    readings: list[_Reading] = field(default_factory=list)
     read: bool = False
     error: str | None = None
     out_of_memory: bool = False
@@ -148,30 +149,15 @@ class _FileJob:
 
     @property
     def complete(self) -> bool:
-        return self.read and all(reading.received == len(reading.headers) for reading in self.readings.values())
+        return self.read and all(reading.received == len(reading.headers) for reading in self.readings)
 
 
 #: A sequence in a batch: whose it is and its row there.
 _Key = tuple[_Reading, int]
 
 
-@dataclass
-class _Batch:
-    """A buffer for one of the encoders."""
-
-    encoder: Encoder
-    packed: PackedBatch[_Key]
-
-
-@dataclass
-class _Result:
-    """A batch after the forward pass; `fetch` waits for the device and returns vectors and busy seconds.
-
-    It raises DeviceError if the device had no memory for the batch.
-    """
-
-    batch: PackedBatch[_Key]
-    fetch: Callable[[], tuple[NDArray[np.float32], float]]
+#: Waits for the device; returns (n, dim) vectors of a batch, and how many seconds the device was busy with it.
+_Fetch = Callable[[], tuple[NDArray[np.float32], float]]
 
 
 class Stream:
@@ -194,8 +180,11 @@ class Stream:
         self.encoders, self.output, self.device, self.max_tokens = encoders, output, device, max_tokens
         self.lanes = lanes if device.type == "cpu" else 1
         self.events, self.finish = events, finish
-        self.batches: Channel[_Batch] = Channel(QUEUED_BATCHES)
-        self.results: Channel[_Result | _FileJob] = Channel(QUEUED_BATCHES + self.lanes, producers=self.lanes + 1)
+        self.batches: Channel[tuple[Encoder, PackedBatch[_Key]]] = Channel(QUEUED_BATCHES)
+        #: Batches after the forward pass, None where the device had no memory for one; and files that were read.
+        self.results: Channel[tuple[PackedBatch[_Key], _Fetch | None] | _FileJob] = Channel(
+            QUEUED_BATCHES + self.lanes, producers=self.lanes + 1
+        )
         self.processed: list[Path] = []
         self.failed: list[tuple[Path, str]] = []
         self.error: BaseException | None = None
@@ -254,6 +243,7 @@ class Stream:
                 self._flush(packers)
                 continue
             job = _FileJob(Path(path))
+            job.readings = [_Reading(job) for _ in self.encoders]
             try:
                 self._read_file(job, packers)
             except (VirnucproError, OSError) as error:
@@ -270,46 +260,42 @@ class Stream:
 
     def _send(self, encoder: Encoder, batches: Iterable[PackedBatch[_Key]]) -> None:
         for batch in batches:
-            self.batches.put(_Batch(encoder, batch))
+            self.batches.put((encoder, batch))
 
     def _read_file(self, job: _FileJob, packers: Sequence[Packer[_Key]]) -> None:
         for place, source in enumerate(self.output.sources(job.path)):
             if source is not None:
-                reading = job.readings[place] = _Reading(job)
-                self._read_source(source, reading, self.encoders[place], packers[place])
+                self._read_source(source, job.readings[place], self.encoders[place], packers[place])
 
     def _read_source(self, source: Path, reading: _Reading, encoder: Encoder, packer: Packer[_Key]) -> None:
-        for group in _grouped(_good_records(source, reading, encoder)):
+        records = _good_records(source, reading, encoder)
+        for group in batches(records, lambda record: max(len(record.sequence), LETTERS_OF_ONE), LETTERS_AT_ONCE):
             encoded = encoder.tokenize([record.sequence for record in group])
             for record, ids in zip(group, encoded, strict=True):
                 if len(ids) > self.max_tokens:
-                    reading.failed.append((record.number, record.id, self._too_long(len(ids))))
+                    cure = "cut the sequence into windows, or raise --max-tokens (memory grows with it)"
+                    why = f"{len(ids)} tokens are more than --max-tokens {self.max_tokens}: {cure}"
+                    reading.failed.append((record.number, record.id, why))
                     continue
                 reading.headers.append(record.header)
                 self._send(encoder, packer.add((reading, len(reading.headers) - 1), ids))
 
-    def _too_long(self, tokens: int) -> str:
-        return (
-            f"{tokens} tokens are more than --max-tokens {self.max_tokens}: "
-            f"cut the sequence into windows, or raise --max-tokens (memory grows with it)"
-        )
-
     def _forward(self) -> None:
         if self.device.type == "cpu":
             torch.set_num_threads(1)  # of this lane: the lanes are the parallelism
-        for batch in self.batches:
+        for encoder, batch in self.batches:
+            fetch: _Fetch | None = None
             try:
-                result = _Result(batch.packed, self._launch(batch.encoder, batch.packed))
+                fetch = self._launch(encoder, batch)
             except (RuntimeError, MemoryError) as error:
                 # Anything else that a device says may leave it useless for whatever comes next: it ends the worker.
                 if not _means_no_memory(error):
                     raise
-                result = _Result(batch.packed, _raiser(self._out_of_memory(batch.packed)))
-            self.results.put(result)
+            self.results.put((batch, fetch))
         self.results.close()
 
     @torch.no_grad()
-    def _launch(self, encoder: Encoder, batch: PackedBatch[_Key]) -> Callable[[], tuple[NDArray[np.float32], float]]:
+    def _launch(self, encoder: Encoder, batch: PackedBatch[_Key]) -> _Fetch:
         """Start the forward pass; on a GPU it runs on after this returns."""
         layout = PackedLayout.build(batch.lengths, batch.size, self.device.type)
         tokens = torch.from_numpy(batch.tokens(encoder.pad_id))
@@ -320,9 +306,7 @@ class Stream:
         busy = (time.perf_counter() - began) / self.lanes
         return lambda: (vectors, busy)
 
-    def _launch_cuda(
-        self, encoder: Encoder, tokens: torch.Tensor, layout: PackedLayout, used: int
-    ) -> Callable[[], tuple[NDArray[np.float32], float]]:
+    def _launch_cuda(self, encoder: Encoder, tokens: torch.Tensor, layout: PackedLayout, used: int) -> _Fetch:
         began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         began.record()
         vectors = encoder.embed(to_device(tokens, self.device), layout.to(self.device), used)
@@ -336,34 +320,28 @@ class Stream:
 
         return fetch
 
-    def _out_of_memory(self, batch: PackedBatch[_Key]) -> DeviceError:
-        return DeviceError(
-            f"out of memory on {self.device} with a batch of {batch.size} tokens",
-            hint="lower --batch-size, or --max-tokens if it is the larger",
-        )
-
     def _write(self) -> None:
         for item in self.results:
-            jobs = [item] if isinstance(item, _FileJob) else self._scatter(item)
+            jobs = [item] if isinstance(item, _FileJob) else self._scatter(*item)
             for job in jobs:
                 self._finish(job)
 
-    def _scatter(self, result: _Result) -> list[_FileJob]:
+    def _scatter(self, batch: PackedBatch[_Key], fetch: _Fetch | None) -> list[_FileJob]:
         """Hand each file its rows of a batch; returns the files that were in it."""
-        batch = result.batch
         members: dict[int, tuple[_Reading, list[int], list[int]]] = {}
         for position, (reading, row) in enumerate(batch.keys):
             _, rows, positions = members.setdefault(id(reading), (reading, [], []))
             rows.append(row)
             positions.append(position)
         jobs = [reading.job for reading, _, _ in members.values()]
-        try:
-            vectors, busy = result.fetch()
-        except DeviceError as error:
+        if fetch is None:
+            cure = "lower --batch-size, or --max-tokens if it is the larger"
             for job in jobs:
                 if not job.error:
-                    job.error, job.out_of_memory = str(error), True
+                    job.error = f"out of memory on {self.device} with a batch of {batch.size} tokens ({cure})"
+                    job.out_of_memory = True
             return jobs
+        vectors, busy = fetch()
         for reading, rows, positions in members.values():
             reading.take(rows, vectors[positions])
         self._emit(Progress(len(batch.keys), batch.used, busy))
@@ -380,7 +358,9 @@ class Stream:
                 raise InputError(job.error)
             if output in self.processed:
                 raise InputError(f"{output} is the result of another file of that name", hint="rename one of them")
-            self.output.write(job.path, self.finish(self._shards(job)))
+            pairs = zip(job.readings, self.encoders, strict=True)
+            shards = [reading.shard(encoder.dim) for reading, encoder in pairs]
+            self.output.write(job.path, self.finish(shards))
         except InputError as error:
             self.failed.append((job.path, str(error)))
             logger.error("%s: %s failed: %s", self.device, job.path, error)
@@ -388,11 +368,7 @@ class Stream:
         else:
             self.processed.append(output)
             self._emit(FileDone(job.path, output))
-        job.readings = {}
-
-    def _shards(self, job: _FileJob) -> list[Shard]:
-        readings = [job.readings.get(place, _Reading(job)) for place in range(len(self.encoders))]
-        return [reading.shard(encoder.dim) for reading, encoder in zip(readings, self.encoders, strict=True)]
+        job.readings = []
 
 
 def _good_records(source: Path, reading: _Reading, encoder: Encoder) -> Iterator[Record]:
@@ -408,27 +384,6 @@ def _good_records(source: Path, reading: _Reading, encoder: Encoder) -> Iterator
             yield record
 
 
-def _grouped(records: Iterable[Record]) -> Iterator[list[Record]]:
-    """Records in groups that are tokenized together."""
-    group: list[Record] = []
-    letters = 0
-    for record in records:
-        group.append(record)
-        letters += len(record.sequence)
-        if len(group) == TOKENIZED_AT_ONCE or letters >= LETTERS_AT_ONCE:
-            yield group
-            group, letters = [], 0
-    if group:
-        yield group
-
-
 def _means_no_memory(error: Exception) -> bool:
     no_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError))
     return no_memory or "DefaultCPUAllocator: can't allocate memory" in str(error)  # a CPU's has no class of its own
-
-
-def _raiser(error: Exception) -> Callable[[], tuple[NDArray[np.float32], float]]:
-    def fetch() -> tuple[NDArray[np.float32], float]:
-        raise error
-
-    return fetch

@@ -16,20 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from virnucpro.pipeline.base_worker import assign_files_by_sequences
-from virnucpro.pipeline.events import FLUSH, Listener, unheard
-from virnucpro.pipeline.launch_local import STOP, Launch, Said, Work, Worker, launcher_for, runs_inline
+from virnucpro.pipeline.events import Listener, unheard
+from virnucpro.pipeline.launch_local import Launch, Said, Work, Worker, launcher_for, runs_inline
 from virnucpro.pipeline.schedule import (
     STALL_SECONDS,
     DeviceStats,
-    Flush,
-    Give,
     Kill,
     Note,
     Order,
     QueueResult,
+    Reply,
     Schedule,
     Start,
-    Stop,
     Tell,
 )
 
@@ -92,12 +90,8 @@ class WorkQueue:
             match order:
                 case Start(slot):
                     self.launcher.start(slot)
-                case Give(slot, path):
-                    self.launcher.answer(slot, path)
-                case Flush(slot):
-                    self.launcher.answer(slot, FLUSH)
-                case Stop(slot):
-                    self.launcher.answer(slot, STOP)
+                case Reply(slot, answer):
+                    self.launcher.answer(slot, answer)
                 case Kill(slot):
                     self.launcher.kill(slot)
                 case Tell(slot, event):
