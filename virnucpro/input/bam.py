@@ -5,9 +5,10 @@ Format: section 4.2 of the SAM specification, https://samtools.github.io/hts-spe
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from virnucpro.input.compressed import FETCH_AGAIN, Damaged
 
@@ -22,16 +23,16 @@ _LETTERS = str.maketrans("0123456789abcdef", "=ACMGRSVTWYHKDBN")
 _PIECE = 1 << 20
 
 
-def read_bam(stream: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
+def read_bam(stream: io.BufferedReader[Any]) -> Iterator[tuple[bytes, bytes]]:
     """Name and sequence of each record; `stream` is decompressed. Raises Damaged for what is no unaligned BAM."""
     _skip(stream, len(MAGIC))
     _skip(stream, _number(stream))  # the text of the header
     for _ in range(_number(stream)):
         _skip(stream, _number(stream) + _NUMBER.size)  # a reference
     number = 0
-    while size := stream.read(_NUMBER.size):
+    while stream.peek(1):
         number += 1
-        yield _record(stream, _size(size), number)
+        yield _record(stream, _number(stream), number)
 
 
 def _record(stream: BinaryIO, size: int, number: int) -> tuple[bytes, bytes]:
@@ -52,17 +53,11 @@ def _record(stream: BinaryIO, size: int, number: int) -> tuple[bytes, bytes]:
     return name[:-1], letters.encode()
 
 
-def _size(data: bytes) -> int:
-    if len(data) < _NUMBER.size:
-        raise _cut_off()
-    (size,) = _NUMBER.unpack(data)
-    if size < 0:
-        raise Damaged(f"a length below zero in the BAM: {FETCH_AGAIN}")
-    return int(size)
-
-
 def _number(stream: BinaryIO) -> int:
-    return _size(stream.read(_NUMBER.size))
+    (number,) = _NUMBER.unpack(_exactly(stream, _NUMBER.size))
+    if number < 0:
+        raise Damaged(f"a length below zero in the BAM: {FETCH_AGAIN}")
+    return int(number)
 
 
 def _exactly(stream: BinaryIO, size: int) -> bytes:

@@ -14,8 +14,9 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -34,25 +35,6 @@ OUTPUT_BYTES = 1 << 14
 
 class Damaged(Exception):
     """Reading cannot go on; the message holds the reason and the hint."""
-
-
-class _Decompressor(Protocol):
-    """One stream (member, frame) of a compressed file, as bz2, lzma and zstd have it."""
-
-    @property
-    def eof(self) -> bool:
-        """Whether the end of the stream was reached."""
-
-    @property
-    def needs_input(self) -> bool:
-        """Whether more can come only of more input."""
-
-    @property
-    def unused_data(self) -> bytes:
-        """What was handed in beyond the end of the stream."""
-
-    def decompress(self, data: bytes, max_length: int) -> bytes:
-        """At most `max_length` bytes; may raise anything, for each library has classes of its own."""
 
 
 class _Gzip:
@@ -76,18 +58,20 @@ class _Gzip:
         return found
 
 
-def _zstd() -> _Decompressor:
-    largest = {int(zstd.DecompressionParameter.window_log_max): 31}  # what `zstd --long=31` writes
-    made: _Decompressor = zstd.ZstdDecompressor(options=largest)
-    return made
-
+#: What `zstd --long=31` writes can be read.
+_ZSTD_OPTIONS = {int(zstd.DecompressionParameter.window_log_max): 31}
+#: Of one stream (member, frame) of a compressed file; may raise anything, for each library has classes of its own.
+_Decompressor = _Gzip | bz2.BZ2Decompressor | lzma.LZMADecompressor | zstd.ZstdDecompressor
 
 #: What a stream begins with (zstd: also a frame to be skipped, such as pzstd's), and its decompressor.
 _FORMATS: tuple[tuple[re.Pattern[bytes], Callable[[], _Decompressor]], ...] = (
     (re.compile(rb"\x1f\x8b"), _Gzip),
     (re.compile(rb"BZh[1-9]"), bz2.BZ2Decompressor),
     (re.compile(rb"\xfd7zXZ\x00"), lzma.LZMADecompressor),
-    (re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", re.DOTALL), _zstd),
+    (
+        re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", re.DOTALL),
+        partial(zstd.ZstdDecompressor, options=_ZSTD_OPTIONS),
+    ),
 )
 _LONGEST_MAGIC = 6
 #: The beginning of a BGZF block; a file of them ends with an empty one.
@@ -123,8 +107,11 @@ class Content(io.RawIOBase):
             while done < len(buffer) and (data := self._next(len(buffer) - done)):
                 buffer[done : done + len(data)] = data
                 done += len(data)
+        except MemoryError:
+            raise
         except Exception as error:
-            self._damage = _damage(error)
+            cause = str(error) or type(error).__name__
+            self._damage = Damaged(f"the file is damaged or cut off ({cause}): {FETCH_AGAIN}")
             if not done:
                 raise self._damage from error
         return done
@@ -161,13 +148,6 @@ class Content(io.RawIOBase):
             return False
         self._stream, self._pending, self._is_empty = self._make(), rest, True
         return True
-
-
-def _damage(error: Exception) -> Damaged:
-    if isinstance(error, MemoryError):
-        raise error
-    cause = str(error) or type(error).__name__
-    return Damaged(f"the file is damaged or cut off ({cause}): {FETCH_AGAIN}")
 
 
 @contextmanager

@@ -43,17 +43,14 @@ class Alphabet:
         self.last = last
         #: What to do about a character that is no letter.
         self.hint = hint
-        self._foreign = re.compile(rf"[^{''.join(meaning)}\s]", re.ASCII | re.IGNORECASE)
+        #: A character that is no letter.
+        self.foreign = re.compile(rf"[^{''.join(meaning)}\s]", re.ASCII | re.IGNORECASE)
 
     def read(self, text: bytes | bytearray) -> bytes | bytearray:
         """The letters of a sequence; `?` for each character that is none."""
         if self.last:
             text = text.rstrip(_LAYOUT).removesuffix(self.last)
         return text.translate(self.letters, _LAYOUT)
-
-    def first_foreign(self, text: str) -> re.Match[str]:
-        """The first character of `text` that is no letter; it must hold one."""
-        return next(self._foreign.finditer(text))
 
 
 # X: what was masked, as RepeatMasker and cross_match write it.
@@ -355,7 +352,7 @@ def _place(raw: _Raw) -> str:
 def _foreign_reason(raw: _Raw, alphabet: Alphabet) -> str:
     """Name the first character that is no letter of `alphabet`; `raw` must hold one."""
     text = decoded(raw.text)
-    found = alphabet.first_foreign(text)
+    found = next(alphabet.foreign.finditer(text))
     line = raw.line + text.count("\n", 0, found.start())
     place = f"line {line}" if raw.line else f"position {found.start() + 1} of the sequence"
     return f"{place}: {found.group()!r} is no {alphabet.name} letter: {_letter_cure(found.group(), alphabet)}"

@@ -155,13 +155,11 @@ class _Batch:
         if not protein:
             return None
         end = offset + 3 * len(protein) + (not self.exact)
-        nucleotide = self._strand(index, bool(backward))[offset:end]
-        return Frame(FRAME_NAMES[number], protein.decode(), nucleotide.decode())
-
-    def _strand(self, index: int, backward: bool) -> bytes:
         start = 3 * self.rows[index]
-        text = self.text[start : start + self.lengths[index]]
-        return text[::-1].translate(_COMPLEMENT) if backward else text
+        strand = self.text[start : start + self.lengths[index]]
+        if backward:
+            strand = strand[::-1].translate(_COMPLEMENT)
+        return Frame(FRAME_NAMES[number], protein.decode(), strand[offset:end].decode())
 
 
 def _codon_columns(text: bytes) -> list[bytes]:

@@ -113,7 +113,7 @@ class _Hdf5Result(Result):
 
     def _add(self, shard: Shard) -> None:
         self._offset = self._offset or _offset_of_rows(self.dim, self._attributes)
-        data = _little_endian(shard)
+        data = np.ascontiguousarray(shard.embeddings, "<f4")
         self._target.put(data.reshape(-1).view(np.uint8).data, self._offset + self.rows * self.dim * data.itemsize)
         self._headers.write(json.dumps(shard.headers) + "\n")
 
@@ -164,10 +164,6 @@ def _offset_of_rows(dim: int, attributes: Mapping[str, object]) -> int:
         return int(file["embeddings"].id.get_offset())
 
 
-def _little_endian(shard: Shard) -> NDArray[np.float32]:
-    return np.ascontiguousarray(shard.embeddings, "<f4")
-
-
 class _NpyResult(Result):
     """The header has room for any number of rows, so it is rewritten at the end."""
 
@@ -179,7 +175,7 @@ class _NpyResult(Result):
     def _add(self, shard: Shard) -> None:
         if not self.rows:
             self._write_header()
-        self._data.write(_little_endian(shard).tobytes())
+        self._data.write(np.ascontiguousarray(shard.embeddings, "<f4").tobytes())
         self._ids.writelines(f"{name}\n" for name in shard.ids)
 
     def _write_header(self) -> None:

@@ -112,7 +112,9 @@ def read_shard(path: Path) -> Shard:
         attributes = dict(file.attrs)
         if attributes.get(FILE) != path.name:  # which h5py reads as Python reads names of files
             raise InputError(f"{path} is the result of another file", hint="run the same command again")
-        return Shard(_text(file["headers"]), file["embeddings"][...], _failures(file), attributes)
+        numbers = file["failed_records"][...].tolist()
+        failed = list(zip(numbers, _text(file["failed_ids"]), _text(file["failed_reasons"]), strict=True))
+        return Shard(_text(file["headers"]), file["embeddings"][...], failed, attributes)
 
 
 def read_shards(paths: Iterable[Path]) -> Iterator[Shard]:
@@ -120,13 +122,8 @@ def read_shards(paths: Iterable[Path]) -> Iterator[Shard]:
     return in_order(read_shard, paths, READ_AHEAD)
 
 
-def _text(dataset: h5py.Dataset) -> list[str]:
-    return [value.decode("utf-8") for value in dataset[...]]
-
-
-def _failures(file: h5py.File) -> list[tuple[int, str, str]]:
-    numbers = file["failed_records"][...].tolist()
-    return list(zip(numbers, _text(file["failed_ids"]), _text(file["failed_reasons"]), strict=True))
+def _text(dataset: h5py.Dataset, rows: slice = slice(None)) -> list[str]:
+    return [value.decode("utf-8") for value in dataset[rows]]
 
 
 def read_blocks(path: Path) -> Iterator[Shard]:
@@ -134,8 +131,7 @@ def read_blocks(path: Path) -> Iterator[Shard]:
     with h5py.File(path) as file:
         for start in range(0, len(file["embeddings"]), BLOCK_ROWS):
             rows = slice(start, start + BLOCK_ROWS)
-            headers = [value.decode("utf-8") for value in file["headers"][rows]]
-            yield Shard(headers, file["embeddings"][rows])
+            yield Shard(_text(file["headers"], rows), file["embeddings"][rows])
 
 
 def result_attributes(path: Path) -> dict[str, object]:

@@ -93,12 +93,17 @@ def _tables(tokenizer: str) -> Tables:
     merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
     numbers = _numbers(merges)
     vocabulary = model["vocab"]
+
+    def longest(text: str) -> int:
+        """The longest token that `text` begins with and that is not `text`; -1 for a letter."""
+        return next((numbers[text[:n]] for n in range(len(text) - 1, 0, -1) if text[:n] in numbers), -1)
+
     valid = _valid_pairs([(numbers[left], numbers[right]) for left, right in merges])
     return Tables(
         valid=np.packbits(valid, axis=1, bitorder="little"),
         child=_trie(numbers),
         lengths=np.array([len(text) for text in numbers], dtype=np.int32),
-        shorter=np.array([_longest_beginning(text, numbers) for text in numbers], dtype=np.int32),
+        shorter=np.array([longest(text) for text in numbers], dtype=np.int32),
         ids=np.array([vocabulary[text] for text in numbers], dtype=np.int64),
         first=_special(content, 0),
         last=_special(content, -1),
@@ -191,21 +196,10 @@ def _trie(numbers: Mapping[str, int]) -> NDArray[np.uint16]:
     return child
 
 
-def _longest_beginning(text: str, numbers: Mapping[str, int]) -> int:
-    """The longest token that `text` begins with and that is not `text`; -1 for a letter."""
-    return next((numbers[text[:n]] for n in range(len(text) - 1, 0, -1) if text[:n] in numbers), -1)
-
-
-def _letter_codes() -> NDArray[np.uint8]:
-    codes = np.full(256, NO_LETTER, dtype=np.uint8)
-    for letter in ascii_letters:
-        codes[ord(letter)] = UNKNOWN
-    for code, letter in enumerate(LETTERS):
-        codes[ord(letter)] = code
-    return codes
-
-
-_LETTER_CODES = _letter_codes()
+#: By bytes.
+_LETTER_CODES = np.full(256, NO_LETTER, dtype=np.uint8)
+_LETTER_CODES[[*ascii_letters.encode()]] = UNKNOWN
+_LETTER_CODES[[*LETTERS.encode()]] = range(len(LETTERS))
 
 
 def _compiled(function: Callable[..., Any]) -> Any:

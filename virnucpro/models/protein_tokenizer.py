@@ -13,16 +13,10 @@ ALPHABET = ("<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", 
 CLS, PAD, EOS, UNK = range(4)
 
 
-def _letter_table() -> NDArray[np.int64]:
-    """(256,) id of each byte; whatever is no letter of the alphabet is `<unk>`."""
-    table = np.full(256, UNK, dtype=np.int64)
-    for index, token in enumerate(ALPHABET):
-        if len(token) == 1:
-            table[ord(token)] = index
-    return table
-
-
-_TABLE = _letter_table()
+#: (256,) id of each byte; whatever is no letter of the alphabet is `<unk>`.
+_TABLE = np.full(256, UNK, dtype=np.int64)
+for _token in filter(lambda token: len(token) == 1, ALPHABET):
+    _TABLE[ord(_token)] = ALPHABET.index(_token)
 
 
 class ProteinTokenizer:

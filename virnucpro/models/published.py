@@ -156,7 +156,9 @@ def import_published(
     if os.path.exists(folder / CARD) and not force:
         raise OutputError(f"{folder} holds a classifier", hint="choose another place, or overwrite with --force")
     state = read_published(path)
-    _refuse_other_sizes(path, state, spec)
+    found, expected = tuple(state["hidden.weight"].shape), (HIDDEN, spec.dim)
+    if found != expected:
+        raise _refusal(path, f"its hidden layer has shape {found}, expected {expected}")
     save(folder, state, _card(path, spec))
     return folder
 
@@ -172,12 +174,6 @@ def _set_of(path: Path, window: int | None) -> SetSpec:
     if given is None or not given.published or by_name not in (None, given):
         raise UsageError(f"{path} is no classifier for windows of {window}", hint="give the window it is published for")
     return given
-
-
-def _refuse_other_sizes(path: Path, state: Mapping[str, Tensor], spec: SetSpec) -> None:
-    found, expected = tuple(state["hidden.weight"].shape), (HIDDEN, spec.dim)
-    if found != expected:
-        raise _refusal(path, f"its hidden layer has shape {found}, expected {expected}")
 
 
 def _card(path: Path, spec: SetSpec) -> ClassifierCard:

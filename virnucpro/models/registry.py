@@ -80,7 +80,9 @@ class ModelSpec:
     def read(cls, name: str, values: Mapping[str, Any]) -> ModelSpec:
         """Build the model `name` from its table in models.toml."""
         citation = values["citation"].format_map(DATA["papers"])
-        pins = {key: _pins(values.get(key, {})) for key in ("pins", "other_pins")}
+        pins = {
+            key: {file: FilePin(**pin) for file, pin in values.get(key, {}).items()} for key in ("pins", "other_pins")
+        }
         return cls(name, **{**values, **pins, "citation": citation})
 
     @property
@@ -110,10 +112,6 @@ class ModelSpec:
     def url(self) -> str:
         """The page of the pinned revision."""
         return f"https://huggingface.co/{self.hub_id}/tree/{self.revision}"
-
-
-def _pins(table: Mapping[str, Any]) -> dict[str, FilePin]:
-    return {name: FilePin(**values) for name, values in table.items()}
 
 
 @dataclass(frozen=True)
@@ -207,12 +205,18 @@ def _locate(name: str, models_dir: Path | None) -> LocalModel:
 
 def _find(spec: ModelSpec, models_dir: Path | None) -> LocalModel | None:
     """The first copy of a registered model; None if there is none, a ModelError if it lacks a file."""
+    weights: Path | None
     if spec.hub_id is None:
-        return _in_folder(spec, EMBEDDED / spec.name, REINSTALL)
-    for folder in folders(spec.name, models_dir):
-        if os.path.isdir(folder):
-            return _in_folder(spec, folder, _how_to_get(spec, models_dir))
-    return _in_hub_cache(spec, spec.hub_id)
+        weights = pick_weights(EMBEDDED / spec.name, spec.weights, spec.kind, REINSTALL)
+    elif folder := next(filter(os.path.isdir, folders(spec.name, models_dir)), None):
+        weights = pick_weights(folder, spec.weights, spec.kind, _how_to_get(spec, models_dir))
+    else:
+        weights = _in_hub_cache(spec, spec.hub_id)
+    if weights is None:
+        return None
+    # Weights converted by the user carry no proof of the revision they come from.
+    revision = spec.revision if weights.name in spec.pins else None
+    return LocalModel.of(weights, spec.name, spec.kind, revision=revision)
 
 
 def folders(name: str, models_dir: Path | None) -> Iterator[Path]:
@@ -222,24 +226,13 @@ def folders(name: str, models_dir: Path | None) -> Iterator[Path]:
             yield Path(os.path.expanduser(parent)) / name
 
 
-def _in_folder(spec: ModelSpec, folder: Path, hint: str) -> LocalModel:
-    return _described(spec, pick_weights(folder, spec.weights, spec.kind, hint))
-
-
-def _in_hub_cache(spec: ModelSpec, hub_id: str) -> LocalModel | None:
+def _in_hub_cache(spec: ModelSpec, hub_id: str) -> Path | None:
+    """The weights there; None unless all files are."""
     from huggingface_hub import try_to_load_from_cache
 
     found = [try_to_load_from_cache(hub_id, file, revision=spec.revision) for file in spec.pins]
     paths = [Path(path) for path in found if isinstance(path, str)]
-    if len(paths) < len(spec.pins):
-        return None
-    return _described(spec, next(path for path in paths if path.name not in spec.files))
-
-
-def _described(spec: ModelSpec, weights: Path) -> LocalModel:
-    # Weights converted by the user carry no proof of the revision they come from.
-    revision = spec.revision if weights.name in spec.pins else None
-    return LocalModel.of(weights, spec.name, spec.kind, revision=revision)
+    return next(path for path in paths if path.name not in spec.files) if len(paths) == len(spec.pins) else None
 
 
 def _refuse_truncated(spec: ModelSpec, model: LocalModel, models_dir: Path | None) -> None:

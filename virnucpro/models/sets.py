@@ -145,7 +145,12 @@ def resolve_set(name: str, models_dir: Path | None = None) -> ModelSet:
     A ModelError says what is wrong and how to mend it: missing parts and where they were sought, damaged files,
     or encoders that the classifier was not trained on.
     """
-    found = _named(SETS[name], models_dir) if name in SETS else _local(name, models_dir)
+    if name in SETS:
+        found = _named(SETS[name], models_dir)
+    else:
+        folder = _folder(name)
+        card = ClassifierCard.read(folder)
+        found = ModelSet(card.name, folder, card, tuple(_encoder(pin, folder, models_dir) for pin in card.encoders))
     _check(found)
     return found
 
@@ -168,12 +173,8 @@ def resolve_encoders(name: str, models_dir: Path | None = None) -> tuple[Reads, 
         return spec.reads, {encoder: resolve(encoder, models_dir) for encoder in spec.encoders}
     folder = _folder(name)
     card = ClassifierCard.read(folder)
-    return card.reads, dict(_named_encoder(pin, folder, models_dir) for pin in card.encoders)
-
-
-def _named_encoder(pin: EncoderPin, folder: Path, models_dir: Path | None) -> tuple[str, LocalModel]:
-    model = _encoder(pin, folder, models_dir)
-    return pin.name if pin.name in MODELS else str(model.weights.parent.absolute()), model
+    found = [(pin.name, _encoder(pin, folder, models_dir)) for pin in card.encoders]
+    return card.reads, {name if name in MODELS else str(each.weights.parent.absolute()): each for name, each in found}
 
 
 def available_sets(models_dir: Path | None = None) -> list[SetStatus]:
@@ -208,9 +209,8 @@ def _classifier(spec: SetSpec, models_dir: Path | None) -> Path:
     folder = spec.find(models_dir)
     if folder is not None:
         return folder
-    places = (
-        "; ".join(map(str, spec.folders(models_dir))) or f"no folder, as neither --models-dir nor ${VARIABLE} is given"
-    )
+    places = "; ".join(map(str, spec.folders(models_dir)))
+    places = places or f"no folder, as neither --models-dir nor ${VARIABLE} is given"
     raise ModelError(
         f"classifier {spec.classifier} is not on this machine; {CARD} sought in: {places}",
         hint=_how_to_get(spec, models_dir),
@@ -235,13 +235,6 @@ def no_download(name: str, models_dir: Path | None) -> ModelError:
     )
     what = f"{name} is a model set, of {' and '.join(spec.encoders)} and a classifier, not a model"
     return ModelError(what, hint="\n".join(cures))
-
-
-def _local(name: str, models_dir: Path | None) -> ModelSet:
-    """A set given by the folder of its classifier."""
-    folder = _folder(name)
-    card = ClassifierCard.read(folder)
-    return ModelSet(card.name, folder, card, tuple(_encoder(pin, folder, models_dir) for pin in card.encoders))
 
 
 def _folder(name: str) -> Path:
