@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -106,7 +108,7 @@ def test_bf16_by_compute_capability(monkeypatch: pytest.MonkeyPatch, capability:
 
 
 def test_a_crash_of_the_probe_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.version, "cuda", "13.0")  # else there is nothing to ask
+    monkeypatch.setattr(devices, "torch_build", lambda: {"cuda": "13.0", "hip": None})  # else there is nothing to ask
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(DeviceError, match="looking for GPUs failed"):
         devices.find_gpus()
@@ -119,12 +121,66 @@ def test_files_in_the_current_folder_do_not_matter(tmp_path: Path) -> None:
     program = tmp_path / "elsewhere" / "program.py"
     program.write_text(
         "import torch\n"
-        "torch.version.cuda = '12.4'\n"
-        "from virnucpro.core.device import find_gpus\n"
-        "print(len(find_gpus()) == torch.cuda.device_count())\n"
+        "from virnucpro.core import device\n"
+        "device.torch_build = lambda: {'cuda': '12.4', 'hip': None}\n"
+        "print(len(device.find_gpus()) == torch.cuda.device_count())\n"
     )
     done = subprocess.run([sys.executable, program], cwd=tmp_path, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+#: A driver with two GPUs, one of compute capability 8.0 and one of 9.0.
+DRIVER = """
+#include <stdlib.h>
+#include <string.h>
+int cuInit(unsigned flags) { return getenv("CODE") ? atoi(getenv("CODE")) : 0; }
+int cuDeviceGetCount(int *count) { *count = 2; return 0; }
+int cuDeviceGet(int *device, int number) { *device = 10 + number; return 0; }
+int cuDeviceGetName(char *name, int size, int device) { strcpy(name, device == 10 ? "old" : "new"); return 0; }
+int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = (size_t)(device == 10 ? 16 : 141) << 30; return 0; }
+int cuDeviceGetAttribute(int *value, int which, int device) {
+    *value = which == 75 ? (device == 10 ? 8 : 9) : which == 76 ? 0 : -1;
+    return 0;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a library that answers as CUDA's driver does."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("there is no C compiler")
+    folder = tmp_path_factory.mktemp("driver")
+    (folder / "driver.c").write_text(DRIVER)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", folder / "libcuda.so.1", folder / "driver.c"], check=True)
+    return folder
+
+
+def ask(driver: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Ask the driver in a process that loads it instead of one that is installed."""
+    code = "import sys; from virnucpro.core.device import _ask_driver; print(_ask_driver(), 'torch' in sys.modules)"
+    values = {**os.environ, "LD_LIBRARY_PATH": str(driver), **environment}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=values)
+
+
+def test_the_driver_is_asked_without_pytorch(driver: Path) -> None:
+    old = Device("cuda:0", "old", 16.0, bf16=True, fp8=False)
+    new = Device("cuda:1", "new", 141.0, bf16=True, fp8=True)
+    assert ask(driver).stdout == f"{[old, new]} False\n"
+
+
+def test_a_driver_that_sees_no_gpu(driver: Path) -> None:
+    assert ask(driver, CODE="100").stdout == "[] False\n"
+
+
+def test_a_driver_that_does_not_start(driver: Path) -> None:
+    assert "CUDA's driver does not start: error 804" in ask(driver, CODE="804").stderr
+
+
+def test_the_build_of_pytorch_is_known_without_it() -> None:
+    assert devices.torch_build()["__version__"] == torch.__version__
+    assert devices.torch_build()["cuda"] == torch.version.cuda
 
 
 def test_importing_the_package_does_not_import_torch() -> None:

@@ -1,20 +1,24 @@
 """Find the devices of this machine and what each of them supports.
 
-The parent of a run never initialises CUDA (DESIGN rule 4): `find_gpus` asks a short-lived process. Whoever runs on a
-device asks through `describe` and `supports_bf16`.
+The parent of a run never initialises CUDA (DESIGN rule 4): `find_gpus` asks a short-lived process, which asks the
+driver, since PyTorch takes seconds to import. Whoever runs on a device asks through `describe` and `supports_bf16`.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import platform
+import runpy
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from typing import TYPE_CHECKING
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from virnucpro.errors import DeviceError, UsageError
 
@@ -49,6 +53,10 @@ class Device:
         return "bf16" if self.bf16 else "fp32"
 
 
+#: The least compute capability of a GPU that multiplies these natively.
+BF16, FP8 = (8, 0), (8, 9)
+
+
 def supports_bf16(device: torch.device) -> bool:
     """Whether `device` multiplies BF16 natively.
 
@@ -57,7 +65,7 @@ def supports_bf16(device: torch.device) -> bool:
     import torch
 
     if device.type == "cuda":
-        return torch.cuda.get_device_capability(device)[0] >= 8
+        return torch.cuda.get_device_capability(device) >= BF16
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
@@ -65,7 +73,7 @@ def supports_fp8(device: torch.device) -> bool:
     """Whether `device` multiplies FP8: a GPU of compute capability 8.9 or more. Initialises CUDA."""
     import torch
 
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= FP8
 
 
 def memory_gib(device: torch.device) -> float:
@@ -111,11 +119,10 @@ def _cpu_model() -> str:
 def find_gpus() -> list[Device]:
     """List the visible GPUs; a separate process looks for them, so that this one does not initialise CUDA.
 
-    A PyTorch that was built without CUDA sees none, and is not asked: that would cost another start of it.
+    A PyTorch that was built without CUDA sees none, and nothing is asked.
     """
-    import torch
-
-    if torch.version.cuda is None and torch.version.hip is None:
+    built = torch_build()
+    if built["cuda"] is None and built["hip"] is None:
         return []
     # It looks for modules where this process does: not in the current folder, which -m and -c would put first.
     probe = f"import sys; sys.path[:] = {sys.path!r}; from virnucpro.core.device import print_gpus; print_gpus()"
@@ -131,15 +138,70 @@ def find_gpus() -> list[Device]:
         ) from error
 
 
+def torch_build() -> dict[str, Any]:
+    """What PyTorch says of its build in `torch/version.py`: `__version__`, and those of `cuda` and `hip` or None.
+
+    The file is run by itself: all of PyTorch would take seconds.
+    """
+    spec = find_spec("torch")
+    assert spec is not None
+    assert spec.origin is not None
+    return runpy.run_path(str(Path(spec.origin).with_name("version.py")))
+
+
 def print_gpus() -> None:
     """What `find_gpus` runs in a process of its own."""
-    print(json.dumps([asdict(device) for device in _probe()]))
+    found = _ask_pytorch() if torch_build()["cuda"] is None else _ask_driver()
+    print(json.dumps([asdict(device) for device in found]))
 
 
-def _probe() -> list[Device]:
+def _ask_pytorch() -> list[Device]:
     import torch
 
     return [describe(torch.device("cuda", index)) for index in range(torch.cuda.device_count())]
+
+
+#: What CUDA's driver says where there is no GPU, or where each is hidden by CUDA_VISIBLE_DEVICES.
+_NO_GPU = 100
+#: Numbers that it has for the two parts of a compute capability.
+_MAJOR, _MINOR = 75, 76
+
+
+def _ask_driver() -> list[Device]:
+    """The GPUs as CUDA's driver numbers them for this process, which PyTorch takes over. Raises RuntimeError."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return []
+    code = driver.cuInit(0)
+    if code == _NO_GPU:
+        return []
+    if code:
+        raise RuntimeError(f"CUDA's driver does not start: error {code}")
+    count = ctypes.c_int()
+    _asked(driver.cuDeviceGetCount, ctypes.byref(count))
+    return [_of_driver(driver, number) for number in range(count.value)]
+
+
+def _of_driver(driver: ctypes.CDLL, number: int) -> Device:
+    device, name, memory = ctypes.c_int(), ctypes.create_string_buffer(256), ctypes.c_size_t()
+    _asked(driver.cuDeviceGet, ctypes.byref(device), number)
+    _asked(driver.cuDeviceGetName, name, len(name), device)
+    _asked(driver.cuDeviceTotalMem_v2, ctypes.byref(memory), device)
+    capability = _attribute(driver, device, _MAJOR), _attribute(driver, device, _MINOR)
+    gib = round(memory.value / 2**30, 1)
+    return Device(f"cuda:{number}", name.value.decode(), gib, capability >= BF16, capability >= FP8)
+
+
+def _attribute(driver: ctypes.CDLL, device: ctypes.c_int, which: int) -> int:
+    value = ctypes.c_int()
+    _asked(driver.cuDeviceGetAttribute, ctypes.byref(value), which, device)
+    return value.value
+
+
+def _asked(function: Any, *arguments: Any) -> None:
+    if code := function(*arguments):
+        raise RuntimeError(f"CUDA's driver: {function.__name__} gives error {code}")
 
 
 def available_threads() -> int:
