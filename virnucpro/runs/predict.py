@@ -117,7 +117,7 @@ def run_predict(
     choice = choose(config)
     with started(_job(config, paths, results, choice, launch), listener) as run:
         if done := run.already_done(recall=True):
-            result = _earlier_result(run, choice, done.details["result"])
+            result = _result(run, choice, done.details["result"], already_done=True)
         elif _has_scores(run):
             run.begin()
             logger.info("calling by the scores in %s", paths.scores)
@@ -184,20 +184,15 @@ def choose(config: PredictConfig) -> Choice:
 
 
 def _thresholds(config: PredictConfig, model_set: ModelSet, window: int) -> Thresholds | ThresholdsByLength:
-    asked = config.min_score
-    if asked is None:
-        return _measured(config.preset, model_set, window)
-    if config.preset is not None:
-        raise UsageError("--preset and --min-score contradict each other", hint="give one of them")
-    return Thresholds(asked, asked, asked)
-
-
-def _measured(asked: str | None, model_set: ModelSet, window: int) -> Thresholds | ThresholdsByLength:
-    """Those of a preset; where none was measured, the default ones of the card."""
-    card, preset = model_set.card, asked or DEFAULT_PRESET
+    """Those asked for; without a preset that was measured, the default ones of the card."""
+    card, asked, preset = model_set.card, config.min_score, config.preset or DEFAULT_PRESET
+    if asked is not None:
+        if config.preset is not None:
+            raise UsageError("--preset and --min-score contradict each other", hint="give one of them")
+        return Thresholds(asked, asked, asked)
     calls, first = card.calls.get(window), window == card.window[0]
     presets = calls.window_presets if calls else card.presets if first else card.size_presets.get(window, {})
-    if preset not in presets and (calls or asked is not None or not first):
+    if preset not in presets and (calls or config.preset is not None or not first):
         known = ", ".join(presets) or f"no presets for windows of {window} bases: its scores were not measured"
         raise UsageError(
             f"the classifier of {model_set.name} has {known}",
@@ -205,7 +200,7 @@ def _measured(asked: str | None, model_set: ModelSet, window: int) -> Thresholds
         )
     if calls:
         return calls.thresholds(preset)
-    score = card.min_score if first and asked is None else presets[preset]
+    score = card.min_score if first and config.preset is None else presets[preset]
     return Thresholds(score, score, card.long_presets.get(preset, score))
 
 
@@ -255,24 +250,43 @@ def call(run: PredictRun, choice: Choice, scores: Scores) -> PredictResult:
     """Call, write, record."""
     with run.session.stage("calling"):
         summary, failures = _write(run, choice, scores)
-    model_set, verdicts = choice.model_set, {verdict.value: summary.verdicts[verdict] for verdict in Verdict}
-    counts = verdicts, summary.windows, summary.windows_scored
-    discovery = _discovery(run, choice, summary)
-    result = PredictResult(run.paths, model_set.name, model_set.trained, *counts, discovery, failures)
-    _save(run, choice, result, summary, scores.failed)
-    _refuse_unusable(result)
-    return result
+    model_set = choice.model_set
+    described = {"name": model_set.name, "trained": model_set.trained, "classifier": model_set.card.name}
+    found = _found(run, choice, summary) | {"failures": failures}
+    run.session.complete({"model set": described, "result": found}, dict(scores.failed))
+    return _result(run, choice, found)
 
 
-def _refuse_unusable(result: PredictResult) -> None:
-    """Raise InputError if nothing of the input could be used; the tables, which say so, are there nevertheless."""
-    if not result.windows and result.failures and not _any_usable(result):
-        raise InputError(f"no usable sequence in the input: {result.failures[0][3]}", hint=f"see {result.paths.failed}")
+def _found(run: PredictRun, choice: Choice, summary: Summary) -> dict[str, Any]:
+    """What the record says of the results."""
+    discovery = None
+    if choice.calls:
+        false_regions = choice.calls.regions.false_per_mbp * summary.host / 1e6
+        discovery = asdict(summary.discovery.expected(summary.regions, false_regions, run.config.viral_share))
+    return {
+        "verdicts": {verdict.value: summary.verdicts[verdict] for verdict in Verdict},
+        "windows": summary.windows,
+        "windows_scored": summary.windows_scored,
+        "frames": summary.frames,
+        "bases": summary.bases,
+        "min_score": choice.thresholds.window,
+        "thresholds": asdict(choice.thresholds),
+        "false_discovery": discovery,
+        "window": choice.rules.window,
+    }
 
 
-def _any_usable(result: PredictResult) -> bool:
-    """Whether any sequence is not in the list of failures: too short ones are usable, though not scored."""
-    return sum(result.verdicts.values()) > sum(1 for _, record, _, _ in result.failures if record)
+def _result(run: PredictRun, choice: Choice, found: Mapping[str, Any], already_done: bool = False) -> PredictResult:
+    """By what the record says. Raises InputError if nothing of the input could be used; tables say so nevertheless."""
+    failures = [tuple(row) for row in found["failures"]]
+    # Sequences that are too short are usable, though not scored.
+    unusable = sum(found["verdicts"].values()) <= sum(1 for _, record, _, _ in failures if record)
+    if failures and not found["windows"] and unusable:
+        raise InputError(f"no usable sequence in the input: {failures[0][3]}", hint=f"see {run.paths.failed}")
+    discovery = found["false_discovery"] and FalseDiscovery(**found["false_discovery"])
+    counts = found["verdicts"], found["windows"], found["windows_scored"]
+    name, trained = choice.model_set.name, choice.model_set.trained
+    return PredictResult(run.paths, name, trained, *counts, discovery, failures, already_done)
 
 
 def _write(run: PredictRun, choice: Choice, scores: Scores) -> tuple[Summary, list[Failure]]:
@@ -280,12 +294,13 @@ def _write(run: PredictRun, choice: Choice, scores: Scores) -> tuple[Summary, li
     paths, rows = run.paths, scores.rows
     there = () if scores.keep else (paths.scores, *kept(run.config, paths))
     results = [path for path in run.job.results if path not in there]
-    with run.session.publishing(results, (paths.report,)) as temporary:
+    with run.session.publishing(results, (paths.report,)) as temporary, contextlib.ExitStack() as stack:
         if scores.keep:
-            rows = _keep_scores(temporary[paths.scores], run.fingerprint, not scores.failed, rows)
+            file = stack.enter_context(gzip_text(temporary[paths.scores]))
+            rows = keep_scores(file, run.fingerprint, not scores.failed, rows)
         summary = _write_tables(run, choice, temporary, rows)
-        with open(temporary[paths.viruses], "wb", buffering=1 << 20) as file:
-            write_viruses(file, scores.records, summary.viral)
+        with open(temporary[paths.viruses], "wb", buffering=1 << 20) as fasta:
+            write_viruses(fasta, scores.records, summary.viral)
         with text_file(temporary[paths.virus_summary]) as table:
             write_virus_summary(table, summary.viral)
         run.inputs.refuse_changed()
@@ -294,12 +309,6 @@ def _write(run: PredictRun, choice: Choice, scores: Scores) -> tuple[Summary, li
         if scores.keep:
             scores.keep(temporary)
     return summary, failures
-
-
-def _keep_scores(path: Path, fingerprint: str, whole: bool, rows: Iterable[Row]) -> Iterator[Row]:
-    """The rows, which are kept in the file of scores as they pass."""
-    with gzip_text(path) as file:
-        yield from keep_scores(file, fingerprint, whole, rows)
 
 
 def _write_tables(run: PredictRun, choice: Choice, temporary: Mapping[Path, Path], rows: Iterable[Row]) -> Summary:
@@ -321,41 +330,6 @@ def _write_tables(run: PredictRun, choice: Choice, temporary: Mapping[Path, Path
         if vanilla:
             vanilla.finish()
     return writer.summary
-
-
-def _discovery(run: PredictRun, choice: Choice, summary: Summary) -> FalseDiscovery | None:
-    if not choice.calls:
-        return None
-    regions = summary.regions, choice.calls.regions.false_per_mbp * summary.host / 1e6
-    return summary.discovery.expected(*regions, share=run.config.viral_share)
-
-
-def _save(run: PredictRun, choice: Choice, result: PredictResult, found: Summary, failed: Mapping[str, str]) -> None:
-    model_set, thresholds = choice.model_set, choice.thresholds
-    summary = {
-        "verdicts": result.verdicts,
-        "windows": result.windows,
-        "windows_scored": result.windows_scored,
-        "frames": found.frames,
-        "bases": found.bases,
-        "min_score": thresholds.window,
-        "thresholds": asdict(thresholds),
-        "false_discovery": asdict(result.discovery) if result.discovery else None,
-        "window": choice.rules.window,
-        "failures": result.failures,
-    }
-    described = {"name": model_set.name, "trained": model_set.trained, "classifier": model_set.card.name}
-    run.session.complete({"model set": described, "result": summary}, dict(failed))
-
-
-def _earlier_result(run: PredictRun, choice: Choice, summary: dict[str, Any]) -> PredictResult:
-    """What the record of a complete run says of its result."""
-    failures = [tuple(row) for row in summary["failures"]]
-    found, model_set = summary["false_discovery"], choice.model_set
-    counts = summary["verdicts"], summary["windows"], summary["windows_scored"], found and FalseDiscovery(**found)
-    result = PredictResult(run.paths, model_set.name, model_set.trained, *counts, failures, already_done=True)
-    _refuse_unusable(result)
-    return result
 
 
 def _report(run: PredictRun) -> None:
