@@ -8,9 +8,9 @@ those of all of it, and the bytes those of one run.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +40,13 @@ from virnucpro.runs.predict import (
     call,
     choose,
     default_prefix,
-    keep_nothing,
     kept,
     results_of,
 )
 from virnucpro.runs.record import Record as RunRecord
 from virnucpro.runs.record import differences, fingerprint
 from virnucpro.runs.run import Job, Run, by_part
-from virnucpro.runs.session import Session, session
+from virnucpro.runs.session import session
 from virnucpro.runs.split import Piece, Split
 
 #: What of a run's details says how it was done: each piece has its own.
@@ -68,49 +67,74 @@ class PieceRun:
         """Of the run."""
         return fingerprint(self.record.identity)
 
+    @property
+    def means(self) -> dict[str, Any]:
+        """What decides results besides the input; names of results begin with that of the piece."""
+        results = [name.removeprefix(self._own) for name in self.record.results]
+        return {**self.record.identity, **self.record.choices, "inputs": None, "results": results}
+
+    @property
+    def _own(self) -> str:
+        return self.record.path.name.removesuffix(".run.json")
+
     def result(self, paths: PredictPaths, path: Path) -> Path:
         """What, of the piece, has the name that `path` has of the whole."""
-        mine = self.record.path.name.removesuffix(".run.json")
-        return self.results / f"{mine}{path.name.removeprefix(paths.output.name)}"
+        return self.results / f"{self._own}{path.name.removeprefix(paths.output.name)}"
 
 
-class SplitInputs(Inputs):
-    """The inputs that were split: not read again, for the pieces are."""
+class Pieces(Inputs):
+    """The inputs that were split, and the runs over their pieces: these are read, and not the inputs again."""
 
-    def __init__(self, described: Sequence[Mapping[str, object]], runs: Sequence[PieceRun]) -> None:
-        self.described = [dict(each) for each in described]
-        self.names = tuple(Path(str(each["path"])) for each in described)
+    def __init__(self, record: RunRecord, runs: Sequence[PieceRun]) -> None:
+        self.split, self.runs = Split.from_json(record.plan), runs
+        self.described = record.details["inputs"]
+        self.names = tuple(Path(str(each["path"])) for each in self.described)
         self.paths = list(self.names)
-        self.runs = runs
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """That of one run over all of the input."""
+        return {**self.runs[0].record.identity, "inputs": self.sums}
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """For the record of the whole."""
+        first = self.runs[0].record.details
+        pieces = {run.piece.name: {name: run.record.details.get(name) for name in _OWN} for run in self.runs}
+        return {**{name: first[name] for name in ("settings", "models")}, "inputs": self.described, "pieces": pieces}
 
     def refuse_changed(self) -> None:
         """Raise InputError unless the pieces are what `split` wrote."""
         for run in self.runs:
-            _refuse_changed(run.path, run.piece)
+            try:
+                same = sha256_of(run.path) == run.piece.sha256
+            except OSError as error:
+                raise InputError(f"cannot read {run.path}: {error.strerror}", hint="split the input again") from error
+            if not same:
+                raise InputError(f"{run.path} is not what `virnucpro split` wrote", hint="split the input again")
+
+    def refuse_different(self) -> None:
+        """Raise UsageError unless all pieces were run by the same means."""
+        first = self.runs[0]
+        for run in self.runs[1:]:
+            if changed := differences(first.means, run.means):
+                raise UsageError(
+                    f"{run.results} and {first.results} were made from other settings ({', '.join(changed)})",
+                    hint="run all pieces by the same command, on devices of one kind",
+                )
 
 
 def run_merge(config: MergeConfig, listener: Listener = unheard) -> PredictResult | EmbedResult:
     """Merge the results of the pieces in `config.pieces`; raises VirnucproError."""
-    split_record = _split_record(config.pieces)
-    split = Split.from_json(split_record.plan)
-    embeds = config.output.suffix in OUTPUT_SUFFIXES
-    runs = [_piece_run(config.pieces, piece, embeds) for piece in split.pieces]
-    _refuse_different(runs)
-    inputs = SplitInputs(split_record.details["inputs"], runs)
-    inputs.refuse_changed()
-    identity = {**runs[0].record.identity, "inputs": inputs.sums}
-    merge = _merge_embeddings if embeds else _merge_calls
-    return merge(config, listener, split, runs, inputs, identity)
-
-
-# What is merged.
-
-
-def _split_record(folder: Path) -> RunRecord:
-    record = RunRecord.load(SplitPaths(folder / "split").manifest)
+    record = RunRecord.load(SplitPaths(config.pieces / "split").manifest)
     if record is None or record.command != "split" or record.state != "complete":
-        raise InputError(f"{folder} holds no pieces of `virnucpro split`", hint="give the folder of its -o")
-    return record
+        raise InputError(f"{config.pieces} holds no pieces of `virnucpro split`", hint="give the folder of its -o")
+    embeds = config.output.suffix in OUTPUT_SUFFIXES
+    split = Split.from_json(record.plan)
+    pieces = Pieces(record, [_piece_run(config.pieces, piece, embeds) for piece in split.pieces])
+    pieces.refuse_different()
+    pieces.refuse_changed()
+    return (_merge_embeddings if embeds else _merge_calls)(config, listener, pieces)
 
 
 def _piece_run(folder: Path, piece: Piece, embeds: bool) -> PieceRun:
@@ -129,79 +153,40 @@ def _piece_run(folder: Path, piece: Piece, embeds: bool) -> PieceRun:
     return PieceRun(piece, path, record, results)
 
 
-def _refuse_changed(path: Path, piece: Piece) -> None:
-    try:
-        same = sha256_of(path) == piece.sha256
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}", hint="split the input again") from error
-    if not same:
-        raise InputError(f"{path} is not what `virnucpro split` wrote", hint="split the input again")
-
-
-def _refuse_different(runs: Sequence[PieceRun]) -> None:
-    """Raise UsageError unless all pieces were run by the same means."""
-    first = runs[0]
-    for run in runs[1:]:
-        mine, its = (_means(each.record) for each in (run, first))
-        if changed := differences(its, mine):
-            raise UsageError(
-                f"{run.results} and {first.results} were made from other settings ({', '.join(changed)})",
-                hint="run all pieces by the same command, on devices of one kind",
-            )
-
-
-def _means(record: RunRecord) -> dict[str, Any]:
-    """What decides results besides the input; names of results begin with that of the piece."""
-    own = record.path.name.removesuffix(".run.json")
-    results = [name.removeprefix(own) for name in record.results]
-    return {**record.identity, **record.choices, "inputs": None, "results": results}
-
-
-def _details(runs: Sequence[PieceRun], inputs: Inputs) -> dict[str, Any]:
-    """For the record of the whole."""
-    details = runs[0].record.details
-    pieces = {run.piece.name: {name: run.record.details.get(name) for name in _OWN} for run in runs}
-    return {"settings": details["settings"], "inputs": inputs.described, "models": details["models"], "pieces": pieces}
-
-
 # Of `predict`.
 
 
-def _merge_calls(
-    config: MergeConfig,
-    listener: Listener,
-    split: Split,
-    runs: Sequence[PieceRun],
-    inputs: SplitInputs,
-    identity: dict[str, Any],
-) -> PredictResult:
-    record = runs[0].record
-    as_one = _config(config, record, inputs)
-    paths = PredictPaths(as_one.output / (as_one.prefix or default_prefix(inputs.names[0])))
+def _merge_calls(config: MergeConfig, listener: Listener, pieces: Pieces) -> PredictResult:
+    record, runs, identity = pieces.runs[0].record, pieces.runs, pieces.identity
+    as_one = _config(config, record, pieces)
+    paths = PredictPaths(as_one.output / (as_one.prefix or default_prefix(pieces.names[0])))
     if any(name.endswith(".pt") for name in record.results):
         raise UsageError("embeddings in .pt files are not merged", hint="run the pieces without --vanilla-output")
     results = results_of(as_one, paths)
     read = [run.result(paths, path) for run in runs for path in results]
-    pieces, hint = [run.path for run in runs], "choose another folder or --prefix"
-    check(paths, results, pieces, force=config.force, others=read, hint=hint)
+    inputs, hint = [run.path for run in runs], "choose another folder or --prefix"
+    check(paths, results, inputs, force=config.force, others=read, hint=hint)
     choice = _choice(as_one, record)
     placement = Placement((), identity["dtype"], tuple(identity["token_budget"]))
     choices = {name: value for name, value in record.choices.items() if name != "results"}
     models = by_part(choice.model_set.encoders)
     job = Job("predict", as_one, paths, results, models, choice.rules, placement, {}, choices)
     with session("predict", paths, force=config.force, listen=listener) as opened:
-        run = Run(job, opened, inputs, identity)
-        opened.already_done(results, identity, choices, recall=True)
-        opened.begin(results, identity, choices, {}, _details(runs, inputs))
+        run = Run(job, opened, pieces, identity)
+        run.already_done(recall=True)
+        opened.begin(results, identity, choices, {}, pieces.details)
         for each in runs:
             if not holds_scores(each.result(paths, paths.scores), each.fingerprint):
                 raise InputError(f"the scores in {each.results} are damaged", hint="run that piece again with --force")
-        keep = partial(_keep_embeddings, runs, paths, kept(as_one, paths), run.fingerprint)
-        wanted = keep if as_one.keep_embeddings else keep_nothing
-        return call(run, choice, Scores(_rows(split, runs, paths), _records(runs), {}, wanted))
+
+        def keep(names: Mapping[Path, Path]) -> None:
+            for path in kept(as_one, paths):
+                _write_embeddings(names[path], path, [each.result(paths, path) for each in runs], run.fingerprint)
+
+        return call(run, choice, Scores(_rows(pieces, paths), _records(runs), {}, keep))
 
 
-def _config(config: MergeConfig, record: RunRecord, inputs: Inputs) -> PredictConfig:
+def _config(config: MergeConfig, record: RunRecord, inputs: Pieces) -> PredictConfig:
     """What one run over all of the input would have been asked for."""
     identity, results = record.identity, record.results
     return PredictConfig(
@@ -230,15 +215,14 @@ def _choice(config: PredictConfig, record: RunRecord) -> Choice:
     return replace(choice, thresholds=Thresholds(**record.choices["min score"]))
 
 
-def _rows(split: Split, runs: Sequence[PieceRun], paths: PredictPaths) -> Iterator[Row]:
+def _rows(pieces: Pieces, paths: PredictPaths) -> Iterator[Row]:
     """The rows of all of the input, in its order, numbered as there."""
     rejected = (
         (number, IndexedSequence(number, index, record, name, 0, reason, True))
-        for number, index, record, name, reason in split.rejected
+        for number, index, record, name, reason in pieces.split.rejected
     )
-    scored = (row for run in runs for row in _piece_rows(run, run.result(paths, paths.scores)))
-    merged = heapq.merge(rejected, scored, key=lambda pair: pair[0])
-    return (row for _, row in merged)
+    scored = (row for run in pieces.runs for row in _piece_rows(run, run.result(paths, paths.scores)))
+    return (row for _, row in heapq.merge(rejected, scored, key=itemgetter(0)))
 
 
 def _piece_rows(run: PieceRun, scores: Path) -> Iterator[tuple[int, Row]]:
@@ -262,51 +246,25 @@ def _records(runs: Sequence[PieceRun]) -> Iterator[tuple[int, Record]]:
                 yield place.number, record
 
 
-def _keep_embeddings(
-    runs: Sequence[PieceRun], paths: PredictPaths, kept: Iterable[Path], fingerprint: str, names: Mapping[Path, Path]
-) -> None:
-    for path in kept:
-        _write_embeddings(names[path], path, [run.result(paths, path) for run in runs], fingerprint)
-
-
 # Of `embed`.
 
 
-def _merge_embeddings(
-    config: MergeConfig,
-    listener: Listener,
-    split: Split,
-    runs: Sequence[PieceRun],
-    inputs: SplitInputs,
-    identity: dict[str, Any],
-) -> EmbedResult:
-    output, paths = config.output, RunPaths(config.output)
+def _merge_embeddings(config: MergeConfig, listener: Listener, pieces: Pieces) -> EmbedResult:
+    output, paths, runs, identity = config.output, RunPaths(config.output), pieces.runs, pieces.identity
     results = (output, ids_path(output)) if output.suffix == ".npy" else (output,)
-    check(paths, results, [run.path for run in runs], force=config.force, others=[run.results for run in runs])
+    files = [run.results for run in runs]
+    check(paths, results, [run.path for run in runs], force=config.force, others=files)
     with session("embed", paths, force=config.force, listen=listener) as opened:
         opened.already_done(results, identity, {})
-        opened.begin(results, identity, {}, {}, _details(runs, inputs))
-        failures = _failures(split, runs, inputs)
-        return _publish(opened, paths, results, runs, fingerprint(identity), failures)
-
-
-def _publish(
-    opened: Session,
-    paths: RunPaths,
-    results: tuple[Path, ...],
-    runs: Sequence[PieceRun],
-    fingerprint: str,
-    failures: list[Failure],
-) -> EmbedResult:
-    output, summaries = paths.output, [run.record.details["result"] for run in runs]
-    rows, dim = sum(each["sequences"] for each in summaries), max(each["dim"] for each in summaries)
-    published = (*results, *([paths.failed] if failures else []))
-    with opened.publishing(published, replaced=[paths.failed]) as names:
-        if failures:
-            write_failed(names[paths.failed], failures)
-        files = [run.results for run in runs]
-        _write_embeddings(names[output], output, files, fingerprint, names.get(ids_path(output)))
-    opened.complete({"result": {"sequences": rows, "dim": dim, "failures": failures}})
+        opened.begin(results, identity, {}, {}, pieces.details)
+        failures, summaries = _failures(pieces), [run.record.details["result"] for run in runs]
+        published = (*results, *([paths.failed] if failures else []))
+        with opened.publishing(published, replaced=[paths.failed]) as names:
+            if failures:
+                write_failed(names[paths.failed], failures)
+            _write_embeddings(names[output], output, files, fingerprint(identity), names.get(ids_path(output)))
+        rows, dim = sum(each["sequences"] for each in summaries), max(each["dim"] for each in summaries)
+        opened.complete({"result": {"sequences": rows, "dim": dim, "failures": failures}})
     return EmbedResult(output, rows, dim, failures)
 
 
@@ -320,11 +278,11 @@ def _write_embeddings(
     write_merged(path, blocks, attributes, layout_of(output), ids)
 
 
-def _failures(split: Split, runs: Sequence[PieceRun], inputs: Inputs) -> list[Failure]:
+def _failures(pieces: Pieces) -> list[Failure]:
     """What has no embedding, in the order of the inputs."""
-    found = [(index, record, name, reason) for _, index, record, name, reason in split.rejected]
-    for run in runs:
+    found = [(index, record, name, reason) for _, index, record, name, reason in pieces.split.rejected]
+    for run in pieces.runs:
         places = list(run.piece.places())
         for _, record, name, reason in run.record.details["result"]["failures"]:
             found.append((places[record - 1].input_index, places[record - 1].record, name, reason))
-    return inputs.failures(found)
+    return pieces.failures(found)
