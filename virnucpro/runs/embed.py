@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from virnucpro.errors import InputError, OutputError, UsageError
 from virnucpro.input.cut import Rules
@@ -51,10 +50,15 @@ def run_embed(config: EmbedConfig, listener: Listener | None = None) -> EmbedRes
     """Embed the sequences of `config.inputs` into `config.output`; raises VirnucproError."""
     with started(_job(config), listener) as run:
         if done := run.already_done():
-            return _earlier_result(config.output, done.details["result"])
+            found = done.details["result"]
+            failures = [tuple(row) for row in found["failures"]]
+            return EmbedResult(config.output, found["sequences"], found["dim"], failures, already_done=True)
         plan = run.work_files()
         if not plan.whole:
-            raise _nothing_usable(run, plan)
+            failures = _failures(run, plan, {}, {})
+            _publish(run, failures)
+            run.session.start_anew()  # there is nothing to go on from
+            raise InputError(f"no usable sequence in the input: {failures[0][3]}", hint=f"see {run.paths.failed}")
         with _merge(run, plan) as merge:
             with run.session.stage("embedding"):
                 embedded = _embed(run, plan, merge)
@@ -79,19 +83,6 @@ def _job(config: EmbedConfig) -> Job[EmbedConfig, RunPaths]:
     placement = placed(config, [model])
     identity = {"max_tokens": config.max_tokens}
     return Job("embed", config, paths, results, {MODEL: model}, rules, placement, identity)
-
-
-def _earlier_result(output: Path, summary: dict[str, Any]) -> EmbedResult:
-    """What the record of a complete run says of its result."""
-    failures = [tuple(row) for row in summary["failures"]]
-    return EmbedResult(output, summary["sequences"], summary["dim"], failures, already_done=True)
-
-
-def _nothing_usable(run: EmbedRun, plan: Plan) -> InputError:
-    failures = _failures(run, plan, {}, {})
-    _publish(run, failures)
-    run.session.start_anew()  # there is nothing to go on from
-    return InputError(f"no usable sequence in the input: {failures[0][3]}", hint=f"see {run.paths.failed}")
 
 
 def _model(run: EmbedRun) -> LocalModel:
@@ -121,6 +112,11 @@ def _embed(run: EmbedRun, plan: Plan, merge: Merge) -> Embedded:
     """Bring every work file to its end; what is done is merged meanwhile."""
     config, placement = run.config, run.job.placement
     counts = {_fasta(run, part): part.whole for part in plan.parts if part.whole}
+
+    def hear(worker: int | None, event: Heard) -> None:
+        run.session.listen(worker, event)
+        merge.hear(event)
+
     return embed_files(
         FAMILIES[_model(run).kind],
         counts,
@@ -128,7 +124,7 @@ def _embed(run: EmbedRun, plan: Plan, merge: Merge) -> Embedded:
         run.paths.shards,
         placement.budgets[0],
         counts=counts,
-        listen=partial(_hear, run.session.listen, merge),
+        listen=hear,
         stall_seconds=60 * config.stall_minutes,
         launch=placement.launch(launcher_for),
         model=_model(run),
@@ -137,11 +133,6 @@ def _embed(run: EmbedRun, plan: Plan, merge: Merge) -> Embedded:
         threads=threads_a_worker(len(placement.devices), config.threads),
         attributes={"fingerprint": run.fingerprint},
     )
-
-
-def _hear(listen: Listener, merge: Merge, worker: int | None, event: Heard) -> None:
-    listen(worker, event)
-    merge.hear(event)
 
 
 def _complete(run: EmbedRun, plan: Plan, embedded: Embedded, merge: Merge) -> EmbedResult:
@@ -189,15 +180,9 @@ def _failures(run: EmbedRun, plan: Plan, failed_files: dict[str, str], left_out:
 
 
 def _all_of(run: EmbedRun, part: WorkFile, reason: str) -> LeftOut:
-    """All sequences of a work file that failed."""
-    names = _names(run, part)
+    """All sequences of a work file that failed; without their ids if it cannot be read."""
+    names: dict[int, str] = {}
+    with contextlib.suppress(InputError):
+        names = {record.number: record.id for record in read_records(_fasta(run, part), run.job.rules.alphabet)}
     numbers = range(1, part.whole + 1)
     return [(number, names.get(number, ""), f"its work file failed: {reason}") for number in numbers]
-
-
-def _names(run: EmbedRun, part: WorkFile) -> dict[int, str]:
-    """The ids in a work file by record number; none if that is what it failed of."""
-    try:
-        return {record.number: record.id for record in read_records(_fasta(run, part), run.job.rules.alphabet)}
-    except InputError:
-        return {}

@@ -44,7 +44,9 @@ def check(
             raise InputError(f"{path} does not exist", hint="check the path")
         if os.path.isdir(path):
             raise InputError(f"{path} is a folder", hint="give its files, for example with a pattern")
-    _refuse_existing(paths, results, force=force, resume=resume)
+    there = next(filter(os.path.lexists, results), None)
+    if there is not None and not force and not (resume and paths.manifest.exists()):  # it may be an earlier run's
+        raise taken(there)
 
 
 def check_names(paths: RunPaths, results: Sequence[Path], reads: Iterable[Path], hint: str) -> None:
@@ -64,26 +66,16 @@ def check_names(paths: RunPaths, results: Sequence[Path], reads: Iterable[Path],
     _refuse_inputs([*files, *unfinished(files)], paths.folders, reads, hint)
 
 
-def _refuse_existing(paths: RunPaths, results: Iterable[Path], *, force: bool, resume: bool) -> None:
-    """Raise OutputError for a result that is there, unless it is to be overwritten or may be an earlier run's."""
-    there = next(filter(os.path.lexists, results), None)
-    if there is not None and not force and not (resume and paths.manifest.exists()):
-        raise taken(there)
-
-
 def _check_length(path: Path, more: int, hint: str) -> None:
     *folders, name = map(len, map(os.fsencode, path.absolute().parts))
-    if max(*folders, name + more) > _limit(existing_folder(path), "PC_NAME_MAX", _LONGEST_NAME):
+    try:
+        longest = os.pathconf(existing_folder(path), "PC_NAME_MAX")
+    except (OSError, ValueError):
+        longest = _LONGEST_NAME
+    if max(*folders, name + more) > longest:
         raise OutputError(f"{path} is too long a name, with what is put around it while it is written", hint=hint)
     if len(os.fsencode(path.absolute())) + max(more, _INSIDE_WORK) >= _LONGEST_PATH:
         raise OutputError(f"{path} is too long a path", hint=hint)
-
-
-def _limit(folder: Path, name: str, default: int) -> int:
-    try:
-        return os.pathconf(folder, name)
-    except (OSError, ValueError):
-        return default
 
 
 def _refuse_inputs(files: Iterable[Path], folders: Sequence[Path], reads: Iterable[Path], hint: str) -> None:
@@ -116,15 +108,12 @@ def refuse_taken(paths: RunPaths, record: Record | None, command: str, first_lin
     """
     ours = record.command == command if record else log.has_line(paths.log, first_line)
     for path in (paths.manifest, paths.failed, paths.work, *paths.folders, paths.log):
-        if not path.is_symlink() and (not path.exists() or path == paths.work or _is_ours(path, paths, ours)):
+        may_stay = path == paths.work or ours if path != paths.log else log.is_log(path)
+        if not path.is_symlink() and (not path.exists() or may_stay):
             continue
         if not force:
             raise taken(path)
         remove(path)
-
-
-def _is_ours(path: Path, paths: RunPaths, ours: bool) -> bool:
-    return log.is_log(path) if path == paths.log else ours
 
 
 def taken(path: Path) -> OutputError:

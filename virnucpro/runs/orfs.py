@@ -41,8 +41,12 @@ class OrfsResult:
 
 def run_orfs(config: OrfsConfig, listener: Listener | None = None) -> OrfsResult:
     """Cut the sequences of `config.inputs` and find their open frames; raises VirnucproError."""
-    paths = OrfsPaths(config.output)
-    _check(config, paths)
+    paths, output = OrfsPaths(config.output), config.output
+    if not output.name:
+        raise UsageError(f"-o {output} is a folder", hint=f"add a name: -o {output / 'sample'}")
+    if not paths.folder.is_dir():
+        raise OutputError(f"the folder {paths.folder} does not exist", hint=f"mkdir -p {paths.folder}")
+    check(paths, paths.results, config.inputs, force=config.force, hint="choose another PREFIX")
     with session("orfs", paths, force=config.force, listen=listener or unheard) as run:
         with run.stage("reading input"):
             inputs = Inputs(config.inputs, paths)
@@ -61,16 +65,6 @@ def run_orfs(config: OrfsConfig, listener: Listener | None = None) -> OrfsResult
             raise InputError("no usable sequence in the input", hint=f"see {paths.failed}")
         run.complete({"result": asdict(counts)})
     return OrfsResult(paths, counts)
-
-
-def _check(config: OrfsConfig, paths: OrfsPaths) -> None:
-    """Raise what can be known before anything is read."""
-    output, folder = config.output, config.output.parent
-    if not output.name:
-        raise UsageError(f"-o {output} is a folder", hint=f"add a name: -o {output / 'sample'}")
-    if not folder.is_dir():
-        raise OutputError(f"the folder {folder} does not exist", hint=f"mkdir -p {folder}")
-    check(paths, paths.results, config.inputs, force=config.force, hint="choose another PREFIX")
 
 
 def _publish(config: OrfsConfig, run: Session, paths: OrfsPaths, inputs: Inputs) -> OrfsCounts:

@@ -179,7 +179,8 @@ class Session:
             raise taken(there)
         choices = choices | _names(results)
         if recall and not differences(record.identity, identity) and differences(record.choices, choices):
-            refuse_foreign(record, results)
+            if foreign := [path for path in results if os.path.lexists(path) and path.name not in _published(record)]:
+                raise taken(foreign[0])
             return None
         if changed := differences(record.identity | record.choices, identity | choices):
             raise OutputError(
@@ -269,22 +270,13 @@ class Session:
 
     def tidy(self) -> None:
         """At the end, whatever it is: keep the work files only if the run can be continued."""
-        remove_unfinished((self.paths.manifest, self.paths.failed, *self._results()))
+        results = map(self.paths.output.with_name, _published(self.record))
+        remove_unfinished((self.paths.manifest, self.paths.failed, *results))
         record = self.record
         goes_on = record is not None and (record.state != "complete" or record.failed_work_files)
         if not goes_on or not any(self.paths.parts.glob("*")):
             _clear(self.paths, self.paths.folders)
             self._clear_elsewhere()
-
-    def _results(self) -> Iterator[Path]:
-        return map(self.paths.output.with_name, _published(self.record))
-
-
-def refuse_foreign(record: Record, results: Iterable[Path]) -> None:
-    """Raise OutputError for a result that is there and not of the run with this record."""
-    foreign = [path for path in results if os.path.lexists(path) and path.name not in _published(record)]
-    if foreign:
-        raise taken(foreign[0])
 
 
 def _clear(paths: RunPaths, folders: Iterable[Path]) -> None:

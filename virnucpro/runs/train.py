@@ -57,7 +57,9 @@ def run_train(config: TrainConfig, listener: Listener | None = None) -> TrainRes
     reads, encoders = resolve_encoders(config.model, config.models_dir)
     with started(_job(config, paths, results, reads, tuple(encoders.values()), groups), listener) as run:
         if done := run.already_done():
-            return _earlier_result(paths.folder, done.details["result"])
+            found = done.details["result"]
+            earlier = [tuple(row) for row in found["failures"]]
+            return TrainResult(paths.folder, found["metrics"], earlier, already_done=True)
         plan = run.work_files()
         with run.session.stage("dividing"):
             windows = read_windows(paths, plan.parts, config.virus, groups)
@@ -109,22 +111,11 @@ def _job(
     return Job("train", config, paths, results, models, rules, placement, rules_identity(rules), choices)
 
 
-def _earlier_result(folder: Path, summary: dict[str, Any]) -> TrainResult:
-    """What the record of a complete run says of its result."""
-    failures = [tuple(row) for row in summary["failures"]]
-    return TrainResult(folder, summary["metrics"], failures, already_done=True)
-
-
 def _fit(
     run: Run[TrainConfig, TrainPaths], data: Dataset, parts: Ints, table: Table, unit: str, stage: str = "fitting"
 ) -> Fitted:
     config = run.config
-    settings = FitSettings(
-        epochs=config.epochs,
-        patience=config.patience,
-        learning_rate=config.learning_rate,
-        seed=config.seed,
-    )
+    settings = FitSettings(config.epochs, config.patience, learning_rate=config.learning_rate, seed=config.seed)
     training, validation = (table.examples(data.label, parts == part) for part in (Part.TRAINING, Part.VALIDATION))
     for what, examples in (("training", training), ("validation", validation)):
         other, viral = np.bincount(examples.labels, minlength=2)
