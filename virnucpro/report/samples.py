@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from virnucpro.calls.read import Results, reading
 from virnucpro.calls.tables import SAMPLES
 from virnucpro.errors import InputError
-from virnucpro.io.files import atomic_path
-from virnucpro.io.tables import Table, number, read_rows, text_file
-from virnucpro.report import methods
+from virnucpro.io.files import atomic_path, make_folder, remove_unfinished
+from virnucpro.io.tables import Table, number, read_rows, refuse_other, text_file
+from virnucpro.report import html, methods
 from virnucpro.report.survey import VERDICTS
 from virnucpro.runs.paths import PredictPaths, SamplePaths
 
@@ -53,10 +54,20 @@ class Sample:
             version = record["identity"]["virnucpro_version"]
             return cls(name, folder, note, model, counts, settings, warnings, version)
 
+    def share(self, verdict: str) -> float:
+        """Of its sequences with a verdict; 0 without results."""
+        return self.counts[verdict] / max(1, self.counts["sequences"]) if self.counts else 0.0
+
     @property
-    def paths(self) -> PredictPaths:
-        """Where its results stand."""
-        return PredictPaths(self.folder / self.name)
+    def viral(self) -> float:
+        """Share of the sequences that hold a virus."""
+        return self.share("virus") + self.share("mixed")
+
+    def link(self, output: Path) -> str:
+        """Where its own page is, seen from `output`; empty if it has none."""
+        page = PredictPaths(self.folder / self.name).report
+        # Quoted, a name cannot be taken for a scheme, such as "javascript:".
+        return quote(os.fsencode(os.path.relpath(page, output))) if page.exists() else ""
 
 
 def _counts(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,6 +97,20 @@ class Samples:
     def differs(self, sample: Sample) -> str:
         """Settings that are not the usual ones, and what they are."""
         return "; ".join(f"{what}: {how}" for what, how in sample.settings if (what, how) not in self.usual)
+
+    @property
+    def differ(self) -> bool:
+        """Whether settings of some sample differ from those of most."""
+        return any(map(self.differs, self.all))
+
+    def total(self, column: str) -> Any:
+        """The sum of a column over all; None if it is not known of one, or if there is none."""
+        known = [sample.counts[column] for sample in self.complete]
+        return None if None in known or not known else sum(known)
+
+    def each(self, found: Callable[[Sample], Iterable[str]]) -> list[str]:
+        """What is found of all that have results, each but once."""
+        return sorted({each for sample in self.complete for each in found(sample)})
 
 
 def find_samples(folders: Iterable[Path]) -> Samples:
@@ -133,12 +158,29 @@ def _sample(path: Path, failed: dict[str, str]) -> Sample:
         return Sample(name, folder, note or str(error))
 
 
-def write_table(samples: Samples, path: Path) -> None:
-    """Write the table over an earlier one. Raises OutputError."""
-    with atomic_path(path) as temporary, text_file(temporary) as file:
+def summarize(folders: Sequence[Path], output: Path, report: bool = True) -> Samples:
+    """Write the table, and with `report` the page, over all samples in `folders` into the folder `output`.
+
+    folders: of results of `predict`, or of such folders. Equal results give equal bytes. Raises InputError for a folder
+    without results, OutputError.
+    """
+    samples, paths = find_samples(folders), SamplePaths(output / "samples")
+    check_summary(paths)
+    make_folder(output)
+    remove_unfinished((paths.table, paths.report))
+    with atomic_path(paths.table) as temporary, text_file(temporary) as file:
         table = Table(file, SAMPLES)
         for sample in samples.all:
-            table.row(*_cells(samples, sample, path.parent))
+            table.row(*_cells(samples, sample, output))
+    if report:
+        html.write(paths.report, _page(samples, output))
+    return samples
+
+
+def check_summary(paths: SamplePaths) -> None:
+    """Raise OutputError for a file that `summarize` would overwrite and that is no summary."""
+    refuse_other(paths.table, SAMPLES)
+    html.refuse_other(paths.report)
 
 
 def _cells(samples: Samples, sample: Sample, output: Path) -> Iterator[object]:
@@ -150,3 +192,18 @@ def _cells(samples: Samples, sample: Sample, output: Path) -> Iterator[object]:
     yield samples.differs(sample)
     yield os.path.relpath(sample.folder, output)
     yield sample.note
+
+
+def _page(samples: Samples, output: Path) -> str:
+    return html.render(
+        "samples.html",
+        ("samples.js",),
+        ("report.css",),
+        samples=samples,
+        output=output,
+        total={column: samples.total(column) or 0 for column in COUNTED},
+        expected_false=samples.total("expected_false"),
+        most=max((sample.viral for sample in samples.all), default=0) or 1,
+        citations=samples.each(lambda sample: [methods.citation(sample.version)]),
+        warnings=samples.each(lambda sample: sample.warnings),
+    )

@@ -23,7 +23,7 @@ from virnucpro.io.files import atomic_path, make_folder, remove_unfinished
 from virnucpro.io.tables import Table, refuse_other, text_file
 from virnucpro.pipeline.events import Listener
 from virnucpro.pipeline.launch_local import Workers
-from virnucpro.report.samples_page import check_summary, summarize
+from virnucpro.report.samples import check_summary, summarize
 from virnucpro.runs.config import PredictConfig
 from virnucpro.runs.paths import SamplePaths
 from virnucpro.runs.predict import PredictResult, choose, default_prefix, run_predict
