@@ -106,11 +106,9 @@ class ResultWriter:
         window, score = row.window, row.score
         viral = self._caller.add(window.start, window.end, score.score if score else None, window.unknown)
         self._count(row)
-        shown = (
-            (row.evidence, score.best_frame, number(score.virus), number(score.other), number(score.score))
-            if score
-            else [""] * 5
-        )
+        shown = [""] * 5
+        if score:
+            shown = [row.evidence, score.best_frame, *map(number, (score.virus, score.other, score.score))]
         call = Verdict.NOT_SCORED if score is None else Verdict.VIRUS if viral else Verdict.OTHER
         who = (self._sequence.number + 1, self._sequence.id)
         where = (window.number, window.start + 1, window.end, ",".join(window.frames))
@@ -151,33 +149,17 @@ class ResultWriter:
     def _write(self, sequence: IndexedSequence, call: SequenceCall) -> None:
         reason = sequence.reason or _counted(self._lost) or ("" if call.scored else _counted(self._silent))
         self.sequences.row(
-            sequence.number + 1,
-            sequence.id,
-            sequence.length,
-            call.verdict.value,
-            number(call.score),
-            number(call.threshold),
-            number(call.false_positives),
-            call.windows,
-            call.scored,
-            call.viral,
-            number(call.viral_fraction),
-            len(call.regions),
-            self.inputs[sequence.input_index],
-            sequence.record,
-            "; ".join(filter(None, (sequence.note, reason))),
+            *(sequence.number + 1, sequence.id, sequence.length, call.verdict.value),
+            *map(number, (call.score, call.threshold, call.false_positives)),
+            *(call.windows, call.scored, call.viral, number(call.viral_fraction), len(call.regions)),
+            *(self.inputs[sequence.input_index], sequence.record, "; ".join(filter(None, (sequence.note, reason)))),
         )
         for region in call.regions:
-            self._region(sequence.id, region)
+            place = sequence.id, region.start, region.end, region_id(sequence.id, region)
+            score = round(1000 * region.score), ".", number(region.score)
+            self.regions.row(*place, *score, region.windows, region.viral)
         if call.verdict in (Verdict.VIRUS, Verdict.MIXED):
             self.features.add(sequence, call)
-
-    def _region(self, name: str, region: Region) -> None:
-        score = region.score
-        place = region_id(name, region)
-        self.regions.row(
-            name, region.start, region.end, place, round(1000 * score), ".", number(score), region.windows, region.viral
-        )
 
 
 def _viral(sequence: IndexedSequence, call: SequenceCall) -> Iterator[Viral]:
@@ -227,17 +209,8 @@ def write_virus_summary(file: TextIO, viral: Sequence[Viral]) -> None:
     for each in sorted(viral, key=lambda each: -each.region.score):
         region = each.region
         table.row(
-            each.name,
-            each.number + 1,
-            each.id,
-            region.start + 1,
-            region.end,
-            region.bases,
-            each.verdict.value,
-            number(region.score),
-            number(each.false_positives),
-            region.windows,
-            region.viral,
+            *(each.name, each.number + 1, each.id, region.start + 1, region.end, region.bases, each.verdict.value),
+            *(number(region.score), number(each.false_positives), region.windows, region.viral),
         )
 
 
