@@ -11,7 +11,7 @@ import rich_click as click
 from virnucpro.cli.options import MODELS_DIR
 from virnucpro.errors import ModelError
 from virnucpro.models import registry
-from virnucpro.models.registry import MODELS, Availability, FileCheck
+from virnucpro.models.registry import MODELS, Availability
 from virnucpro.models.sets import SETS, SOURCE, SetStatus, available_sets, no_download
 
 LIST_COLUMNS = ("name", "status", "trained", "dim", "licence", "location", "kind")
@@ -68,7 +68,11 @@ def verify(name: str | None, models_dir: Path | None) -> None:
     """
     names = [name] if name else _found_names(models_dir)
     checks = [(each, check) for each in names for check in registry.verify(each, models_dir)]
-    _show(VERIFY_COLUMNS, [_verify_row(each, check) for each, check in checks])
+    rows = [
+        [each, check.file, check.status, check.expected or NO_PIN, check.found, str(check.path)]
+        for each, check in checks
+    ]
+    _show(VERIFY_COLUMNS, rows)
     wrong = [f"{each}/{check.file}" for each, check in checks if check.status == "mismatch"]
     if wrong:
         raise ModelError(
@@ -106,22 +110,14 @@ def import_model(file: Path, window: str | None, models_dir: Path | None, force:
 def _list_row(item: Availability) -> list[str]:
     spec = item.spec
     place = "-" if item.model is None else str(item.model.weights.parent)
-    return [spec.name, item.status, _trained(True), str(spec.dim), spec.licence, place, spec.kind]
+    return [spec.name, item.status, "trained", str(spec.dim), spec.licence, place, spec.kind]
 
 
 def _set_row(item: SetStatus) -> list[str]:
     spec = item.spec
     licence = "-" if item.card is None else item.card.licence
     place = "-" if item.folder is None else str(item.folder)
-    return [spec.name, item.status, _trained(item.trained), str(spec.dim), licence, place, "set"]
-
-
-def _trained(trained: bool) -> str:
-    return "trained" if trained else "UNTRAINED"
-
-
-def _verify_row(name: str, check: FileCheck) -> list[str]:
-    return [name, check.file, check.status, check.expected or NO_PIN, check.found, str(check.path)]
+    return [spec.name, item.status, "trained" if item.trained else "UNTRAINED", str(spec.dim), licence, place, "set"]
 
 
 def _found_names(models_dir: Path | None) -> list[str]:

@@ -27,12 +27,8 @@ State = Literal["working", "publishing", "complete"]
 _KEYS = ("state", "command", "identity", "choices", "plan")
 
 
-def fingerprint(identity: Mapping[str, Any]) -> str:
-    """sha256 of everything that decides the vectors of a run."""
-    return _sum(identity)
-
-
-def _sum(values: Mapping[str, Any]) -> str:
+def fingerprint(values: Mapping[str, Any]) -> str:
+    """sha256 of plain values, such as all that decides the vectors of a run."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -76,7 +72,9 @@ class Record:
             "plan": self.plan,
         }
         with atomic_path(self.path) as temporary:
-            temporary.write_text(json.dumps({**values, "checksum": _sum(values)}, indent=1) + "\n", encoding="utf-8")
+            temporary.write_text(
+                json.dumps({**values, "checksum": fingerprint(values)}, indent=1) + "\n", encoding="utf-8"
+            )
 
     @classmethod
     def load(cls, path: Path) -> Record | None:
@@ -93,7 +91,7 @@ class Record:
     def _parsed(cls, path: Path, values: dict[str, Any]) -> Record:
         if not all(key in values for key in _KEYS):
             raise ValueError("it lacks what every record holds")
-        if values.pop("checksum", None) != _sum(values):
+        if values.pop("checksum", None) != fingerprint(values):
             raise ValueError("its checksum is not that of its content")
         state, command, identity, choices, plan = (values.pop(key) for key in _KEYS)
         if state not in get_args(State):

@@ -49,10 +49,6 @@ class Examples:
     features: NDArray[np.float32]
     labels: NDArray[np.int64]
 
-    def rows(self, chosen: NDArray[np.bool_]) -> Examples:
-        """Those of a mask (n,)."""
-        return Examples(self.features[chosen], self.labels[chosen])
-
 
 @dataclass
 class Fitted:
@@ -80,7 +76,7 @@ def fit(training: Examples, validation: Examples, settings: FitSettings, listen:
         torch.manual_seed(settings.seed)
         network = _network(training.features.shape[1], settings)
         fitted = _descend(network, training, validation, settings, generator, listen)
-    fitted.temperature = _temperature(_logits(network, validation.features), _targets(validation))
+    fitted.temperature = _temperature(_logits(network, validation.features), torch.from_numpy(validation.labels))
     fitted.state = _state(network, fitted.temperature)
     return fitted
 
@@ -105,7 +101,7 @@ def _descend(
     since_best = 0
     while len(fitted.training_loss) < settings.epochs and since_best < settings.patience:
         fitted.training_loss.append(_epoch(network, training, optimiser, settings.batch, generator))
-        loss = _balanced_loss(_logits(network, validation.features), _targets(validation))
+        loss = _balanced_loss(_logits(network, validation.features), torch.from_numpy(validation.labels))
         since_best += 1
         if loss < min(fitted.validation_loss, default=float("inf")):
             best, since_best = copy.deepcopy(network.state_dict()), 0
@@ -132,18 +128,12 @@ def _epoch(
 
 
 def _balanced_batches(labels: NDArray[np.int64], batch: int, generator: torch.Generator) -> Iterator[NDArray[np.int64]]:
-    weights = torch.from_numpy(_balancing(labels))
-    order = torch.multinomial(weights, len(labels), replacement=True, generator=generator).numpy()
+    weights = 1.0 / np.bincount(labels, minlength=2)[labels]  # with which both classes weigh the same
+    order = torch.multinomial(torch.from_numpy(weights), len(labels), replacement=True, generator=generator).numpy()
     for start in range(0, len(order), batch):
         rows = order[start : start + batch]
         if len(rows) > 1:  # BatchNorm cannot learn from one row
             yield rows
-
-
-def _balancing(labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """A weight for each example, with which both classes weigh the same."""
-    counts = np.bincount(labels, minlength=2)
-    return np.asarray(1.0 / counts[labels])
 
 
 @torch.no_grad()
@@ -151,10 +141,6 @@ def _logits(network: nn.Sequential, features: NDArray[np.float32]) -> Tensor:
     network.eval()
     blocks = (features[start : start + _ROWS] for start in range(0, len(features), _ROWS))
     return torch.cat([network(torch.from_numpy(np.ascontiguousarray(block))) for block in blocks])
-
-
-def _targets(examples: Examples) -> Tensor:
-    return torch.from_numpy(examples.labels)
 
 
 def _balanced_loss(logits: Tensor, labels: Tensor) -> float:

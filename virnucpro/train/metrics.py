@@ -82,18 +82,13 @@ METRICS: Mapping[str, Metric] = {
 
 def evaluate(labels: Ints, scores: Floats, groups: Ints, seed: int, listen: Listener = unheard) -> dict[str, Estimate]:
     """Every metric, a step for the listener, with its interval; groups (n,) numbers. Both classes must be there."""
-    samples = list(_resampled(labels, groups, seed))
-    found = {}
+    samples, found = _resampled(labels, groups, seed), {}
     for name, metric in METRICS.items():
-        found[name] = _estimate(metric, labels, scores, samples)
+        values = [metric(labels[rows], scores[rows]) for rows in samples]
+        low, high = np.percentile(values, [2.5, 97.5]) if values else (np.nan, np.nan)
+        found[name] = Estimate(metric(labels, scores), float(low), float(high))
         listen(None, Step(name))
     return found
-
-
-def _estimate(metric: Metric, labels: Ints, scores: Floats, samples: list[Ints]) -> Estimate:
-    values = [metric(labels[rows], scores[rows]) for rows in samples]
-    low, high = np.percentile(values, [2.5, 97.5]) if values else (np.nan, np.nan)
-    return Estimate(metric(labels, scores), float(low), float(high))
 
 
 def _resampled(labels: Ints, groups: Ints, seed: int) -> list[Ints]:
