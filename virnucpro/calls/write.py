@@ -203,15 +203,13 @@ class VanillaTables:
             self._calls.write(f"{name}\t{virus >= other}\n")
 
 
-def write_virus_summary(file: TextIO, viral: Sequence[Viral]) -> None:
+def virus_rows(viral: Sequence[Viral]) -> Iterator[tuple[object, ...]]:
     """A row for each record of the FASTA of viruses, the highest score first."""
-    table = Table(file, tables.VIRUSES)
     for each in sorted(viral, key=lambda each: -each.region.score):
         region = each.region
-        table.row(
-            *(each.name, each.number + 1, each.id, region.start + 1, region.end, region.bases, each.verdict.value),
-            *(number(region.score), number(each.false_positives), region.windows, region.viral),
-        )
+        place = each.name, each.number + 1, each.id, region.start + 1, region.end, region.bases
+        scores = number(region.score), number(each.false_positives)
+        yield *place, each.verdict.value, *scores, region.windows, region.viral
 
 
 def numbered_records(inputs: Sequence[Path]) -> Iterator[tuple[int, Record]]:

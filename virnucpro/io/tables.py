@@ -40,6 +40,14 @@ class Table:
 _BLANKS = str.maketrans("\t\n\r", "   ")
 
 
+def write_table(path: Path, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """Write a whole table. Raises OSError."""
+    with text_file(path) as file:
+        table = Table(file, columns)
+        for row in rows:
+            table.row(*row)
+
+
 def text_file(path: Path, mode: str = "w") -> TextIO:
     """Open a table for writing; names of inputs keep their bytes, which need not be UTF-8."""
     return cast(TextIO, open(path, mode, encoding="utf-8", errors="surrogateescape", newline=""))

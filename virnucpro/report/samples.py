@@ -15,7 +15,7 @@ from virnucpro.calls.read import Results, reading
 from virnucpro.calls.tables import SAMPLES
 from virnucpro.errors import InputError
 from virnucpro.io.files import atomic_path, make_folder, remove_unfinished
-from virnucpro.io.tables import Table, number, read_rows, refuse_other, text_file
+from virnucpro.io.tables import number, read_rows, refuse_other, write_table
 from virnucpro.report import html, methods
 from virnucpro.report.survey import VERDICTS
 from virnucpro.runs.paths import PredictPaths, SamplePaths
@@ -168,10 +168,8 @@ def summarize(folders: Sequence[Path], output: Path, report: bool = True) -> Sam
     check_summary(paths)
     make_folder(output)
     remove_unfinished((paths.table, paths.report))
-    with atomic_path(paths.table) as temporary, text_file(temporary) as file:
-        table = Table(file, SAMPLES)
-        for sample in samples.all:
-            table.row(*_cells(samples, sample, output))
+    with atomic_path(paths.table) as temporary:
+        write_table(temporary, SAMPLES, (_cells(samples, sample, output) for sample in samples.all))
     if report:
         html.write(paths.report, _page(samples, output))
     return samples

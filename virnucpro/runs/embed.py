@@ -13,6 +13,7 @@ from virnucpro.input.fasta import PROTEIN, read_records
 from virnucpro.input.index import IndexedSequence, Plan, WorkFile, origins, read_index
 from virnucpro.io.files import remove_unfinished, temporary_name, unwritable
 from virnucpro.io.results import OUTPUT_SUFFIXES, Result, ids_path, layout_of, open_result
+from virnucpro.io.tables import FAILED, write_table
 from virnucpro.models.local import LocalModel
 from virnucpro.models.registry import resolve
 from virnucpro.pipeline.events import Heard, Listener
@@ -23,7 +24,7 @@ from virnucpro.pipeline.parallel_dnabert import Embedded, embed_files
 from virnucpro.pipeline.placement import threads_a_worker
 from virnucpro.pipeline.schedule import DeviceStats
 from virnucpro.runs.config import EmbedConfig
-from virnucpro.runs.inputs import Failure, write_failed
+from virnucpro.runs.inputs import Failure
 from virnucpro.runs.names import check
 from virnucpro.runs.paths import RunPaths
 from virnucpro.runs.run import Job, Run, balance, placed, started, work_folder
@@ -160,7 +161,7 @@ def _publish(run: EmbedRun, failures: list[Failure], result: Result | None = Non
     results = (*(run.job.results if result else ()), *([failed] if failures else []))
     with run.session.publishing(results, replaced=[failed]) as names:
         if failures:
-            write_failed(names[failed], failures)
+            write_table(names[failed], FAILED, failures)
         if result:
             result.finish()
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from virnucpro.errors import InputError, OutputError
 from virnucpro.io.files import sha256_of
-from virnucpro.io.tables import FAILED, Table, text_file
 from virnucpro.runs.config import STDIN
 from virnucpro.runs.paths import RunPaths
 
@@ -47,14 +46,6 @@ class Inputs:
         # Record 0 stands for the rest of a file and comes behind its records.
         ordered = sorted(found, key=lambda row: (row[0], row[1] == 0, row[1]))
         return [(str(self.names[index]), number, name, reason) for index, number, name, reason in ordered]
-
-
-def write_failed(path: Path, failures: Iterable[Failure]) -> None:
-    """`failed.tsv`. Raises OSError."""
-    with text_file(path) as file:
-        table = Table(file, FAILED)
-        for failure in failures:
-            table.row(*failure)
 
 
 def _spooled(names: Sequence[Path], paths: RunPaths) -> list[Path]:

@@ -23,6 +23,7 @@ from virnucpro.input.index import IndexedSequence
 from virnucpro.io.files import sha256_of
 from virnucpro.io.results import OUTPUT_SUFFIXES, ids_path, layout_of, write_merged
 from virnucpro.io.store import read_blocks, result_attributes
+from virnucpro.io.tables import FAILED, write_table
 from virnucpro.models.card import CARD
 from virnucpro.models.local import ATTRIBUTES
 from virnucpro.models.local import sha256_of as model_sha256
@@ -30,7 +31,7 @@ from virnucpro.pipeline.events import Listener, unheard
 from virnucpro.pipeline.placement import Placement
 from virnucpro.runs.config import MergeConfig, PredictConfig
 from virnucpro.runs.embed import EmbedResult
-from virnucpro.runs.inputs import Failure, Inputs, write_failed
+from virnucpro.runs.inputs import Failure, Inputs
 from virnucpro.runs.names import check
 from virnucpro.runs.paths import PredictPaths, RunPaths, SplitPaths
 from virnucpro.runs.predict import (
@@ -261,7 +262,7 @@ def _merge_embeddings(config: MergeConfig, listener: Listener, pieces: Pieces) -
         published = (*results, *([paths.failed] if failures else []))
         with opened.publishing(published, replaced=[paths.failed]) as names:
             if failures:
-                write_failed(names[paths.failed], failures)
+                write_table(names[paths.failed], FAILED, failures)
             _write_embeddings(names[output], output, files, fingerprint(identity), names.get(ids_path(output)))
         rows, dim = sum(each["sequences"] for each in summaries), max(each["dim"] for each in summaries)
         opened.complete({"result": {"sequences": rows, "dim": dim, "failures": failures}})

@@ -17,13 +17,14 @@ from virnucpro.calls.kept_scores import holds_scores, keep_scores, read_scores
 from virnucpro.calls.model import CallModel, ThresholdsByLength
 from virnucpro.calls.scoring import Row, scored_rows
 from virnucpro.calls.segment import ModelCaller
+from virnucpro.calls.tables import VIRUSES
 from virnucpro.calls.verdicts import Callers, Thresholds, Verdict
 from virnucpro.calls.write import (
     ResultWriter,
     Summary,
     VanillaTables,
     numbered_records,
-    write_virus_summary,
+    virus_rows,
     write_viruses,
 )
 from virnucpro.core.device import available_threads
@@ -31,7 +32,7 @@ from virnucpro.errors import InputError, UsageError
 from virnucpro.input.cut import Rules
 from virnucpro.input.fasta import Record
 from virnucpro.io.files import remove_unfinished
-from virnucpro.io.tables import gzip_text, text_file
+from virnucpro.io.tables import FAILED, gzip_text, text_file, write_table
 from virnucpro.models.card import CARD, DEFAULT_PRESET, DNA_ONLY
 from virnucpro.models.classifier import WEIGHTS
 from virnucpro.models.local import sha256_of
@@ -40,7 +41,7 @@ from virnucpro.pipeline.events import Listener
 from virnucpro.pipeline.kept import keep_embeddings, kept_paths
 from virnucpro.pipeline.launch_local import Launch, launcher_for
 from virnucpro.runs.config import STDIN, PredictConfig
-from virnucpro.runs.inputs import Failure, write_failed
+from virnucpro.runs.inputs import Failure
 from virnucpro.runs.names import check, check_names
 from virnucpro.runs.paths import PredictPaths
 from virnucpro.runs.record import differences
@@ -301,11 +302,10 @@ def _write(run: PredictRun, choice: Choice, scores: Scores) -> tuple[Summary, li
         summary = _write_tables(run, choice, temporary, rows)
         with open(temporary[paths.viruses], "wb", buffering=1 << 20) as fasta:
             write_viruses(fasta, scores.records, summary.viral)
-        with text_file(temporary[paths.virus_summary]) as table:
-            write_virus_summary(table, summary.viral)
+        write_table(temporary[paths.virus_summary], VIRUSES, virus_rows(summary.viral))
         run.inputs.refuse_changed()
         failures = run.inputs.failures(summary.failures)
-        write_failed(temporary[paths.failed], failures)
+        write_table(temporary[paths.failed], FAILED, failures)
         if scores.keep:
             scores.keep(temporary)
     return summary, failures

@@ -20,7 +20,7 @@ from typing import Any
 from virnucpro.calls.tables import FAILED_SAMPLES
 from virnucpro.errors import InputError, OutputError, UsageError
 from virnucpro.io.files import atomic_path, make_folder, remove_unfinished
-from virnucpro.io.tables import Table, refuse_other, text_file
+from virnucpro.io.tables import refuse_other, write_table
 from virnucpro.pipeline.events import Listener
 from virnucpro.pipeline.launch_local import Workers
 from virnucpro.report.samples import check_summary, summarize
@@ -82,10 +82,8 @@ def _write(result: SamplesResult, report: bool) -> None:
     """What tells about all samples."""
     make_folder(result.paths.folder)
     remove_unfinished((result.paths.failed,))
-    with atomic_path(result.paths.failed) as temporary, text_file(temporary) as file:
-        table = Table(file, FAILED_SAMPLES)
-        for row in result.failed.items():
-            table.row(*row)
+    with atomic_path(result.paths.failed) as temporary:
+        write_table(temporary, FAILED_SAMPLES, result.failed.items())
     summarize([result.paths.folder], result.paths.folder, report)
 
 

@@ -19,9 +19,10 @@ from virnucpro.errors import InputError, UsageError
 from virnucpro.input.cut import read_inputs
 from virnucpro.input.fasta import DNA_AS_WRITTEN, PROTEIN, BadRecord, Record, write_fasta
 from virnucpro.io.files import SummedFile
+from virnucpro.io.tables import FAILED, write_table
 from virnucpro.pipeline.events import Listener, unheard
 from virnucpro.runs.config import MOST_PIECES, SplitConfig
-from virnucpro.runs.inputs import Inputs, write_failed
+from virnucpro.runs.inputs import Inputs
 from virnucpro.runs.names import check, check_names
 from virnucpro.runs.paths import SplitPaths
 from virnucpro.runs.session import session
@@ -121,7 +122,7 @@ def run_split(config: SplitConfig, listener: Listener = unheard) -> SplitResult:
         run.begin(results, identity, {}, {}, {"inputs": inputs.described})
         with run.stage("splitting"), run.publishing((*results, paths.failed), replaced=[paths.failed]) as names:
             split = _write(config, inputs, [names[path] for path in results], total)
-            write_failed(names[paths.failed], inputs.failures(row[1:] for row in split.rejected))
+            write_table(names[paths.failed], FAILED, inputs.failures(row[1:] for row in split.rejected))
             inputs.refuse_changed()
             for path in results[len(split.pieces) :]:
                 del names[path]

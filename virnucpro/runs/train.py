@@ -14,6 +14,7 @@ import numpy as np
 from virnucpro.errors import InputError, UsageError
 from virnucpro.input.cut import Rules
 from virnucpro.input.index import Plan
+from virnucpro.io.tables import FAILED, write_table
 from virnucpro.models.card import CARD, DNA_ONLY, ClassifierCard, EncoderPin, Reads
 from virnucpro.models.classifier import Classifier, classifier_files, write
 from virnucpro.models.local import LocalModel
@@ -22,7 +23,7 @@ from virnucpro.models.sets import resolve_encoders
 from virnucpro.pipeline.caller import Called
 from virnucpro.pipeline.events import Listener
 from virnucpro.runs.config import TrainConfig
-from virnucpro.runs.inputs import Failure, write_failed
+from virnucpro.runs.inputs import Failure
 from virnucpro.runs.names import check
 from virnucpro.runs.paths import TrainPaths
 from virnucpro.runs.record import fingerprint
@@ -184,5 +185,5 @@ def _write(
         draw_curves(names[paths.curves], trial, fitted)
         files = {"viral": run.config.inputs[: run.config.virus], "other": run.config.inputs[run.config.virus :]}
         write_text(names[paths.text], card, trial, fitted, files)
-        write_failed(names[paths.failed], failures)
+        write_table(names[paths.failed], FAILED, failures)
         write(names, paths.folder, fitted.state, card, dna_only.state if dna_only else None)
