@@ -10,9 +10,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from virnucpro.input.compressed import FETCH_AGAIN, Damaged
-
-MAGIC = b"BAM\1"
+from virnucpro.input.compressed import BAM_MAGIC, FETCH_AGAIN, Damaged
 
 # refID, pos, l_read_name, mapq, bin, n_cigar_op, flag, l_seq, next_refID, next_pos, tlen
 _FIXED = struct.Struct("<iiBBHHHiiii")
@@ -25,7 +23,7 @@ _PIECE = 1 << 20
 
 def read_bam(stream: io.BufferedReader[Any]) -> Iterator[tuple[bytes, bytes]]:
     """Name and sequence of each record; `stream` is decompressed. Raises Damaged for what is no unaligned BAM."""
-    _skip(stream, len(MAGIC))
+    _skip(stream, len(BAM_MAGIC))
     _skip(stream, _number(stream))  # the text of the header
     for _ in range(_number(stream)):
         _skip(stream, _number(stream) + _NUMBER.size)  # a reference

@@ -2,6 +2,7 @@
 
 The format is told by the first bytes, never by the name. It is done here because the libraries for it lose what they
 had ready when they come to damage, pass over what stands behind the last stream, and miss the end of a cut BGZF file.
+Text whose lines end in CR alone comes as if they ended in LF.
 """
 
 from __future__ import annotations
@@ -77,6 +78,8 @@ _LONGEST_MAGIC = 6
 #: The beginning of a BGZF block; a file of them ends with an empty one.
 _BGZF = re.compile(rb"\x1f\x8b\x08\x04.{8}BC\x02\x00", re.DOTALL)
 _BGZF_MAGIC = 16
+#: The beginning of BAM, which has no lines.
+BAM_MAGIC = b"BAM\1"
 
 
 class Content(io.RawIOBase):
@@ -91,6 +94,8 @@ class Content(io.RawIOBase):
         #: Whether the stream at hand gave nothing so far, as BGZF's end block does.
         self._is_empty = True
         self._damage: Damaged | None = None
+        #: Whether lines end in CR alone; known from the first bytes on.
+        self._ends_in_cr: bool | None = None
         #: What stands behind the last whole stream, if it is none; for whoever read to the end to report.
         self.leftover = ""
 
@@ -114,6 +119,11 @@ class Content(io.RawIOBase):
             self._damage = Damaged(f"the file is damaged or cut off ({cause}): {FETCH_AGAIN}")
             if not done:
                 raise self._damage from error
+        if self._ends_in_cr is None:
+            data = bytes(buffer[:done])
+            self._ends_in_cr = b"\r" in data[:-1] and b"\n" not in data and not data.startswith(BAM_MAGIC)
+        if self._ends_in_cr:
+            buffer[:done] = bytes(buffer[:done]).replace(b"\r", b"\n")
         return done
 
     def _next(self, most: int) -> bytes:

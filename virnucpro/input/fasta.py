@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from virnucpro.errors import InputError
-from virnucpro.input import bam
-from virnucpro.input.compressed import FETCH_AGAIN, OUTPUT_BYTES, Content, Damaged, opened
+from virnucpro.input.bam import read_bam
+from virnucpro.input.compressed import BAM_MAGIC, FETCH_AGAIN, OUTPUT_BYTES, Content, Damaged, opened
 
 _FOREIGN = "?"
 _FOREIGN_BYTE = _FOREIGN.encode("ascii")
@@ -207,32 +207,11 @@ def _raw_records(path: Path) -> Iterator[_Raw]:
             raise Damaged(content.leftover)
 
 
-class _OneLineEnd(io.RawIOBase):
-    """Text whose lines end in CR alone, as if they ended in LF; any other content as it is."""
-
-    def __init__(self, content: Content) -> None:
-        self._content = content
-        self._is_first, self._translates = True, False
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # what BufferedReader hands in
-        size = self._content.readinto(buffer)
-        data = bytes(buffer[:size])
-        if self._is_first:
-            self._is_first = False
-            self._translates = b"\r" in data[:-1] and b"\n" not in data and not data.startswith(bam.MAGIC)
-        if self._translates:
-            buffer[:size] = data.replace(b"\r", b"\n")
-        return size
-
-
 def _parsed(content: Content, path: Path) -> Iterator[_Raw]:
-    stream = io.BufferedReader(_OneLineEnd(content), OUTPUT_BYTES)
+    stream = io.BufferedReader(content, OUTPUT_BYTES)
     head = stream.peek(1)
-    if head.startswith(bam.MAGIC):
-        return (_Raw(name, sequence, 0) for name, sequence in bam.read_bam(stream))
+    if head.startswith(BAM_MAGIC):
+        return (_Raw(name, sequence, 0) for name, sequence in read_bam(stream))
     for pattern, name, hint in _REFUSED:
         if pattern.match(head):
             raise InputError(f"{path} is {name}", hint=hint)
