@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from virnucpro.errors import ModelError
 from virnucpro.models import registry
-from virnucpro.models.card import CARD, DNA_ONLY, ClassifierCard, EncoderPin, Reads, check_encoders
+from virnucpro.models.card import CARD, DNA_ONLY, ClassifierCard, Reads, check_encoders
 from virnucpro.models.local import LocalModel
 from virnucpro.models.registry import (
     DATA,
@@ -47,9 +47,9 @@ _KINDS: Mapping[Reads, tuple[tuple[str, ...], ...]] = {
 
 @dataclass(frozen=True)
 class SetSpec:
-    """A set with a name: its registered encoders and the name of its classifier's folder.
+    """A set: its encoders, by the names that `resolve` takes, and its classifier, by the name or path of its folder.
 
-    `published` is the file from which the classifier is imported, None if it is embedded.
+    `published` is the file from which the classifier is imported, None if it is there.
     """
 
     name: str
@@ -145,21 +145,14 @@ def resolve_set(name: str, models_dir: Path | None = None) -> ModelSet:
     A ModelError says what is wrong and how to mend it: missing parts and where they were sought, damaged files,
     or encoders that the classifier was not trained on.
     """
-    if name in SETS:
-        found = _named(SETS[name], models_dir)
-    else:
-        folder = _folder(name)
-        card = ClassifierCard.read(folder)
-        found = ModelSet(card.name, folder, card, tuple(_encoder(pin, folder, models_dir) for pin in card.encoders))
+    found = _found(_spec(name), models_dir)
     _check(found)
     return found
 
 
 def reads_of(name: str) -> Reads:
     """What a set reads, by its name or its card alone. Raises ModelError."""
-    if name in SETS:
-        return SETS[name].reads
-    return ClassifierCard.read(_folder(name)).reads
+    return _spec(name).reads
 
 
 def resolve_encoders(name: str, models_dir: Path | None = None) -> tuple[Reads, dict[str, LocalModel]]:
@@ -168,13 +161,22 @@ def resolve_encoders(name: str, models_dir: Path | None = None) -> tuple[Reads, 
     By the names by which a card refers to them: registered ones, or the absolute paths of their folders. Raises
     ModelError.
     """
+    spec = _spec(name)
+    found = [(encoder, resolve(encoder, models_dir)) for encoder in spec.encoders]
+    return spec.reads, {name if name in MODELS else str(each.weights.parent.absolute()): each for name, each in found}
+
+
+def _spec(name: str) -> SetSpec:
+    """A named set, or what the card in a folder says. Raises ModelError."""
     if name in SETS:
-        spec = SETS[name]
-        return spec.reads, {encoder: resolve(encoder, models_dir) for encoder in spec.encoders}
-    folder = _folder(name)
+        return SETS[name]
+    folder = Path(os.path.expanduser(name)).absolute()
+    if not os.path.isfile(folder / CARD):
+        hint = f"{name} is an encoder alone; a set has a classifier, too" if name in MODELS else nearest(name, SETS)
+        raise ModelError(f"no model set {name!r}: neither {', '.join(SETS)}, nor a folder with {CARD}", hint=hint)
     card = ClassifierCard.read(folder)
-    found = [(pin.name, _encoder(pin, folder, models_dir)) for pin in card.encoders]
-    return card.reads, {name if name in MODELS else str(each.weights.parent.absolute()): each for name, each in found}
+    encoders = [pin.name if pin.name in MODELS else str(folder / pin.name) for pin in card.encoders]
+    return SetSpec(card.name, encoders[0], str(folder), encoders[1] if card.protein else None)
 
 
 def available_sets(models_dir: Path | None = None) -> list[SetStatus]:
@@ -183,7 +185,7 @@ def available_sets(models_dir: Path | None = None) -> list[SetStatus]:
     return [_status(spec, models, models_dir) for spec in SETS.values()]
 
 
-def _named(spec: SetSpec, models_dir: Path | None) -> ModelSet:
+def _found(spec: SetSpec, models_dir: Path | None) -> ModelSet:
     errors: list[ModelError] = []
     folder = _attempt(lambda: _classifier(spec, models_dir), errors)
     encoders = [_attempt(partial(resolve, encoder, models_dir), errors) for encoder in spec.encoders]
@@ -237,19 +239,6 @@ def no_download(name: str, models_dir: Path | None) -> ModelError:
     return ModelError(what, hint="\n".join(cures))
 
 
-def _folder(name: str) -> Path:
-    """The folder of a classifier, which must have a card."""
-    folder = Path(os.path.expanduser(name)).absolute()
-    if not os.path.isfile(folder / CARD):
-        raise _unknown(name)
-    return folder
-
-
-def _encoder(pin: EncoderPin, folder: Path, models_dir: Path | None) -> LocalModel:
-    """The encoder that a card in `folder` names: a registered one, or a path relative to that folder."""
-    return resolve(pin.name if pin.name in MODELS else str(folder / pin.name), models_dir)
-
-
 def _check(found: ModelSet) -> None:
     """Raise a ModelError unless classifier and encoders fit together."""
     # Here, because it needs torch, which a list of sets does not.
@@ -281,8 +270,3 @@ def _status(spec: SetSpec, models: dict[str, Availability], models_dir: Path | N
     if card is None:
         missing.append(spec.classifier)
     return SetStatus(spec, folder, card, tuple(missing), errors[0].message if errors else None)
-
-
-def _unknown(name: str) -> ModelError:
-    hint = f"{name} is an encoder alone; a set has a classifier, too" if name in MODELS else nearest(name, SETS)
-    return ModelError(f"no model set {name!r}: neither {', '.join(SETS)}, nor a folder with {CARD}", hint=hint)
