@@ -13,6 +13,7 @@ import torch
 from virnucpro.models.esm2 import ESM2, ESM2Config
 from virnucpro.models.protein_tokenizer import ProteinTokenizer
 from virnucpro.models.registry import resolve
+from virnucpro.models.weights import CPU
 from virnucpro.pipeline.base_worker import Network, set_up_worker_logging, torch_device
 from virnucpro.pipeline.parallel_esm import ESMWorker, pool_proteins
 
@@ -31,7 +32,7 @@ class RandomESMWorker(ESMWorker):
         super().__init__(replace(resolve("esm2-mini"), name="random ESM-2"), dtype)
         self.config, self.device, self.seed = config, device, seed
 
-    def read_model(self, dtype: torch.dtype) -> Network:
+    def read_model(self, dtype: torch.dtype, device: torch.device = CPU) -> Network:
         """The network, on the device already; scores are large enough to matter."""
         half = self.config.head_dim // 2
         generator = torch.Generator(self.device).manual_seed(self.seed)

@@ -30,7 +30,7 @@ from virnucpro.errors import ModelError
 from virnucpro.models.attention import PackedLayout
 from virnucpro.models.layers import Norm
 from virnucpro.models.linear import REACH, Convolution, Linear
-from virnucpro.models.weights import check_keys, read_weights
+from virnucpro.models.weights import CPU, check_keys, read_weights
 
 #: Offsets 0, 1 and 2 of the forward strand, then of the reverse complement.
 FRAMES = 6
@@ -253,8 +253,8 @@ class CodonNetwork(nn.Module):
         return torch.cat([member.pool(states, tokens, lengths, used) for member, states in each], dim=1)
 
 
-def load_codon(weights: Path, config: Path | None) -> CodonNetwork:
-    """Build the network of `config` (a config.json) with `weights`, fp32, on the CPU.
+def load_codon(weights: Path, config: Path | None, device: torch.device = CPU) -> CodonNetwork:
+    """Build the network of `config` (a config.json) with `weights`, fp32, on `device`.
 
     Raises ModelError for tensors that are missing, unknown, or of another shape, and without a config.
     """
@@ -262,7 +262,7 @@ def load_codon(weights: Path, config: Path | None) -> CodonNetwork:
         raise ModelError(f"{weights} has no config.json", hint="is it a codon network?")
     with torch.device("meta"):
         model = CodonNetwork(CodonConfig.read(config))
-    found = {key: value.float() for key, value in read_weights(weights).items()}
+    found = {key: value.to(device).float() for key, value in read_weights(weights).items()}
     wanted = {name: _stored_key(name) for name, _ in model.named_parameters()}
     check_keys(weights, set(wanted.values()), set(found), "the codon network")
     for key in (key for key in found if key.endswith("stem.table")):

@@ -19,7 +19,7 @@ from virnucpro.io.files import read_object
 from virnucpro.models.attention import PackedLayout, alibi_slopes, packed_attention
 from virnucpro.models.layers import Norm, gated_gelu
 from virnucpro.models.linear import Linear
-from virnucpro.models.weights import check_finite, check_keys, read_weights
+from virnucpro.models.weights import CPU, check_finite, check_keys, read_weights
 
 #: Parts of published checkpoints that the embedding does not use.
 UNUSED_PREFIXES = ("cls.", "pooler.")
@@ -158,8 +158,8 @@ def _published_key(name: str) -> str:
     return f"encoder.layer.{layer}.attention.{inside}.{parts[3]}"
 
 
-def load_dnabert(weights: Path, config: Path | None) -> DNABERT:
-    """Build the network of `config` (a config.json) with `weights`, fp32, on the CPU.
+def load_dnabert(weights: Path, config: Path | None, device: torch.device = CPU) -> DNABERT:
+    """Build the network of `config` (a config.json) with `weights`, fp32, on `device`.
 
     Accepts DNABERT-S's keys and DNABERT-2's (`bert.` in front, a language-model head beside).
     Raises ModelError for tensors that are missing, unknown, or of another shape, and without a config.
@@ -176,7 +176,7 @@ def load_dnabert(weights: Path, config: Path | None) -> DNABERT:
         model = DNABERT(numbers)
     wanted = {name: _published_key(name) for name, _ in model.named_parameters()}
     check_keys(weights, set(wanted.values()), set(found), "DNABERT")
-    state = {name: found[key].float() for name, key in wanted.items()}
+    state = {name: found[key].to(device).float() for name, key in wanted.items()}
     check_finite(weights, state)
     try:
         model.load_state_dict(state, assign=True)

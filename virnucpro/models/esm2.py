@@ -24,7 +24,7 @@ from virnucpro.models.fp8 import QuantizedLinear, quantized, quantized_gelu, qua
 from virnucpro.models.layers import Norm, gelu
 from virnucpro.models.linear import Linear
 from virnucpro.models.protein_tokenizer import ALPHABET
-from virnucpro.models.weights import check_finite, check_keys, read_weights
+from virnucpro.models.weights import CPU, check_finite, check_keys, read_weights
 
 EPS = 1e-5
 
@@ -197,8 +197,8 @@ def protein_mean(hidden: Tensor, lengths: Tensor, used: int) -> Tensor:
     return segment_mean(hidden, segments, used)[1::3]
 
 
-def load_esm2(weights: Path, dtype: torch.dtype = torch.float32) -> ESM2:
-    """Build the network that `weights` hold, on the CPU in `dtype`; 3B takes 11 GB in fp32 and half in BF16.
+def load_esm2(weights: Path, dtype: torch.dtype = torch.float32, device: torch.device = CPU) -> ESM2:
+    """Build the network that `weights` hold, on `device` in `dtype`; 3B takes 11 GB in fp32 and half in BF16.
 
     Accepts fair-esm's keys and Hugging Face's, with any of their prefixes, and heads that the embedding does not use.
     Raises ModelError for tensors that are missing, unknown, or of shapes that do not fit each other.
@@ -211,13 +211,16 @@ def load_esm2(weights: Path, dtype: torch.dtype = torch.float32) -> ESM2:
         model = ESM2(config, inv_freq)
     wanted = {name: _published_keys(name) for name, _ in model.named_parameters()}
     check_keys(weights, {key for keys in wanted.values() for key in keys}, set(found), "ESM-2")
-    try:
-        # Taken out of `found` one by one, so that a large network is not held twice.
-        state = {name: torch.cat([found.pop(key).to(dtype) for key in keys]) for name, keys in wanted.items()}
-        check_finite(weights, {**state, "inv_freq": inv_freq})
-        model.load_state_dict(state, assign=True)
+    try:  # shapes alone
+        model.load_state_dict(
+            {name: torch.cat([found[key].to("meta") for key in keys]) for name, keys in wanted.items()}
+        )
     except RuntimeError as error:
         raise ModelError(f"the tensors in {weights} do not fit each other: {error}") from error
+    # Taken out of `found` one by one, so that a large network is not held twice, and converted on the device.
+    state = {name: torch.cat([found.pop(key).to(device).to(dtype) for key in keys]) for name, keys in wanted.items()}
+    check_finite(weights, {**state, "inv_freq": inv_freq})
+    model.load_state_dict(state, assign=True)
     return model.requires_grad_(False).eval()
 
 

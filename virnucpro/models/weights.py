@@ -16,6 +16,8 @@ from virnucpro.core.threads import unbroken
 from virnucpro.errors import ModelError
 from virnucpro.models.local import weight_files
 
+CPU = torch.device("cpu")
+
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Tensors of a `.safetensors` or PyTorch file, and of the other files if it is the first of several.

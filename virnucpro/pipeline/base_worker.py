@@ -29,6 +29,7 @@ from virnucpro.models.graph import Recorded
 from virnucpro.models.linear import prepack
 from virnucpro.models.local import LocalModel
 from virnucpro.models.registry import resolve
+from virnucpro.models.weights import CPU
 from virnucpro.pipeline.events import EventSink
 from virnucpro.pipeline.packing import BUDGET_STEP, round_budget
 from virnucpro.pipeline.stream import Encoder, Output, Stream
@@ -175,7 +176,7 @@ class Tokenizer(Protocol):
 
 
 class Network(NamedTuple):
-    """A model as it is read: on the CPU, and what belongs to it.
+    """A model as it is read, and what belongs to it.
 
     pool: (tokens, width) hidden states, the (tokens,) ids they are of, (n,) lengths, `used` their sum → (n, dim) fp32
     embeddings. quantize: turns the products of `module` into FP8 ones.
@@ -239,8 +240,8 @@ class StreamingWorker(BaseEmbeddingWorker):
     """
 
     @abstractmethod
-    def read_model(self, dtype: torch.dtype) -> Network:
-        """The model, on the CPU. Raises ModelError."""
+    def read_model(self, dtype: torch.dtype, device: torch.device = CPU) -> Network:
+        """The model in `dtype` or in fp32, its weights on `device`. Raises ModelError, torch.OutOfMemoryError."""
 
     def trial_length(self, tokenizer: Tokenizer) -> int:
         """Tokens of each sequence in the batch that is tried out before a run."""
@@ -249,15 +250,16 @@ class StreamingWorker(BaseEmbeddingWorker):
     def load(self, device: torch.device, dtype: str, budget: int) -> Encoder:
         """The model on `device` in a dtype, for buffers of `budget` tokens. Raises ModelError, DeviceError."""
         began = time.perf_counter()
-        with self.model.unchanged():
-            model = self.read_model(TORCH_DTYPES[dtype])
         try:
+            with self.model.unchanged():
+                model = self.read_model(TORCH_DTYPES[dtype], device)
             module = model.module.to(device=device, dtype=TORCH_DTYPES[dtype])
             if dtype == "fp8":
                 model.quantize()
         except torch.OutOfMemoryError as error:
             raise _too_small(self.model.name, device) from error
         _describe(device, dtype, budget)
+        logger.debug("%s has its weights there after %.1f s", self.model.name, time.perf_counter() - began)
         encode: Pass = module
         if device.type == "cpu" and not prepack(module, budget):
             logger.warning(

@@ -9,6 +9,7 @@ import torch
 from virnucpro.core.device import Device
 from virnucpro.input.windows import SHORTEST
 from virnucpro.models.codon import CodonTokenizer, load_codon
+from virnucpro.models.weights import CPU
 from virnucpro.pipeline.base_worker import Network, StreamingWorker, Tokenizer, tokens_by_memory
 from virnucpro.runs.config import DEFAULT_CODON_MODEL
 
@@ -36,9 +37,9 @@ class CodonWorker(StreamingWorker):
         """8704 tokens on a CPU, and on a GPU 8192 a GiB of its memory, up to 524,288; a base has about two."""
         return CPU_TOKENS if device.type == "cpu" else FACTOR * tokens_by_memory(device, "fp32", MOST_TOKENS)
 
-    def read_model(self, dtype: torch.dtype) -> Network:
+    def read_model(self, dtype: torch.dtype, device: torch.device = CPU) -> Network:
         """The network, in fp32 as it is computed with on most CPUs."""
-        network = load_codon(self.model.weights, self.model.config)
+        network = load_codon(self.model.weights, self.model.config, device)
         return Network(CodonTokenizer(network.config.stride), network, network.dim, network.pool)
 
     def trial_length(self, tokenizer: Tokenizer) -> int:

@@ -40,6 +40,7 @@ from virnucpro.core.threads import in_order
 from virnucpro.models.attention import segment_mean
 from virnucpro.models.dnabert_s import load_dnabert
 from virnucpro.models.tokenizer import DNATokenizer
+from virnucpro.models.weights import CPU
 from virnucpro.pipeline.base_worker import (
     Embeddings,
     Network,
@@ -86,9 +87,9 @@ class DNABERTWorker(StreamingWorker):
         """2048 tokens, 3072 in BF16, and more on a GPU with the memory for it, up to `MOST_TOKENS`."""
         return tokens_by_memory(device, self.resolve_dtype(device), MOST_TOKENS)
 
-    def read_model(self, dtype: torch.dtype) -> Network:
+    def read_model(self, dtype: torch.dtype, device: torch.device = CPU) -> Network:
         """The published tokenizer and the network, in fp32 as it is stored."""
-        network = load_dnabert(self.model.weights, self.model.config)
+        network = load_dnabert(self.model.weights, self.model.config, device)
         tokenizer = DNATokenizer(self.model.tokenizer)
         tokenizer.check_fits(network.config.vocab_size)
         return Network(tokenizer, network, network.dim, _mean)

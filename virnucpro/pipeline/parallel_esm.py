@@ -16,6 +16,7 @@ from virnucpro.core.device import Device
 from virnucpro.input.fasta import PROTEIN, Alphabet
 from virnucpro.models.esm2 import load_esm2, protein_mean
 from virnucpro.models.protein_tokenizer import ProteinTokenizer
+from virnucpro.models.weights import CPU
 from virnucpro.pipeline.base_worker import Network, StreamingWorker, process_files, tokens_by_memory
 from virnucpro.pipeline.parallel_dnabert import Embedded, embed_files
 from virnucpro.runs.config import DEFAULT_PROTEIN_MODEL
@@ -38,9 +39,9 @@ class ESMWorker(StreamingWorker):
         """2048 tokens, 3072 in BF16, and more on a GPU with the memory for it, up to `MOST_TOKENS`."""
         return tokens_by_memory(device, self.resolve_dtype(device), MOST_TOKENS)
 
-    def read_model(self, dtype: torch.dtype) -> Network:
+    def read_model(self, dtype: torch.dtype, device: torch.device = CPU) -> Network:
         """The network in `dtype` at once, since the largest takes 11 GB in fp32; the alphabet needs no file."""
-        network = load_esm2(self.model.weights, dtype)
+        network = load_esm2(self.model.weights, dtype, device)
         return Network(ProteinTokenizer(), network, network.dim, pool_proteins, network.quantize)
 
 
