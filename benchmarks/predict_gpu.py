@@ -4,7 +4,9 @@
 
 Builds DNABERT-S, ESM-2 3B and a classifier with random weights and contigs of random genes, runs the whole command on
 each list of devices, and tells its wall time from start to end, for how much of it each GPU was busy, the bytes of
-results a frame that were written to the work folder, and whether all tables have the same sha256.
+results a frame that were written to the work folder, and whether all tables have the same sha256; of each run also its
+log, by the seconds since its command began: when each stage began and ended, when each worker had come up, had weights
+and passes ready, was done with its first batch and its last.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from datetime import datetime
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -110,16 +113,27 @@ class Watched(threading.Thread):
             self.most = max(self.most, sum(sizes))
 
 
+def timeline(log: Path, began: float, ended: float) -> list[Row]:
+    """The lines of a log, by seconds since its command began; work files that are done are too many to be told."""
+    rows: list[Row] = [{"seconds": 0.0, "what": "the command begins"}]
+    for line in log.read_text(encoding="utf-8").splitlines():
+        time_and_date, _, message = line.partition(" virnucpro.")
+        if message:
+            at = datetime.strptime(" ".join(time_and_date.split()[:2]), "%Y-%m-%d %H:%M:%S,%f").timestamp()
+            rows.append({"seconds": at - began, "what": message.partition(": ")[2]})
+    return [*sorted(rows, key=lambda row: row["seconds"]), {"seconds": ended - began, "what": "the command has ended"}]
+
+
 def predict_row(
     path: Path, folder: Path, model: Path, devices: str, dtype: str, options: Sequence[str]
-) -> tuple[Row, str]:
-    """One run of the command; what is to be told of it, and the sha256 of all its tables."""
+) -> tuple[Row, str, list[Row]]:
+    """One run of the command; what is to be told of it, the sha256 of all its tables, and its timeline."""
     command = [sys.executable, "-m", "virnucpro", "predict", str(path), "-o", str(folder), "--model", str(model)]
     watched = Watched(folder)
     watched.start()
-    began = time.perf_counter()
+    began = time.time()
     subprocess.run([*command, "-d", devices, "--dtype", dtype, "-q", *options], check=True)
-    wall = time.perf_counter() - began
+    wall = time.time() - began
     watched.ended.set()
     watched.join()
     record = json.loads(next(folder.glob("*.run.json")).read_text(encoding="utf-8"))
@@ -133,7 +147,7 @@ def predict_row(
     }
     row["frames"] = record["result"]["frames"]
     row["bytes a frame"] = watched.most / max(1, row["frames"])
-    return row, digest(folder)
+    return row, digest(folder), timeline(next(folder.glob("*.log")), began, began + wall)
 
 
 def digest(folder: Path) -> str:
@@ -155,9 +169,10 @@ def measure(args: argparse.Namespace, folder: Path, report: Report) -> None:
     rows: list[Row] = []
     digests: dict[str, set[str]] = {dtype: set() for dtype in args.dtypes}
     for dtype, devices in product(args.dtypes, args.devices):
-        row, found = predict_row(path, folder / f"out{len(rows)}", model, devices, dtype, args.options.split())
+        row, found, events = predict_row(path, folder / f"out{len(rows)}", model, devices, dtype, args.options.split())
         rows.append(row)
         digests[dtype].add(found)
+        report.table(f"timeline {dtype} {devices}", f"{dtype}, {devices}: the log by seconds", events)
         report.table("runs", f"predict, {args.mbp:g} Mbp", rows)
     each = [{"dtype": dtype, "different results": len(found)} for dtype, found in digests.items()]
     report.table("identity", "sha256 of all tables", each)

@@ -148,6 +148,7 @@ class WorkerOptions:
         """In a process of its own, send log records to the parent if so asked. Raises DeviceError."""
         if self.forward_logs and self.progress_queue is not None:
             set_up_worker_logging(self.progress_queue, torch_device(device_id))
+            logger.debug("the worker has come up")
 
     def kept_or(self, key: object, load: Callable[[], Loaded]) -> Loaded:
         """What `load` gives, or gave an earlier call with that key; of several only the last is kept."""

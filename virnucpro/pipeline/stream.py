@@ -188,6 +188,7 @@ class Stream:
         self.processed: list[Path] = []
         self.failed: list[tuple[Path, str]] = []
         self.error: BaseException | None = None
+        self.first = True
 
     def go(self, files: Iterable[Path | None]) -> tuple[list[Path], list[tuple[Path, str]]]:
         """Bring every file to its end: the results written, and the files that failed with their reasons.
@@ -325,6 +326,7 @@ class Stream:
             jobs = [item] if isinstance(item, _FileJob) else self._scatter(*item)
             for job in jobs:
                 self._finish(job)
+        logger.debug("the last batch is done, and written")
 
     def _scatter(self, batch: PackedBatch[_Key], fetch: _Fetch | None) -> list[_FileJob]:
         """Hand each file its rows of a batch; returns the files that were in it."""
@@ -342,6 +344,9 @@ class Stream:
                     job.out_of_memory = True
             return jobs
         vectors, busy = fetch()
+        if self.first:
+            logger.debug("the first batch is done")
+            self.first = False
         for reading, rows, positions in members.values():
             reading.take(rows, vectors[positions])
         self._emit(Progress(len(batch.keys), batch.used, busy))

@@ -124,7 +124,9 @@ class Session:
         self.listen(None, Phase(name, steps, unit=unit))
         began = time.monotonic()
         yield
-        self._seconds[name] = self._seconds.get(name, 0.0) + time.monotonic() - began
+        seconds = time.monotonic() - began
+        self._seconds[name] = self._seconds.get(name, 0.0) + seconds
+        logger.debug("%s: done in %.1f s", name, seconds)
 
     @property
     def own(self) -> Record:
