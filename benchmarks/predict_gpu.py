@@ -115,13 +115,13 @@ class Watched(threading.Thread):
 
 def timeline(log: Path, began: float, ended: float) -> list[Row]:
     """The lines of a log, by seconds since its command began; work files that are done are too many to be told."""
-    rows: list[Row] = [{"seconds": 0.0, "what": "the command begins"}]
+    events = [(0.0, "the command begins"), (ended - began, "the command has ended")]
     for line in log.read_text(encoding="utf-8").splitlines():
         time_and_date, _, message = line.partition(" virnucpro.")
         if message:
             at = datetime.strptime(" ".join(time_and_date.split()[:2]), "%Y-%m-%d %H:%M:%S,%f").timestamp()
-            rows.append({"seconds": at - began, "what": message.partition(": ")[2]})
-    return [*sorted(rows, key=lambda row: row["seconds"]), {"seconds": ended - began, "what": "the command has ended"}]
+            events.append((at - began, message.partition(": ")[2]))
+    return [{"seconds": seconds, "what": what} for seconds, what in sorted(events)]
 
 
 def predict_row(

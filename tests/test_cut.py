@@ -59,6 +59,20 @@ def read(path: Path) -> Records:
     return [(header[1:], sequence) for header, sequence in zip(lines[::2], lines[1::2], strict=True)]
 
 
+def test_it_is_told_when_there_is_work(tmp_path: Path) -> None:
+    """After each work file with something to embed, when another begins: not for one alone, nor for empty ones."""
+    path, paths = tmp_path / "i.fa", PredictPaths(tmp_path / "o", tmp_path / "work")
+    paths.parts.mkdir(parents=True)
+    told: list[int] = []
+    for sequences in (["A" * 50] * 8, ["AC" * 50] * 8, ["AC" * 50] * 30):
+        path.write_text("".join(f">{number}\n{sequence}\n" for number, sequence in enumerate(sequences)))
+        rules, calls = Rules(100, min_length=60, reads="windows"), []
+        plan = Cutter(rules, paths.part_file, 8, 1, lambda calls=calls: calls.append(1)).cut([path], [path])
+        told.append(len(calls))
+        assert len(calls) == max(0, sum(part.whole > 0 for part in plan.parts) - 1)
+    assert told == [0, 0, 3]
+
+
 def cut_up(folder: Path, inputs: Sequence[Path], rules: Rules = RULES, most: int = 8, devices: int = 1) -> Cut:
     paths = PredictPaths(folder / "o", folder / "work")
     paths.parts.mkdir(parents=True)

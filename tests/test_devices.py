@@ -110,6 +110,7 @@ def test_bf16_by_compute_capability(monkeypatch: pytest.MonkeyPatch, capability:
 def test_a_crash_of_the_probe_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "torch_build", lambda: {"cuda": "13.0", "hip": None})  # else there is nothing to ask
     monkeypatch.setattr(sys, "executable", "/bin/false")
+    devices._visible_gpus.cache_clear()
     with pytest.raises(DeviceError, match="looking for GPUs failed"):
         devices.find_gpus()
 

@@ -24,7 +24,7 @@ from launcher_tests import KillingLauncherTests, LauncherTests, outputs
 from virnucpro.errors import DeviceError, InputError, ModelError, UsageError
 from virnucpro.io.store import read_shard
 from virnucpro.pipeline import work_queue
-from virnucpro.pipeline.launch_local import Inline, Processes, Work, Workers, launcher_for
+from virnucpro.pipeline.launch_local import Inline, Processes, Work, Workers, launcher_for, started_ahead
 from virnucpro.pipeline.parallel_dnabert import embed_dnabert_files, process_dnabert_files_worker
 from virnucpro.pipeline.work_queue import QueueResult, WorkQueue
 
@@ -319,6 +319,42 @@ def test_one_that_cannot_be_used_does_not_stay(tmp_path: Path) -> None:
         queue = WorkQueue(light.unusable_on_bad, ["bad", "good"], 0, tmp_path, files(6), launch=workers.launch)
         assert len(queue.run().done) == 6
         assert [*workers.resting] == ["good"]
+
+
+# Workers that are started before the run.
+
+
+def test_a_run_has_workers_that_were_started_before(tmp_path: Path) -> None:
+    with started_ahead("cpu,cpu") as launch:
+        before = {worker.pid for worker in workers_of(os.getpid())}
+        assert len(before) == 2
+        queue = WorkQueue(
+            light.keeper, ["cpu", "cpu"], 0, tmp_path, {Path(f"{n}.fa"): 1 for n in (1, 2)}, launch=launch
+        )
+        assert len(queue.run().done) == 2
+        assert {int(line.split()[0]) for line in light.notes(tmp_path) if " did " not in line} <= before
+    assert workers_of(os.getpid()) == []
+
+
+@pytest.mark.parametrize("spec", ["cpu", "nonsense", None])
+def test_none_is_started_before_where_none_is_needed_or_can_be(spec: str | None) -> None:
+    with started_ahead(spec) as launch:
+        assert launch is launcher_for
+        assert workers_of(os.getpid()) == []
+
+
+def test_a_worker_that_was_started_is_not_started_again(tmp_path: Path) -> None:
+    launcher = Processes(Work(light.copier, ["a", "b"], 0, tmp_path, {}))
+    launcher.start(1)
+    try:
+        (before,) = workers_of(os.getpid())
+        launcher.start(1)
+        assert workers_of(os.getpid()) == [before]
+        queue = WorkQueue(light.copier, ["a", "b"], 0, tmp_path, files(4), launch=lambda _work: launcher)
+        assert len(queue.run().done) == 4
+        assert not before.is_running()
+    finally:
+        launcher.close()
 
 
 # Every launcher, by the same tests.

@@ -10,6 +10,7 @@ import rich_click as click
 from virnucpro.cli.options import FORCE, FRAMES, MODELS_DIR, PREFIX, RUN, Option, options, output
 from virnucpro.errors import EXIT_SOME_FAILED
 from virnucpro.pipeline.events import Listener
+from virnucpro.pipeline.launch_local import started_ahead
 from virnucpro.runs.config import PredictConfig
 
 PANELS = {
@@ -138,9 +139,11 @@ def predict(
     with Reporter(quiet, log_format) as reporter:
         if per_sample or sheet:
             return _samples(reporter, inputs, sheet, settings)
-        from virnucpro.runs.predict import run_predict
+        config = PredictConfig(inputs, **settings)
+        with started_ahead(None if config.ray else config.device) as launch:
+            from virnucpro.runs.predict import run_predict
 
-        result = run_predict(PredictConfig(inputs, **settings), reporter)
+            result = run_predict(config, reporter, launch)
     tell_called(result)
     return EXIT_SOME_FAILED if result.failures else 0
 

@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -124,12 +125,18 @@ def find_gpus() -> list[Device]:
     built = torch_build()
     if built["cuda"] is None and built["hip"] is None:
         return []
+    return [*_visible_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))]
+
+
+@lru_cache
+def _visible_gpus(_visible: str | None) -> tuple[Device, ...]:
+    """What is found while that variable has that value: it is looked for once."""
     # It looks for modules where this process does: not in the current folder, which -m and -c would put first.
     probe = f"import sys; sys.path[:] = {sys.path!r}; from virnucpro.core.device import print_gpus; print_gpus()"
     command = [sys.executable, "-c", probe]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-        return [Device(**entry) for entry in json.loads(done.stdout.splitlines()[-1])]
+        return tuple(Device(**entry) for entry in json.loads(done.stdout.splitlines()[-1]))
     except (subprocess.SubprocessError, ValueError, IndexError) as error:
         reason = getattr(error, "stderr", None) or error
         raise DeviceError(

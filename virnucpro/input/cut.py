@@ -190,11 +190,19 @@ def part_limit(before: int, most: int, devices: int) -> int:
 class Cutter:
     """Cuts inputs into work files of at most about `most` frames, windows or records, sized for `devices` devices.
 
-    part_file: where the file of a name and a suffix stands.
+    part_file: where the file of a name and a suffix stands; on_work: called when a work file with something to embed is
+    written, and another begins.
     """
 
-    def __init__(self, rules: Rules, part_file: Callable[[str, str], Path], most: int, devices: int) -> None:
-        self.rules, self.part_file, self.most, self.devices = rules, part_file, most, devices
+    def __init__(
+        self,
+        rules: Rules,
+        part_file: Callable[[str, str], Path],
+        most: int,
+        devices: int,
+        on_work: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.rules, self.part_file, self.most, self.devices, self.on_work = rules, part_file, most, devices, on_work
         self.plan = Plan()
         self._names = NameWatch()
         self._embedded = 0
@@ -238,6 +246,8 @@ class Cutter:
 
     def _next_file(self) -> _OpenFile:
         self.close()
+        if self.plan.parts and self.plan.parts[-1].frames + self.plan.parts[-1].whole:
+            self.on_work()
         name = f"{len(self.plan.parts) + 1:06d}"
         files = {suffix: SummedFile(self.part_file(name, suffix)) for suffix in self.rules.suffixes}
         self._open = _OpenFile(self.rules, name, files, part_limit(self._embedded, self.most, self.devices))

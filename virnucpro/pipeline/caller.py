@@ -13,22 +13,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from virnucpro.input.index import WorkFile
 from virnucpro.io.store import Shard, read_shard
+from virnucpro.models.backend import kernels_for
 from virnucpro.models.classifier import Classifier
 from virnucpro.models.local import LocalModel
 from virnucpro.pipeline.base_worker import WorkerOptions, torch_device
 from virnucpro.pipeline.events import Listener, Phase
 from virnucpro.pipeline.families import FAMILIES
 from virnucpro.pipeline.features import join
-from virnucpro.pipeline.launch_local import Launch
+from virnucpro.pipeline.launch_local import Launch, Work
 from virnucpro.pipeline.placement import announce
 from virnucpro.pipeline.stream import Encoder, Output, Stream
 from virnucpro.pipeline.work_queue import QueueResult, WorkQueue
 from virnucpro.runs.paths import RunPaths
 
-__all__ = ["Called", "CalledFiles", "call_files", "call_files_worker"]
+__all__ = ["Called", "CalledFiles", "call_files", "call_files_worker", "warm_up", "work_of"]
 
 #: Endings of the vectors of a work file, of each encoder, and of its scores.
 VECTORS, SCORES = (".dna.h5", ".protein.h5"), ".scores.h5"
@@ -103,6 +105,14 @@ def _scored(frames: Classifier, whole: Classifier | None, shards: Sequence[Shard
     return Shard(names, np.concatenate(scores), joined.failed)
 
 
+def warm_up(device_id: int | str) -> None:
+    """Begin to use a device before there is work for it. Raises DeviceError."""
+    device = torch_device(device_id)
+    if device.type == "cuda":
+        torch.zeros(1, device=device)
+        kernels_for("cuda")
+
+
 def call_files_worker(
     file_subset: Iterable[Path | None],
     device_id: int | str,
@@ -146,6 +156,20 @@ def call_files_worker(
     return Stream(*given, finish).go(file_subset)
 
 
+def work_of(files: CalledFiles, devices: Sequence[str], threads: int) -> Work:
+    """What the workers of a run are called with. devices: an entry a worker; threads: of each worker."""
+    options = {
+        "models": files.models,
+        "dtype": files.dtype,
+        "protein_batch_size": files.budgets[1] if len(files.budgets) > 1 else None,
+        "classifier": files.classifier,
+        "vectors": files.vectors,
+        "run": files.run,
+        "threads": threads,
+    }
+    return Work(call_files_worker, devices, files.budgets[0], files.folder, options, files.beside)
+
+
 def call_files(
     files: CalledFiles,
     counts: Mapping[Path, int],
@@ -167,17 +191,9 @@ def call_files(
     announce(files.models, files.dtype, files.budgets, devices, counts, done, unit)
     total, name = sum(counts.values()), "scoring" if files.classifier else "embedding"
     listen(None, Phase(name, total, total - sum(left.values()), tuple(devices), unit))
-    options = {
-        "models": files.models,
-        "dtype": files.dtype,
-        "protein_batch_size": files.budgets[1] if len(files.budgets) > 1 else None,
-        "classifier": files.classifier,
-        "vectors": files.vectors,
-        "run": files.run,
-        "threads": threads,
-    }
-    work = call_files_worker, devices, files.budgets[0], files.folder, left, options
-    return WorkQueue(*work, listen, stall_seconds, launch, files.beside).run()
+    given = work_of(files, devices, threads)
+    work = given.worker, given.devices, given.batch_size, given.output_dir, left, given.kwargs
+    return WorkQueue(*work, listen, stall_seconds, launch, given.beside).run()
 
 
 @dataclass(frozen=True)

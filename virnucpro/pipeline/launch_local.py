@@ -4,7 +4,8 @@ What is started when, and who gets which file, `pipeline/schedule.py` decides. H
 dies closes its pipe, so its death is seen at once; a process whose parent is gone ends by itself within a second or
 two, whatever it does then. It is deaf to Ctrl-C, which a terminal sends to all: the parent decides.
 
-Launched by `Workers`, they stay when a run has ended, with the models that they have loaded, for the next run.
+Launched by `Workers`, they stay when a run has ended, with the models that they have loaded, for the next run. They can
+also be started before the first (`started_ahead`): a process imports PyTorch in seconds, as long as the parent needs.
 
 This module is all that a new process imports before it watches its parent, so it imports nothing of PyTorch.
 """
@@ -31,6 +32,7 @@ from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any, Protocol
 
+from virnucpro.core.device import select_devices
 from virnucpro.errors import DeviceError, UsageError, VirnucproError
 from virnucpro.pipeline.events import STOP, Answer, Crashed, Died, Fatal, Message, Request, Unusable
 
@@ -76,7 +78,7 @@ class Launcher(Protocol):
     wait_seconds: float
 
     def start(self, slot: int) -> None:
-        """Start a worker in a slot that has none."""
+        """Start a worker in a slot, unless one was started there ahead of the run and is still there."""
 
     def answer(self, slot: int, answer: Answer) -> None:
         """Answer a request; nothing happens if the worker has died by now."""
@@ -171,6 +173,28 @@ class Workers:
         _end([running for each in self.resting.values() for running in each])
         self.resting.clear()
         self.kept.clear()
+
+
+@contextlib.contextmanager
+def started_ahead(spec: str | None) -> Iterator[Launch]:
+    """Start workers before there is work for them, and launch the run in the block on these.
+
+    spec: their devices, as of `--device`; None: another host's. None are started for one CPU, whose worker is called
+    in this process, nor where something stands in the way: the run will say so in its turn.
+    """
+    devices: list[str] = []
+    with contextlib.suppress(VirnucproError):
+        devices = [device.name for device in select_devices(spec)] if spec else []
+        check_can_spawn(devices)
+    if not devices or runs_inline(devices):
+        yield launcher_for
+        return
+    with Workers() as workers:
+        for device in devices:
+            running = _Running.of(None, device, stays=True)
+            workers.rest(device, running)
+            running.start()
+        yield workers.launch
 
 
 # In this process.
@@ -285,8 +309,24 @@ class _Rests:
 class _Running:
     process: BaseProcess
     connection: Connection
+    theirs: Connection
     started: bool = False
     killed: bool = False
+
+    @classmethod
+    def of(cls, parcel: _Parcel | None, device: str, stays: bool) -> _Running:
+        """A worker on a device that is not started yet; parcel: None where its work will come later."""
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        level = logging.getLogger("virnucpro").getEffectiveLevel()
+        process = context.Process(target=_worker_process, args=(theirs, parcel, device, level, stays), daemon=True)
+        return cls(process, ours, theirs)
+
+    def start(self) -> None:
+        """Start the process."""
+        with spawning():
+            self.process.start()
+        self.theirs.close()  # theirs alone, so that their death closes it
 
 
 class Processes:
@@ -301,6 +341,8 @@ class Processes:
 
     def start(self, slot: int) -> None:
         """Start a process, or wake one; it says nothing before it has loaded its model."""
+        if slot in self.running:
+            return
         woken = self.workers.wake(self.work.devices[slot]) if self.workers else None
         if woken is None:
             self._spawn(slot)
@@ -310,15 +352,10 @@ class Processes:
             woken.connection.send(_Parcel(self.work))
 
     def _spawn(self, slot: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        level = logging.getLogger("virnucpro").getEffectiveLevel()
-        arguments = (theirs, _Parcel(self.work), self.work.devices[slot], level, self.workers is not None)
-        process = context.Process(target=_worker_process, args=arguments, daemon=True)
-        self.running[slot] = _Running(process, ours)
-        with spawning():
-            process.start()
-        theirs.close()  # theirs alone, so that their death closes it
+        running = self.running[slot] = _Running.of(
+            _Parcel(self.work), self.work.devices[slot], self.workers is not None
+        )
+        running.start()
 
     def answer(self, slot: int, answer: Answer) -> None:
         """Answer a request."""
@@ -372,11 +409,12 @@ class Processes:
 
     def close(self) -> None:
         """Kill what is left."""
-        _end([running for running in self.running.values() if running.process.pid])  # else a signal came as it began
+        _end([*self.running.values()])
         self.running.clear()
 
 
-def _end(left: Sequence[_Running]) -> None:
+def _end(workers: Sequence[_Running]) -> None:
+    left = [running for running in workers if running.process.pid]  # else a signal came as it began
     for running in left:
         running.process.kill()
     for running in left:
@@ -426,14 +464,17 @@ class _Parcel:
         return work
 
 
-def _worker_process(connection: Connection, parcel: _Parcel, device: str, log_level: int, stays: bool) -> None:
-    """What runs in a spawned process; stays: for run after run, until it is killed."""
+def _worker_process(connection: Connection, parcel: _Parcel | None, device: str, log_level: int, stays: bool) -> None:
+    """What runs in a spawned process; stays: for run after run, until it is killed; parcel: None: it comes later."""
     threading.Thread(target=end_with_parent, daemon=True).start()
     sink = Sink(connection.send)
     kept: Kept | None = {} if stays else None
     try:
         sink.put(_Started())
         logging.getLogger("virnucpro").setLevel(log_level)
+        if parcel is None:
+            _warm_up(device)
+            parcel = connection.recv()
         error = _unpack_and_call(connection, parcel, device, sink, kept)
         while stays and error is None:
             sink.put(_Rests())
@@ -442,6 +483,14 @@ def _worker_process(connection: Connection, parcel: _Parcel, device: str, log_le
         error = gone
     if not (error is None or isinstance(error, VirnucproError)):
         os._exit(1)  # at once: what is left of a broken device is not waited for
+
+
+def _warm_up(device: str) -> None:
+    """Import what a worker needs, and begin to use its GPU; what fails here will fail again, and then be told."""
+    with contextlib.suppress(Exception):
+        from virnucpro.pipeline.caller import warm_up
+
+        warm_up(device)
 
 
 def _unpack_and_call(

@@ -124,9 +124,11 @@ def run_predict(
             logger.info("calling by the scores in %s", paths.scores)
             result = call(run, choice, Scores(read_scores(paths.scores), numbered_records(run.inputs.paths)))
         else:
-            plan = run.work_files()
-            warn_of_dtype(choice.model_set, run.job.placement.dtype)
-            called = run.call(plan, "scoring", choice.model_set.classifier_folder, config.keep_embeddings)
+            files = run.called_files(choice.model_set.classifier_folder, config.keep_embeddings)
+            with run.launcher(files) as launcher:
+                plan = run.work_files(launcher)
+                warn_of_dtype(choice.model_set, run.job.placement.dtype)
+                called = run.call(plan, "scoring", files, launcher)
             threads = config.threads or available_threads()
             rows = scored_rows(called, plan.parts, choice.model_set.scores_by_dna_alone, threads)
             keep = partial(keep_embeddings, called, plan.parts, paths, config.vanilla_output)

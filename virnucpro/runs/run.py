@@ -25,11 +25,11 @@ from virnucpro.io.files import sha256_of, sync
 from virnucpro.io.store import FORMAT_VERSION, READ_AHEAD
 from virnucpro.models.local import LocalModel
 from virnucpro.models.local import sha256_of as model_sha256
-from virnucpro.pipeline.caller import Called, CalledFiles, call_files
+from virnucpro.pipeline.caller import Called, CalledFiles, call_files, work_of
 from virnucpro.pipeline.cluster import Cluster
 from virnucpro.pipeline.events import Listener, unheard
 from virnucpro.pipeline.families import place
-from virnucpro.pipeline.launch_local import Launch, launcher_for
+from virnucpro.pipeline.launch_local import Launch, Launcher, launcher_for
 from virnucpro.pipeline.placement import Placement, threads_a_worker
 from virnucpro.pipeline.schedule import DeviceStats
 from virnucpro.runs.config import RunConfig
@@ -175,9 +175,12 @@ class Run(Generic[Config, Paths]):
             "models": {part: _described(model) for part, model in self.job.models.items()},
         }
 
-    def work_files(self) -> Plan:
-        """Take up the work files of an earlier run of the same identity, or cut the input; then the run has begun."""
-        plan = self._earlier_plan() or self._cut()
+    def work_files(self, launcher: Launcher | None = None) -> Plan:
+        """Take up the work files of an earlier run of the same identity, or cut the input; then the run has begun.
+
+        launcher: what starts workers meanwhile, no more than there are work files.
+        """
+        plan = self._earlier_plan() or self._cut(launcher)
         self.begin(plan)
         return plan
 
@@ -207,10 +210,16 @@ class Run(Generic[Config, Paths]):
         sums = in_order(_sum_if_there, (path for path, _ in files), READ_AHEAD)
         return next((path.name for (path, wanted), found in zip(files, sums, strict=True) if found != wanted), None)
 
-    def _cut(self) -> Plan:
+    def _cut(self, launcher: Launcher | None) -> Plan:
         self.session.start_anew()
         devices = len(self.job.placement.devices)
-        cutter = Cutter(self.job.rules, self.paths.part_file, self.config.sequences_per_file, devices)
+        slots = iter(range(devices if launcher else 0))
+
+        def on_work() -> None:
+            if launcher is not None and (slot := next(slots, None)) is not None:
+                launcher.start(slot)
+
+        cutter = Cutter(self.job.rules, self.paths.part_file, self.config.sequences_per_file, devices, on_work)
         with self.session.stage("splitting"):
             try:
                 self.paths.parts.mkdir(parents=True)
@@ -224,26 +233,42 @@ class Run(Generic[Config, Paths]):
             self.inputs.refuse_changed()
         return plan
 
-    def call(self, plan: Plan, stage: str, classifier: Path | None, vectors: bool) -> Called:
+    def called_files(self, classifier: Path | None, vectors: bool) -> CalledFiles:
+        """What is made of work files of windows. vectors: whether they are to be kept."""
+        placement, attributes = self.job.placement, {"fingerprint": self.fingerprint}
+        decisive = tuple(self.job.models.values()), placement.budgets, placement.dtype
+        return CalledFiles(self.paths.shards, *decisive, classifier, vectors, attributes)
+
+    @contextlib.contextmanager
+    def launcher(self, files: CalledFiles) -> Iterator[Launcher | None]:
+        """What starts workers of this host before the work files are there; None where nodes of a cluster work."""
+        placement = self.job.placement
+        if placement.cluster:
+            yield None
+            return
+        with contextlib.closing(self.job.launch(work_of(files, placement.names, self._threads))) as launcher:
+            yield launcher
+
+    @property
+    def _threads(self) -> int:
+        return threads_a_worker(len(self.job.placement.devices), self.config.threads)
+
+    def call(self, plan: Plan, stage: str, files: CalledFiles, launcher: Launcher | None = None) -> Called:
         """Have work files of windows embedded, and with a classifier scored, on all devices.
 
-        How the devices shared the work is noted in the record. vectors: whether they are to be kept.
+        How the devices shared the work is noted in the record. launcher: that of this run, if it was made before.
         """
         job, placement = self.job, self.job.placement
-        attributes, models = {"fingerprint": self.fingerprint}, tuple(job.models.values())
-        files = CalledFiles(
-            self.paths.shards, models, placement.budgets, placement.dtype, classifier, vectors, attributes
-        )
         counts = {self.paths.part_file(part.name, ".fna"): 2 * part.frames + part.whole for part in plan.parts}
         with self.session.stage(stage):
             end = call_files(
                 files,
                 {path: count for path, count in counts.items() if count},
                 placement.names,
-                threads=threads_a_worker(len(placement.devices), self.config.threads),
+                threads=self._threads,
                 listen=self.session.listen,
                 stall_seconds=60 * self.config.stall_minutes,
-                launch=placement.launch(job.launch),
+                launch=placement.launch(job.launch) if launcher is None else lambda _work: launcher,
             )
         self.session.own.details |= balance(end.stats)
         return Called(self.paths, files, {path.name: reason for path, reason in end.failed.items()})
