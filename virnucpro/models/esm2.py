@@ -17,6 +17,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from virnucpro.core.threads import in_order
 from virnucpro.errors import ModelError
 from virnucpro.models.attention import PackedLayout, packed_attention, segment_mean
 from virnucpro.models.backend import kernels_for
@@ -36,6 +37,9 @@ POOLED_RESIDUES = 1024
 
 #: Width of the published networks → their heads; sought only where the weights hold no `inv_freq`.
 PUBLISHED_HEADS = {320: 20, 480: 20, 640: 20, 1280: 20, 2560: 40}
+
+#: Tensors that are read at a time: a file in memory is mapped page by page, which keeps one thread busy for seconds.
+READING_THREADS = 4
 
 #: What either layout puts before the names that matter.
 _PREFIX = re.compile(r"^(esm\.)?(encoder\.)?(sentence_encoder\.)?")
@@ -218,7 +222,10 @@ def load_esm2(weights: Path, dtype: torch.dtype = torch.float32, device: torch.d
     except RuntimeError as error:
         raise ModelError(f"the tensors in {weights} do not fit each other: {error}") from error
     # Taken out of `found` one by one, so that a large network is not held twice, and converted on the device.
-    state = {name: torch.cat([found.pop(key).to(device).to(dtype) for key in keys]) for name, keys in wanted.items()}
+    each = in_order(
+        lambda keys: torch.cat([found.pop(key).to(device).to(dtype) for key in keys]), wanted.values(), READING_THREADS
+    )
+    state = dict(zip(wanted, each, strict=True))
     check_finite(weights, {**state, "inv_freq": inv_freq})
     model.load_state_dict(state, assign=True)
     return model.requires_grad_(False).eval()
