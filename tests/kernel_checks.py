@@ -184,6 +184,30 @@ def test_networks_agree_with_plain_pytorch(kind: str, monkeypatch: pytest.Monkey
     assert error(means[0], means[1]) < 1e-5
 
 
+@pytest.mark.skipif(DEVICE.type == "cpu", reason="products in FP8 and the GELU in a product are a GPU's")
+@pytest.mark.parametrize("quantize", [False, True])
+def test_esm2_in_16_bits_keeps_its_bits_in_other_company(quantize: bool) -> None:
+    """And is near the plain network in fp32."""
+    network = random_network(ESM2(ESM2Config(33, 128, 2, 2, 256), 10000.0 ** -(torch.arange(32) / 32)))
+    rows = [torch.randint(4, 24, (length,), device=DEVICE) for length in (70, 3, 128, 22)]
+
+    def means(order: list[int], size: int) -> list[Tensor]:
+        lengths = [len(rows[i]) for i in order]
+        tokens = torch.ones(size, dtype=torch.int64, device=DEVICE)
+        tokens[: sum(lengths)] = torch.cat([rows[i] for i in order])
+        hidden = network(tokens, lay_out(lengths, size))
+        return list(segment_mean(hidden, torch.tensor(lengths, device=DEVICE), sum(lengths)))
+
+    exact = means([0, 1, 2, 3], 256)
+    network.to(torch.bfloat16)
+    if quantize:
+        network.quantize()
+    found = means([0, 1, 2, 3], 256)
+    for order in ([3, 2, 1, 0], [2], [1, 0]):
+        assert all(torch.equal(mean, found[i]) for i, mean in zip(order, means(order, 256), strict=True))
+    assert all(torch.cosine_similarity(a, b, 0) > 0.9 for a, b in zip(found, exact, strict=True))
+
+
 def vectors(network: CodonNetwork, sequences: list[str], size: int) -> Tensor:
     """Of windows that share a buffer, on the network's device."""
     device = network.members[0].bias.device

@@ -45,7 +45,7 @@ def quantized(x: Tensor) -> Quantized:
 
 def _quantized(x: Tensor) -> Quantized:
     scales = (x.abs().amax(1, keepdim=True) / LARGEST).clamp(min=SMALLEST_SCALE)
-    return Quantized((x / scales).to(FP8), scales)
+    return Quantized((x * (1 / scales)).to(FP8), scales)
 
 
 def quantized_gelu(x: Tensor) -> Quantized:

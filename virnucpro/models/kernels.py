@@ -4,7 +4,7 @@
 |---------------------|-----------------------------|
 | `tiled_attention`   | `attention.packed_attention` |
 | `normed`, `normed_sum` | `layers.Norm`            |
-| `activated`         | `layers.gelu`, `layers.gated_gelu` |
+| `activated`         | `layers.gelu`, `layers.gated_gelu`; the error function to 6e-6 |
 | `rotate_in_place`   | `esm2.rotate`               |
 | `quantized`, `quantized_gelu`, `quantized_norm_of_sum` | those of `models/fp8.py` |
 
@@ -166,7 +166,7 @@ def _norm(
 def _store_quantized(value: tl.tensor, place: tl.tensor, scale_place: tl.tensor, inside: tl.tensor) -> None:
     """A row in FP8, and its scale; `value` is 0 outside."""
     scale = tl.maximum(tl.max(tl.abs(value), 0) / 448.0, 1e-12)
-    tl.store(place, (value / scale).to(tl.float8e4nv), mask=inside)
+    tl.store(place, (value * (1.0 / scale)).to(tl.float8e4nv), mask=inside)
     tl.store(scale_place, scale)
 
 
@@ -227,6 +227,20 @@ def _empty_quantized(x: Tensor, width: int) -> tuple[Tensor, Tensor]:
 
 
 @triton.jit
+def _gelu_of(x: tl.tensor) -> tl.tensor:
+    """x Φ(x), to 6e-6 of it down to -5.5: Φ(-|x|) is two to a polynomial. `tl.erf` takes longer than the memory."""
+    size = tl.minimum(tl.abs(x), 5.6)
+    power = -1.8098187410942046e-06 * size + 6.11762807238847e-05
+    power = power * size - 0.0009277756907977164
+    power = power * size + 0.008499199524521828
+    power = power * size - 0.053946323692798615
+    power = power * size - 0.45847442746162415
+    power = power * size - 1.1512483358383179
+    power = power * size - 0.9999954104423523
+    return tl.maximum(x, 0.0) - tl.abs(x) * tl.exp2(power)
+
+
+@triton.jit
 def _quantize(
     x: tl.tensor, out: tl.tensor, scales: tl.tensor, WIDTH: tl.constexpr, BLOCK: tl.constexpr, GELU: tl.constexpr
 ) -> None:
@@ -236,7 +250,7 @@ def _quantize(
     place = tl.program_id(0).to(tl.int64) * WIDTH + column
     value = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
     if GELU:
-        value = 0.5 * value * (1.0 + tl.erf(value * 0.7071067811865476))
+        value = _gelu_of(value)
     _store_quantized(value, out + place, scales + tl.program_id(0), inside)
 
 
@@ -266,7 +280,7 @@ def _gelu(x: tl.tensor, out: tl.tensor, WIDTH: tl.constexpr, GATED: tl.constexpr
     inside = column < WIDTH
     place = x + row * (2 * WIDTH if GATED else WIDTH) + column
     gate = tl.load(place, mask=inside, other=0.0).to(tl.float32)
-    value = 0.5 * gate * (1.0 + tl.erf(gate * 0.7071067811865476))
+    value = _gelu_of(gate)
     if GATED:
         value *= tl.load(place + WIDTH, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + row * WIDTH + column, value.to(out.dtype.element_ty), mask=inside)
