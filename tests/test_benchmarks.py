@@ -150,6 +150,12 @@ def test_esm_ways_compares_with_transformers(tmp_path: Path) -> None:
     assert (cost["dtype"], cost["differing in other company"]) == ("bf16", 0)
 
 
+def test_esm_profile_times_the_pass_and_its_products(tmp_path: Path) -> None:
+    found = quick("esm_profile", tmp_path)
+    assert all(row["tokens/s"] > 0 for row in found["passes"])
+    assert {row["product"] for row in found["products"]} == {"qkv", "out_proj", "fc1", "fc2", "all"}
+
+
 def test_predict_gpu_finds_the_same_bytes_on_one_worker_and_two(tmp_path: Path) -> None:
     found = quick("predict_gpu", tmp_path, "--options", "--sequences-per-file 20")
     assert len(found["runs"]) == 2
