@@ -7,11 +7,12 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from virnucpro.errors import DeviceError, ModelError
-from virnucpro.pipeline.events import FLUSH, FileDone, Progress, Ready
+from virnucpro.pipeline.events import FLUSH, Crashed, FileDone, Progress, Ready
 
 Files = Iterable[Path | None]
 
@@ -108,6 +109,23 @@ def hangs_last(files: Files, device: str, batch_size: int, output_dir: Path, **o
             wait_for(lambda: len(list(output_dir.glob("*.h5"))) == options["others"])
             (output_dir / "hung").write_text(str(os.getpid()))
             os.kill(os.getpid(), signal.SIGSTOP)
+
+    copier(met(files, stop), device, batch_size, output_dir, **options)
+
+
+def hangs_as_it_speaks(files: Files, device: str, batch_size: int, output_dir: Path, **options: Any) -> None:
+    """The same, while it says something long: the first that it writes of that still comes."""
+
+    def write_and_stop(connection: Connection, data: bytes) -> None:
+        os.write(connection.fileno(), data)
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    def stop(path: Path) -> None:
+        if path.name == "3.fa" and not (output_dir / "hung").exists():
+            wait_for(lambda: len(list(output_dir.glob("*.h5"))) == options["others"])
+            (output_dir / "hung").write_text(str(os.getpid()))
+            Connection._send = write_and_stop  # type: ignore[attr-defined]
+            options["progress_queue"].put(Crashed("at length " * 100_000))
 
     copier(met(files, stop), device, batch_size, output_dir, **options)
 

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ import pytest
 from conftest import HANGS, Cli, command_line, random_records, set_size, to_fasta
 
 from virnucpro.errors import InputError, OutputError, UsageError
-from virnucpro.pipeline.events import Phase
+from virnucpro.pipeline.events import Phase, unheard
 from virnucpro.runs.config import EmbedConfig, OrfsConfig, PredictConfig, TrainConfig
 from virnucpro.runs.embed import run_embed
 from virnucpro.runs.orfs import run_orfs
 from virnucpro.runs.paths import OrfsPaths, RunPaths
 from virnucpro.runs.predict import run_predict
 from virnucpro.runs.record import Record
+from virnucpro.runs.session import Session, session
 
 CPU = ("-d", "cpu", "--dtype", "fp32", "-t", 1)
 RECORDS = random_records(30)
@@ -246,6 +248,22 @@ def test_a_lock_that_was_removed_is_no_lock(fasta: Path, tmp_path: Path) -> None
     path.touch()  # of a run that was killed: nobody holds it
     run_embed(EmbedConfig((fasta,), tmp_path / "o.h5", device="cpu", threads=1))
     assert not path.exists()
+
+
+def test_the_lock_of_another_run_is_not_removed(tmp_path: Path) -> None:
+    """Of one that began when somebody had removed the lock of this run."""
+    paths = RunPaths(tmp_path / "o.h5")
+
+    def begin() -> AbstractContextManager[Session]:
+        return session("embed", paths, force=False, listen=unheard)
+
+    with ExitStack() as stack:
+        with begin():
+            paths.lock.unlink()
+            stack.enter_context(begin())
+        with pytest.raises(OutputError, match="another run is writing"):
+            stack.enter_context(begin())
+    assert not paths.lock.exists()
 
 
 NO_LOCKS = "#include <errno.h>\nint flock(int fd, int op) { errno = ENOLCK; return -1; }\n"

@@ -148,12 +148,13 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
     return since
 
 
+@pytest.mark.parametrize("worker", [light.hangs_last, light.hangs_as_it_speaks])
 def test_a_worker_that_hangs_is_replaced(
-    hurried: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    worker: Any, hurried: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Half an hour passes in which a stopped process says nothing."""
     hurried(tmp_path / "hung")
-    result = run(light.hangs_last, ["a", "b"], tmp_path, others=5)
+    result = run(worker, ["a", "b"], tmp_path, others=5)
     assert (len(result.done), result.failed) == (6, {})
     assert "died (it said nothing for 18" in caplog.text
 

@@ -294,6 +294,17 @@ def _requested(receive: Callable[[], Answer], sink: Sink) -> Iterator[Path | Non
 
 # In processes of their own.
 
+#: Bytes of a piece of a message. So few go into a pipe together or not at all, so that a worker that is stopped on the
+#: way never keeps its parent waiting for the rest.
+_PIECE_BYTES = 8192
+
+
+def _send(connection: Connection, said: Any) -> None:
+    """Send a message in pieces, the last of which is not full."""
+    packed = bytes(ForkingPickler.dumps(said))
+    for start in range(0, len(packed) + 1, _PIECE_BYTES):
+        connection.send_bytes(packed[start : start + _PIECE_BYTES])
+
 
 @dataclass(frozen=True)
 class _Started:
@@ -307,9 +318,12 @@ class _Rests:
 
 @dataclass
 class _Running:
+    """A process, and the pieces of a message that have come from it."""
+
     process: BaseProcess
     connection: Connection
     theirs: Connection
+    pieces: bytes = b""
     started: bool = False
     killed: bool = False
 
@@ -368,7 +382,7 @@ class Processes:
         self.running[slot].killed = True
 
     def pump(self, deliver: Deliver, seconds: float) -> None:
-        """Deliver one message of each process that has said something."""
+        """Deliver at most one message of each process that has said something."""
         for slot in [slot for slot, running in self.running.items() if running.killed]:
             if not self.running[slot].connection.poll():
                 deliver(slot, self._reap(slot))
@@ -378,7 +392,7 @@ class Processes:
             said = self._receive(slot)
             if isinstance(said, _Rests):
                 deliver(slot, self._rest(slot))
-            elif not isinstance(said, _Started):
+            elif not isinstance(said, _Started | None):
                 deliver(slot, said)
 
     def _rest(self, slot: int) -> Message:
@@ -387,13 +401,19 @@ class Processes:
         self.workers.rest(self.work.devices[slot], self.running.pop(slot))
         return Died("it returned")
 
-    def _receive(self, slot: int) -> Said | _Started | _Rests:
+    def _receive(self, slot: int) -> Said | _Started | _Rests | None:
+        """The message that is whole with the next piece, if one is."""
         running = self.running[slot]
         try:
-            said: Said | _Started | _Rests = running.connection.recv()
+            piece = running.connection.recv_bytes()
         except (EOFError, OSError):
             return self._reap(slot)
-        running.started = True
+        packed, running.started = running.pieces + piece, True
+        if len(piece) == _PIECE_BYTES:
+            running.pieces = packed
+            return None
+        running.pieces = b""
+        said: Said | _Started | _Rests = pickle.loads(packed)
         return said
 
     def _reap(self, slot: int) -> Message:
@@ -467,7 +487,7 @@ class _Parcel:
 def _worker_process(connection: Connection, parcel: _Parcel | None, device: str, log_level: int, stays: bool) -> None:
     """What runs in a spawned process; stays: for run after run, until it is killed; parcel: None: it comes later."""
     threading.Thread(target=end_with_parent, daemon=True).start()
-    sink = Sink(connection.send)
+    sink = Sink(lambda said: _send(connection, said))
     kept: Kept | None = {} if stays else None
     try:
         sink.put(_Started())

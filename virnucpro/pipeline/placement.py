@@ -93,5 +93,9 @@ def announce(
             logger.warning("%s is UNTRAINED: its embeddings show that the tool works, and mean nothing", model.name)
     each = zip(models, budgets, strict=True)
     how = " and ".join(f"{model.name} ({budget} tokens a batch)" for model, budget in each)
-    total, where = sum(counts.values()), ", ".join(devices)
-    logger.info("%d %s in %d work files; %s in %s, on %s", total, unit, len(counts), how, dtype, where)
+    units, files = _counted(sum(counts.values()), unit), _counted(len(counts), "work files")
+    logger.info("%s in %s; %s in %s, on %s", units, files, how, dtype, ", ".join(devices))
+
+
+def _counted(number: int, things: str) -> str:
+    return f"{number} {things.removesuffix('s') if number == 1 else things}"

@@ -77,7 +77,8 @@ def _locked(path: Path, output: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # first, so that who opens it afterwards makes a new one
+        if _is_still_there(path, descriptor):  # else it was removed meanwhile, and this one is another run's
+            path.unlink()  # first, so that who opens it afterwards makes a new one
         os.close(descriptor)
 
 
