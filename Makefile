@@ -17,10 +17,10 @@ demo: $(VENV)/.installed
 	@echo "demo/mixed.report.html"
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 test-heavy: $(VENV)/.installed-heavy $(VENV)/tools/.installed
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m heavy
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m heavy
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

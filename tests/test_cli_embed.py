@@ -378,6 +378,7 @@ def test_standard_input_and_json_messages(fasta: Fasta, tmp_path: Path) -> None:
     assert all(set(entry) == {"time", "level", "logger", "message"} for entry in messages)
     assert {entry["level"] for entry in messages} == {"info", "warning"}
     assert any(str(output) in entry["message"] for entry in messages)
+    assert any(" in 1 work file; " in entry["message"] for entry in messages)
     assert vectors_by_id(output) == embeddings(fasta(text_of(GOOD)))
     log = Path(f"{output}.log").read_text()
     assert all(entry["message"] in log for entry in messages if entry["logger"] != "virnucpro.cli")
