@@ -22,7 +22,7 @@ from virnucpro.io.store import read_result
 # A shell makes what it runs in the background deaf to Ctrl-C, and so all that this starts; some tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Two processes of pytest have two cores. More threads of PyTorch than that would wait for each other, and spin meanwhile.
+# Two processes of pytest have two cores: more threads of PyTorch would wait for each other, and spin meanwhile.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 #: Header and sequence of each record.
