@@ -124,10 +124,13 @@ def test_sequences_alone(
 @pytest.mark.parametrize(
     ("model", "workers", "per_file"),
     [
-        *(pytest.param("dnabert-mini", *each, marks=pytest.mark.heavy) for each in ((1, 7), (1, 10_000), (2, 10_000))),
-        *(pytest.param("dnabert-mini", 3, each, marks=pytest.mark.heavy) for each in (7, 10_000)),
-        ("dnabert-mini", 2, 7),
-        *(("codon", 1, 7), ("codon", 2, 9)),
+        *(
+            pytest.param("dnabert-mini", workers, per_file, marks=pytest.mark.heavy)
+            for workers in (1, 2, 3)
+            for per_file in (7, 10_000)
+        ),
+        ("codon", 1, 7),
+        ("codon", 2, 9),
     ],
 )
 def test_result_files_are_equal_byte_for_byte(

@@ -112,12 +112,17 @@ def test_an_empty_output_is_no_output(fasta: Path, tmp_path: Path, cli: Cli, mon
     assert list(tmp_path.iterdir()) == [fasta]
 
 
-def test_what_the_shell_opens_has_no_name(fasta: Path, tmp_path: Path) -> None:
-    line = f"{sys.executable} -m virnucpro predict <(cat {fasta}) -o {tmp_path / 'out'} -d cpu -t 1"
-    refused = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=HANGS)
+def test_what_the_shell_opens_has_no_name(fasta: Path, tmp_path: Path, cli: Cli) -> None:
+    """As `<(cat in.fa)`: the end of a pipe, under its number."""
+    ours, theirs = os.pipe()
+    with open(theirs, "wb") as pipe:
+        pipe.write(fasta.read_bytes())
+    line = ("predict", f"/dev/fd/{ours}", "-o", tmp_path / "out", *CPU)
+    refused = cli(*line)
     assert (refused.returncode, "--prefix" in refused.stderr) == (2, True), refused.stderr
     assert list(tmp_path.iterdir()) == [fasta]
-    taken = subprocess.run(["bash", "-c", f"{line} -p x"], capture_output=True, text=True, timeout=HANGS)
+    taken = cli(*line, "-p", "x")
+    os.close(ours)
     assert taken.returncode == 0, taken.stderr
     assert (tmp_path / "out" / "x.sequences.tsv").exists()
 
@@ -307,7 +312,7 @@ def test_messages_that_cannot_be_written_are_lost_and_nothing_else(fasta: Path, 
 @pytest.mark.parametrize(("redirected", "code"), [("2>/dev/full", 3), (">/dev/full", 3), ("| head -1", 0), ("2>&-", 3)])
 def test_streams_that_fail(redirected: str, code: int, tmp_path: Path) -> None:
     """Errors keep their exit code; an answer that cannot be written is one."""
-    command = "models list" if redirected[0] in ">|" else f"embed {tmp_path}/none.fa -o {tmp_path}/o.h5"
+    command = "models list" if redirected[0] in ">|" else f"orfs {tmp_path}/none.fa -o {tmp_path}/o"
     line = f"set -o pipefail; {sys.executable} -m virnucpro {command} {redirected}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=HANGS)
     assert done.returncode == code

@@ -198,11 +198,13 @@ def test_files_of_others_are_not_overwritten(name: str, inputs: list[Path], toy:
 # Stopped, and from Python.
 
 
-def test_killed_in_the_middle_it_goes_on(inputs: list[Path], toy: Path, alone: Path, tmp_path: Path) -> None:
-    """When the second sample has scores of its own, with two workers."""
+def test_killed_in_the_middle_it_goes_on(inputs: list[Path], toy: Path, alone: Path, tmp_path: Path, cli: Cli) -> None:
+    """When the second sample has scores of its own, with two workers; then with one."""
     out = tmp_path / "out"
-    command = words(inputs, toy, out, "--keep-embeddings", "--device", "cpu,cpu", "--sequences-per-file", "4")
-    run = subprocess.Popen(command_line(*command), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = words(inputs, toy, out, "--keep-embeddings", "--sequences-per-file", "4")
+    run = subprocess.Popen(
+        command_line(*command, "--device", "cpu,cpu"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     shards = out / "middle" / "middle.work" / "shards"
     while not any(shards.glob("*.h5")):
         assert run.poll() is None, "it was over before it could be stopped"
@@ -213,7 +215,7 @@ def test_killed_in_the_middle_it_goes_on(inputs: list[Path], toy: Path, alone: P
     assert (out / "first" / "first.virus.fna").exists()
     assert not (out / "middle" / "middle.virus.fna").exists()
     assert not (out / "samples.tsv").exists()
-    again = subprocess.run(command_line(*command), capture_output=True, text=True, timeout=HANGS)
+    again = cli(*command)
     assert again.returncode == 6, again.stderr
     assert "first is complete; nothing to do" in again.stderr
     assert results(out) == results(alone)
