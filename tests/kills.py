@@ -92,6 +92,9 @@ STOPS = {"kill": (kill, {-signal.SIGKILL}), "full": (fill, {0, 3, 6})}
 
 def serve() -> None:
     """Run what is asked for, a line each."""
+    import sklearn.metrics  # noqa: F401
+    import torch._dynamo  # noqa: F401  (what an optimizer imports at its first step)
+
     from virnucpro.cli import main  # noqa: F401
     from virnucpro.models.bpe import FastBPE
     from virnucpro.models.registry import EMBEDDED
