@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import threading
@@ -73,3 +74,17 @@ def test_unbroken_gives_results_and_errors() -> None:
     assert unbroken(lambda: threading.current_thread() is not threading.main_thread())
     with pytest.raises(ZeroDivisionError):
         unbroken(lambda: 1 // 0)
+
+
+def test_an_interrupt_is_met_when_the_work_is_done() -> None:
+    """A process that ended before, while PyTorch reads weights in the thread, would be aborted."""
+    done = []
+
+    def work() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.3)
+        done.append("done")
+
+    with pytest.raises(KeyboardInterrupt):
+        unbroken(work)
+    assert done

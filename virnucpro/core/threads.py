@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +18,8 @@ def unbroken(work: Callable[[], R]) -> R:
     """Run `work` in a thread of its own, so that no signal interrupts it, and return its result.
 
     A signal breaks into Python code of the main thread. Where that was called by code that is none, as readers of
-    weights do, this takes the exception for an error of its own, and says that the file is damaged.
+    weights do, this takes the exception for an error of its own, and says that the file is damaged. What the signal
+    raises is raised when the work is done: a process that ends while such code runs in a thread is aborted.
     """
     coming: Future[R] = Future()
     ended = _thread.allocate_lock()
@@ -33,7 +35,12 @@ def unbroken(work: Callable[[], R]) -> R:
 
     # Nor does it break into these two, as it would into the Python code of `Thread.start` and `Future.result`.
     _thread.start_new_thread(run, ())
-    ended.acquire()
+    try:
+        ended.acquire()
+    except BaseException:
+        while not coming.done():
+            time.sleep(0.01)
+        raise
     return coming.result()
 
 
