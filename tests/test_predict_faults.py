@@ -152,6 +152,7 @@ def kill_one_when(condition: Callable[[], object]) -> threading.Thread:
     return thread
 
 
+@pytest.mark.heavy
 def test_one_death_costs_nothing(settings: PredictConfig, complete: Path, caplog: pytest.LogCaptureFixture) -> None:
     killer = kill_one_when(lambda: shards(settings))
     with caplog.at_level(logging.INFO, "virnucpro"):

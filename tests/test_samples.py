@@ -66,7 +66,7 @@ def words(inputs: Sequence[Path], toy: Path, output: Path, *more: object) -> lis
     return ["predict", *inputs, "-o", output, "--per-sample", "--model", toy, "-d", "cpu", "--dtype", "fp32", *more]
 
 
-@pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cpu,cpu", marks=pytest.mark.heavy)])
 def test_the_same_bytes_as_alone_and_models_loaded_once(
     device: str, inputs: list[Path], toy: Path, alone: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
