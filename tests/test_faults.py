@@ -269,7 +269,7 @@ def test_full_disk_of_the_workers(fasta: Path, tmp_path: Path, expected: bytes) 
     """A limit on the size of files: met by workers that wait for files, which the parent must still hear of."""
 
     def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (27_000, 27_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (16_000, 16_000))
 
     output = tmp_path / "o.h5"
     with Run(fasta, output, "cpu,cpu", "--sequences-per-file", 100, preexec_fn=limit) as run:

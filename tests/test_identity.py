@@ -107,7 +107,7 @@ def test_other_companions(
     assert {name: found[name] for name, _ in few} == {name: expected[name] for name, _ in few}
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.heavy), 3])
 def test_threads(
     tmp_path: Path, records: list[tuple[str, str]], expected: Embeddings, settings: dict[str, Any], threads: int
 ) -> None:
