@@ -243,8 +243,8 @@ def test_second_run_on_the_same_output(fasta: Path, tmp_path: Path, expected: by
     ("kilobytes", "what"),
     [
         pytest.param(150, "parts", marks=pytest.mark.heavy),
-        (900, "shards/"),
-        pytest.param(2200, "o.h5: ", marks=pytest.mark.heavy),
+        (600, "shards/"),
+        pytest.param(1250, "o.h5: ", marks=pytest.mark.heavy),
     ],
 )
 def test_full_disk(kilobytes: int, what: str, small_disk: Path, fasta: Path, expected: bytes, cli: Cli) -> None:
