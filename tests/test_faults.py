@@ -223,6 +223,7 @@ def test_signal_while_input_is_read_is_no_damage(tmp_path: Path, monkeypatch: py
 # One run at a time.
 
 
+@pytest.mark.heavy
 def test_second_run_on_the_same_output(fasta: Path, tmp_path: Path, expected: bytes, cli: Cli) -> None:
     output = tmp_path / "o.h5"
     with Run("-", output, "cpu", stdin=subprocess.PIPE) as run:

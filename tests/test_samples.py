@@ -198,6 +198,7 @@ def test_files_of_others_are_not_overwritten(name: str, inputs: list[Path], toy:
 # Stopped, and from Python.
 
 
+@pytest.mark.heavy
 def test_killed_in_the_middle_it_goes_on(inputs: list[Path], toy: Path, alone: Path, tmp_path: Path, cli: Cli) -> None:
     """When the second sample has scores of its own, with two workers; then with one."""
     out = tmp_path / "out"

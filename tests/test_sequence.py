@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import Cli, Completed
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -255,17 +256,23 @@ def test_golden(golden: Path, size: int) -> None:
         assert list(made.items()) == list(wanted.items())
 
 
-# The command, in a process of its own.
+# The command.
 
 PROGRAM = "from virnucpro.cli import cli, main; from virnucpro.cli.orfs import orfs; cli.add_command(orfs); main()"
 RESULTS = ("windows.fa", "orfs.fna", "orfs.faa")
 RECORD = ("orfs.log", "orfs.run.json")
 
 
-def run_orfs(*args: object, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", PROGRAM, "orfs", *map(str, args)]
-    done = subprocess.run(command, input=stdin, capture_output=True, check=False)
-    return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
+@pytest.fixture
+def run_orfs(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Cli:
+    def run(*args: object, stdin: bytes = b"") -> Completed:
+        fed = tmp_path_factory.mktemp("fed") / "stdin"
+        fed.write_bytes(stdin)
+        with open(fed) as file:
+            monkeypatch.setattr(sys, "stdin", file)
+            return cli("orfs", *args)
+
+    return run
 
 
 def results(prefix: Path) -> list[str]:
@@ -300,7 +307,9 @@ def usable(path: Path) -> list[Record]:
 
 
 @pytest.mark.parametrize(("options", "size", "extra"), [((), 500, 1), (("--window", 300, "--frames", "exact"), 300, 0)])
-def test_command(sample: Path, tmp_path: Path, options: tuple[object, ...], size: int, extra: int) -> None:
+def test_command(
+    sample: Path, tmp_path: Path, options: tuple[object, ...], size: int, extra: int, run_orfs: Cli
+) -> None:
     done = run_orfs(sample, "-o", tmp_path / "out", *options)
     assert done.returncode == 0, done.stderr
     wanted = expected(usable(sample), size, extra)
@@ -315,7 +324,7 @@ def test_command(sample: Path, tmp_path: Path, options: tuple[object, ...], size
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_command_golden(golden: Path, tmp_path: Path, size: int) -> None:
+def test_command_golden(golden: Path, tmp_path: Path, size: int, run_orfs: Cli) -> None:
     """As published, but for what reading does: upper case, and T for U, whose codons the published tool leaves out."""
     assert run_orfs(golden / "input.fa", "-o", tmp_path / "out", "--window", size).returncode == 0
     for made, file in (("windows.fa", "windows_{}.fa"), ("orfs.fna", "orfs_{}.fna"), ("orfs.faa", "orfs_{}.faa")):
@@ -328,19 +337,21 @@ def test_command_golden(golden: Path, tmp_path: Path, size: int) -> None:
         assert text.endswith(wanted_rna)
 
 
-def test_the_function_does_as_the_command(sample: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_function_does_as_the_command(
+    sample: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, run_orfs: Cli
+) -> None:
     (tmp_path / "bad.fa").write_text(">bad\nMKV*\n>good\nACGTACGTACG\n")
     inputs = [sample, str(tmp_path / "bad.fa")]
-    assert run_orfs(*inputs, "-o", tmp_path / "command", "--window", 300, "--frames", "exact").returncode == 6
     for _ in range(2):  # the second time it is done
         found = virnucpro.orfs(inputs, tmp_path / "python", window=300, exact=True)
-        assert tuple(map(Path.read_text, found)) == tuple(results(tmp_path / "command"))
     assert caplog.text.count("bad.fa, record 1 (bad): line 2: ") == 2
+    assert run_orfs(*inputs, "-o", tmp_path / "command", "--window", 300, "--frames", "exact").returncode == 6
+    assert tuple(map(Path.read_text, found)) == tuple(results(tmp_path / "command"))
     with pytest.raises(virnucpro.VirnucproError, match="window must be"):
         virnucpro.orfs(sample, tmp_path / "python", window=0)
 
 
-def test_command_takes_several_inputs_and_standard_input(sample: Path, tmp_path: Path) -> None:
+def test_command_takes_several_inputs_and_standard_input(sample: Path, tmp_path: Path, run_orfs: Cli) -> None:
     packed = tmp_path / "packed.fa.gz"
     packed.write_bytes(gzip.compress(b">p\nACGACGACG\n"))
     done = run_orfs(packed, "-", sample, "-o", tmp_path / "out", "-q", stdin=b">s\nACGTTTGCA\n")
@@ -349,7 +360,7 @@ def test_command_takes_several_inputs_and_standard_input(sample: Path, tmp_path:
     assert results(tmp_path / "out") == expected(records, 500)
 
 
-def test_command_lists_what_it_cannot_use(tmp_path: Path) -> None:
+def test_command_lists_what_it_cannot_use(tmp_path: Path, run_orfs: Cli) -> None:
     mixed, broken = tmp_path / "mixed.fa", tmp_path / "broken.fa.gz"
     mixed.write_text(">good\nACGACG\n>empty\n>protein x\nMKLE\n>good2\nCCCCCC\n")
     broken.write_bytes(gzip.compress(b">b\nACG\n")[:-9])
@@ -371,7 +382,7 @@ def test_command_lists_what_it_cannot_use(tmp_path: Path) -> None:
     assert results(tmp_path / "out") == expected([Record("good", "ACGACG", 1), Record("good2", "CCCCCC", 4)], 500)
 
 
-def test_command_takes_a_name_that_is_no_utf8(tmp_path: Path) -> None:
+def test_command_takes_a_name_that_is_no_utf8(tmp_path: Path, run_orfs: Cli) -> None:
     path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.fa")
     Path(path).write_bytes(b">a\nACGACG\n>bad\nAC-T\n>\nACG\n")
     done = run_orfs(path, "-o", tmp_path / "out")
@@ -380,7 +391,7 @@ def test_command_takes_a_name_that_is_no_utf8(tmp_path: Path) -> None:
     assert b">record_3_chunk_1\n" in (tmp_path / "out.windows.fa").read_bytes()
 
 
-def test_command_without_usable_record_leaves_only_the_list(tmp_path: Path) -> None:
+def test_command_without_usable_record_leaves_only_the_list(tmp_path: Path, run_orfs: Cli) -> None:
     (tmp_path / "empty.fa").write_text(">a\n>b\n")
     done = run_orfs(tmp_path / "empty.fa", "-o", tmp_path / "out")
     assert done.returncode == 3
@@ -388,7 +399,7 @@ def test_command_without_usable_record_leaves_only_the_list(tmp_path: Path) -> N
     assert names(tmp_path) == ["empty.fa", "out.failed.tsv", *(f"out.{kind}" for kind in RECORD)]
 
 
-def test_command_overwrites_only_if_told(sample: Path, tmp_path: Path) -> None:
+def test_command_overwrites_only_if_told(sample: Path, tmp_path: Path, run_orfs: Cli) -> None:
     (tmp_path / "out.orfs.faa").write_text("mine")
     (tmp_path / "out.failed.tsv").write_text("old")
     done = run_orfs(sample, "-o", tmp_path / "out")
@@ -415,7 +426,7 @@ def test_command_overwrites_only_if_told(sample: Path, tmp_path: Path) -> None:
     ],
 )
 def test_command_refuses_before_it_reads(
-    sample: Path, tmp_path: Path, args: tuple[str, ...], code: int, message: str
+    sample: Path, tmp_path: Path, args: tuple[str, ...], code: int, message: str, run_orfs: Cli
 ) -> None:
     (tmp_path / "out.windows.fa").write_text(">w\nACGT\n")
     (tmp_path / "taken.orfs.fna").mkdir()
@@ -437,7 +448,7 @@ def test_command_leaves_nothing_when_it_cannot_write(sample: Path, tmp_path: Pat
     assert names(tmp_path) == [*(f"out.{kind}" for kind in RECORD), sample.name]
 
 
-def test_command_help_explains_the_ids() -> None:
+def test_command_help_explains_the_ids(run_orfs: Cli) -> None:
     done = run_orfs("--help")
     assert done.returncode == 0
     for word in ("_chunk_1", "contig7_chunk_2R1", "--frames", "PREFIX.orfs.faa"):

@@ -195,15 +195,14 @@ UNGUARDED = "import virnucpro; virnucpro.embed('in.fa', 'out.h5', device='cpu,cp
 
 
 def test_a_program_without_a_guard_is_told_so(tmp_path: Path) -> None:
-    to_fasta(tmp_path / "in.fa", random_records(40))
-    (tmp_path / "program.py").write_text(UNGUARDED)
-    command = [sys.executable, tmp_path / "program.py"]
+    (tmp_path / "program.py").write_text(LIGHT_PROGRAM.replace('__name__ == "__main__"', "True"))
+    command = [sys.executable, tmp_path / "program.py", TESTS, tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, timeout=HANGS, cwd=tmp_path)
     assert done.returncode == 1
     said = "UsageError: worker processes fail as they import this program; see above (put the call under `if __name__"
     assert said in done.stderr.splitlines()[-1]
     assert "UsageError: a worker process that imported this program came upon this call" in done.stderr
-    assert not (tmp_path / "out.h5").exists()
+    assert outputs(tmp_path) == set()
 
 
 @pytest.mark.heavy
