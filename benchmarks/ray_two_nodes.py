@@ -1,15 +1,20 @@
 """A Ray cluster of two nodes on one host beside its two GPUs: `python -m benchmarks.ray_two_nodes --json nodes.json`.
 
-Each node has one of the GPUs. The same sequences are embedded by a network of the shape of DNABERT-S, with `-d 0,1` and
-with `--ray`, in turns; the sha256 of the results is the same, or the command ends with exit code 1. Speed runs from the
-first worker ready to the last work file done, so that starting processes does not count. `--device cpu --quick` tries
-the script without a GPU, on two nodes of one core.
+Each node has one of the GPUs. The same input is embedded by a network of the shape of DNABERT-S, or of ESM-2 3B
+(`--network esm2 --sequences 25000`), with `-d 0,1` and with `--ray`, in turns. The results have the same sha256, or the
+command ends with exit code 1. Speed runs from the first worker ready to the last work file done; `whole s` is all
+of the run, with joining the cluster, starting workers, splitting and merging. The nodes are there before the first run.
+`--device cpu --quick` tries the script without a GPU, on two nodes of one core.
 """
 
 from __future__ import annotations
 
+import argparse
+import os
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +31,8 @@ from benchmarks.common import (
     write_files,
     write_model,
 )
+from benchmarks.esm import ESM2_3B, ESM2_SMALL, random_proteins
+from benchmarks.predict_gpu import write_esm
 from virnucpro.io.files import sha256_of
 from virnucpro.runs.config import EmbedConfig
 from virnucpro.runs.embed import run_embed
@@ -33,55 +40,87 @@ from virnucpro.runs.embed import run_embed
 #: Bytes of the object stores of the nodes: a result of 10,000 sequences has 31 million.
 STORE = 2 << 30
 
+#: What the nodes start with: this repository, and no eye on the memory of the host, which may grow as it is used.
+SETTINGS = {"PYTHONPATH": str(Path(__file__).parent.parent), "RAY_memory_monitor_refresh_ms": "0"}
+
 
 def start_nodes(gpus: bool) -> Any:
     """A head that computes nothing, and two nodes with a device each."""
+    os.environ.update(SETTINGS)
     from ray.cluster_utils import Cluster as Nodes
 
     settings = {"node_ip_address": "127.0.0.1", "object_store_memory": STORE, "include_dashboard": False}
-    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 0, **settings})
+    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 0, "num_gpus": 0, **settings})
     for number in range(2):
         device = {"num_gpus": 1, "env_vars": {"CUDA_VISIBLE_DEVICES": str(number)}} if gpus else {}
         nodes.add_node(num_cpus=4 if gpus else 1, **device, **settings)
     return nodes
 
 
-def measure(config: EmbedConfig, way: str, turn: int) -> Row:
+def local_run(args: argparse.Namespace, folder: Path) -> EmbedConfig:
+    """A model and its input, on both devices of this host."""
+    esm, device = args.network == "esm2", args.device
+    if esm:
+        model = write_esm(folder / "model", ESM2_SMALL if args.quick else ESM2_3B, device, args.seed)
+    else:
+        model = write_model(folder / "model", SMALL if args.quick else FULL, args.seed)
+    sequences = (random_proteins if esm else random_sequences)(args.sequences, args.seed)
+    (path,) = write_files(folder / "in", sequences, even_sizes(args.sequences, 1))
+    a_file = 500 if esm else 10_000
+    devices = "0,1" if device == "cuda" else "cpu,cpu"
+    return EmbedConfig((path,), folder / "o.h5", model=str(model), device=devices, sequences_per_file=a_file)
+
+
+def measure(config: EmbedConfig, turn: int) -> Row:
     """One run."""
+    way = "--ray" if config.ray else f"-d {config.device}"
+    began = time.perf_counter()
     result = run_embed(replace(config, output=config.output.with_name(f"{way}{turn}.h5")))
-    seconds = max(stats.seconds for stats in result.devices)
-    return {
+    whole, seconds = time.perf_counter() - began, max(stats.seconds for stats in result.devices)
+    row: Row = {
         "way": way,
         "turn": turn,
         "workers": len(result.devices),
         "sequences/s": result.sequences / seconds,
+        "seconds": seconds,
+        "whole s": whole,
         "files, each": ", ".join(str(stats.files) for stats in result.devices),
-        "busy, each": ", ".join(f"{stats.busy_share:.0%}" for stats in result.devices),
+        "busy, each": ", ".join(f"{stats.busy_share:.1%}" for stats in result.devices),
         "sha256": sha256_of(result.output),
     }
+    result.output.unlink()
+    return row
+
+
+def turns(args: argparse.Namespace, ways: tuple[EmbedConfig, ...]) -> Iterator[list[Row]]:
+    """Each way once a turn; a turn is left out that would not end in time."""
+    began = time.perf_counter()
+    for turn in range(args.turns):
+        if (time.perf_counter() - began) * (turn + 1) > args.seconds * turn > 0:
+            return
+        yield [measure(config, turn) for config in ways]
 
 
 def main() -> None:
     """Both ways in turns."""
     command = parser(__doc__)
     command.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="what the nodes have")
-    command.add_argument("--sequences", type=int, default=400_000, help="of 500 bases")
-    command.add_argument("--turns", type=int, default=2, help="the first one warms the machine up")
+    command.add_argument("--network", choices=("dnabert", "esm2"), default="dnabert", help="whose shape it has")
+    command.add_argument("--sequences", type=int, default=800_000, help="of 500 bases, or of 166 residues")
+    command.add_argument("--turns", type=int, default=2, help="how often each way is taken")
+    command.add_argument("--seconds", type=float, default=210, help="for all turns, as far as can be foreseen")
     args = command.parse_args()
-    gpus, number = args.device == "cuda", 400 if args.quick else args.sequences
+    if args.quick:
+        args.sequences, args.turns = 400, 1
     report = Report("ray_two_nodes", args)
-    nodes = start_nodes(gpus)
+    nodes = start_nodes(args.device == "cuda")
+    rows: list[Row] = []
     try:
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            model = write_model(folder / "model", SMALL if args.quick else FULL, args.seed)
-            (path,) = write_files(folder / "in", random_sequences(number, args.seed), even_sizes(number, 1))
-            local = EmbedConfig((path,), folder / "o.h5", model=str(model), device="0,1" if gpus else "cpu,cpu")
+        with tempfile.TemporaryDirectory(prefix="virnucpro-") as name:
+            local = local_run(args, Path(name))
             there = replace(local, device=args.device, ray=str(nodes.address))
-            ways = {"-d 0,1" if gpus else "-d cpu,cpu": local, "--ray": there}
-            rows: list[Row] = []
-            for turn in range(1 if args.quick else args.turns):
-                rows += [measure(config, way, turn) for way, config in ways.items()]
+            for both in turns(args, (local, there)):
+                rows += both
                 report.table("ways", "two GPUs of one host, and two nodes with one each", rows)
     finally:
         nodes.shutdown()
