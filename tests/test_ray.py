@@ -19,6 +19,7 @@ import pytest
 from conftest import HANGS, command_line, random_records, run_cli, to_fasta
 from launcher_tests import KillingLauncherTests
 from light_workers import wait_for
+from toy_set import other, viral
 
 import virnucpro
 from virnucpro.errors import DeviceError, UsageError
@@ -27,9 +28,10 @@ from virnucpro.models.registry import resolve
 from virnucpro.pipeline.agent import FOLDERS, Agent, here, traits
 from virnucpro.pipeline.cluster import Cluster, is_loopback
 from virnucpro.pipeline.events import Event, FileDone, Phase
-from virnucpro.runs.config import EmbedConfig, PredictConfig
+from virnucpro.runs.config import EmbedConfig, PredictConfig, TrainConfig
 from virnucpro.runs.embed import run_embed
 from virnucpro.runs.predict import run_predict
+from virnucpro.runs.train import run_train
 
 # It is imported where the settings of its nodes are in the environment, since it reads them then.
 pytestmark = [
@@ -178,6 +180,21 @@ def test_predict(nodes: Nodes, complete: Path, toy: Path, tmp_path: Path) -> Non
     assert results
     for name, content in results.items():
         assert (tmp_path / "out" / name).read_bytes() == content, name
+
+
+def test_train(nodes: Nodes, tmp_path: Path) -> None:
+    """The classifier and what tells about it."""
+    paths = tuple(
+        to_fasta(tmp_path / f"{make.__name__}.fa", [(f"{make.__name__}{i}", make(400, i)) for i in range(12)])
+        for make in (viral, other)
+    )
+    settings = {"model": "mini-1", "device": "cpu", "dtype": "fp32", "sequences_per_file": 10, "window": 200}
+    config = TrainConfig(paths, tmp_path / "here" / "model", **settings, epochs=5)
+    run_train(config)
+    run_train(on(nodes, config, tmp_path / "there" / "model"))
+    for path in config.output.iterdir():
+        if not path.name.endswith(TOLD):
+            assert (tmp_path / "there" / "model" / path.name).read_bytes() == path.read_bytes(), path.name
 
 
 def test_an_agent_is_killed(
