@@ -2,8 +2,9 @@
 
 Each node has one of the GPUs. The same input is embedded by a network of the shape of DNABERT-S, or of ESM-2 3B
 (`--network esm2 --sequences 25000`), with `-d 0,1` and with `--ray`, in turns. The results have the same sha256, or the
-command ends with exit code 1. Speed runs from the first worker ready to the last work file done; `whole s` is all
-of the run, with joining the cluster, starting workers, splitting and merging. The nodes are there before the first run.
+command ends with exit code 1. Speed runs from the first worker ready to the last work file done; `seconds, each` from
+a device's own worker ready on, so that one that came late shows; `whole s` is all of the run, with joining the cluster,
+starting workers, splitting and merging. The nodes are there before the first run.
 `--device cpu --quick` tries the script without a GPU, on two nodes of one core.
 """
 
@@ -33,6 +34,7 @@ from benchmarks.common import (
 )
 from benchmarks.esm import ESM2_3B, ESM2_SMALL, random_proteins
 from benchmarks.predict_gpu import write_esm
+from virnucpro.core.device import available_threads
 from virnucpro.io.files import sha256_of
 from virnucpro.runs.config import EmbedConfig
 from virnucpro.runs.embed import run_embed
@@ -53,7 +55,7 @@ def start_nodes(gpus: bool) -> Any:
     nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 0, "num_gpus": 0, **settings})
     for number in range(2):
         device = {"num_gpus": 1, "env_vars": {"CUDA_VISIBLE_DEVICES": str(number)}} if gpus else {}
-        nodes.add_node(num_cpus=4 if gpus else 1, **device, **settings)
+        nodes.add_node(num_cpus=max(1, available_threads() // 2), **device, **settings)
     return nodes
 
 
@@ -84,7 +86,8 @@ def measure(config: EmbedConfig, turn: int) -> Row:
         "sequences/s": result.sequences / seconds,
         "seconds": seconds,
         "whole s": whole,
-        "files, each": ", ".join(str(stats.files) for stats in result.devices),
+        "sequences, each": ", ".join(str(stats.sequences) for stats in result.devices),
+        "seconds, each": ", ".join(f"{stats.seconds:.1f}" for stats in result.devices),
         "busy, each": ", ".join(f"{stats.busy_share:.1%}" for stats in result.devices),
         "sha256": sha256_of(result.output),
     }
