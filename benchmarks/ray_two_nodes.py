@@ -53,8 +53,9 @@ def start_nodes(gpus: bool) -> Any:
 
     settings = {"node_ip_address": "127.0.0.1", "object_store_memory": STORE, "include_dashboard": False}
     nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 0, "num_gpus": 0, **settings})
-    for number in range(2):
-        device = {"num_gpus": 1, "env_vars": {"CUDA_VISIBLE_DEVICES": str(number)}} if gpus else {}
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", "0,1").split(",")
+    for number in seen[:2]:
+        device = {"num_gpus": 1, "env_vars": {"CUDA_VISIBLE_DEVICES": number}} if gpus else {}
         nodes.add_node(num_cpus=max(1, available_threads() // 2), **device, **settings)
     return nodes
 

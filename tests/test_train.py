@@ -117,6 +117,18 @@ def test_fit_is_seeded() -> None:
     assert not torch.equal(one.state["hidden.weight"], other.state["hidden.weight"])
 
 
+def test_threads_of_pytorch_do_not_change_what_is_fitted() -> None:
+    parts, settings, before = (examples(2000, 1), examples(500, 2)), FitSettings(epochs=2), torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(fit(*parts, settings).state)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
+
+
 def test_classes_weigh_the_same_and_scores_are_calibrated() -> None:
     """One viral example in twenty: at equal weights a score of 0.5 still splits the classes in the middle."""
     fitted = fit(examples(4000, 1, viral=0.05), examples(2000, 2, viral=0.05), QUICK)

@@ -42,7 +42,7 @@ class Classifier:
     def __init__(self, card: ClassifierCard, state: Mapping[str, Tensor]) -> None:
         self.card = card
         self.dim = state["hidden.weight"].shape[1]
-        with _one_thread():
+        with one_thread():
             self._network = nn.Sequential(
                 _hidden(state), nn.ReLU(), _linear(state["output.weight"], state["output.bias"])
             )
@@ -90,7 +90,7 @@ class Classifier:
         scores = np.empty((len(features), len(LABELS)), np.float32)
         # Always through one buffer: a product may depend on how its input is aligned in memory.
         buffer = torch.empty(BLOCK, self.dim)
-        with _one_thread():
+        with one_thread():
             for start in range(0, len(features), BLOCK):
                 rows = features[start : start + BLOCK]
                 buffer.numpy()[: len(rows)] = rows
@@ -168,7 +168,7 @@ def _linear(weight: Tensor, bias: Tensor) -> Linear:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """One thread for this thread's products, and the number of before afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

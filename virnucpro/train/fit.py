@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from virnucpro.models.classifier import one_thread
 from virnucpro.pipeline.events import Listener, Step, unheard
 
 #: Parts of the network in the order of `_Network`, by their names in a classifier's file.
@@ -68,15 +69,15 @@ class Fitted:
 def fit(training: Examples, validation: Examples, settings: FitSettings, listen: Listener = unheard) -> Fitted:
     """Fit a network on `training`, keep the epoch of the lowest loss on `validation`, and calibrate it there.
 
-    Both need examples of both classes. The same examples, settings and version of PyTorch give the same network.
-    Every epoch is a step for the listener.
+    Both need examples of both classes. The same examples, settings and version of PyTorch give the same network: one
+    thread computes it, as sums by several depend on how many they are. Every epoch is a step for the listener.
     """
     generator = torch.Generator().manual_seed(settings.seed)
-    with torch.random.fork_rng(devices=[]):
+    with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         network = _network(training.features.shape[1], settings)
         fitted = _descend(network, training, validation, settings, generator, listen)
-    fitted.temperature = _temperature(_logits(network, validation.features), torch.from_numpy(validation.labels))
+        fitted.temperature = _temperature(_logits(network, validation.features), torch.from_numpy(validation.labels))
     fitted.state = _state(network, fitted.temperature)
     return fitted
 
