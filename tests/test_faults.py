@@ -179,6 +179,7 @@ def test_signals(number: signal.Signals, code: int, fasta: Path, tmp_path: Path,
     assert output.read_bytes() == expected
 
 
+@pytest.mark.heavy
 def test_interrupt_while_the_workers_start(fasta: Path, tmp_path: Path) -> None:
     """They are deaf to Ctrl-C from their first moment on, so they die without a word when the parent ends them."""
     with Run(fasta, tmp_path / "o.h5", "cpu,cpu") as run:
@@ -266,6 +267,7 @@ def test_full_disk(kilobytes: int, what: str, small_disk: Path, fasta: Path, exp
     assert not list(small_disk.rglob(".*"))
 
 
+@pytest.mark.heavy
 def test_full_disk_of_the_workers(fasta: Path, tmp_path: Path, expected: bytes) -> None:
     """A limit on the size of files: met by workers that wait for files, which the parent must still hear of."""
 

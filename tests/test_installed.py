@@ -45,6 +45,7 @@ def run_as_unknown(folder: Path, *command: str, **env: str) -> Completed:
     return subprocess.run(words, env=environment, cwd=folder, capture_output=True, text=True, timeout=HANGS)
 
 
+@pytest.mark.heavy
 def test_doctor_without_a_home(nobody: Path) -> None:
     done = run_as_unknown(nobody, *command_line("doctor"))
     assert done.returncode == 0, done.stderr

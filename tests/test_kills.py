@@ -31,6 +31,7 @@ def test_stopped_at_more_moments(name: str, how: str, trials: Trials, tmp_path: 
     assert not "".join(stop_and_go_on(trials, name, tmp_path, slice(None, None, 12 if name == "train" else 4), how))
 
 
+@pytest.mark.heavy
 def test_a_full_disk_for_the_last_word_costs_no_work(trials: Trials, tmp_path: Path) -> None:
     """The results have their names, and the record cannot say that all is complete: the next run computes nothing."""
     (tmp_path / "inputs").mkdir()

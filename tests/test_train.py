@@ -316,6 +316,7 @@ def group_table(path: Path, per_group: int = 5) -> Path:
     return path
 
 
+@pytest.mark.heavy
 def test_groups_by_a_table(inputs: tuple[Path, Path], cli: Cli, tmp_path: Path) -> None:
     table = group_table(tmp_path / "groups.tsv")
     table.write_bytes(codecs.BOM_UTF8 + table.read_bytes().replace(b"\n", b"\r\n"))

@@ -387,6 +387,7 @@ def test_channel_abort_wakes_all() -> None:
         next(iter(full))
 
 
+@pytest.mark.heavy
 def test_files_by_hand_on_two_workers_as_on_one(tmp_path: Path) -> None:
     files = [to_fasta(tmp_path / f"{size}.fa", random_records(size, seed=size)) for size in (3, 12, 5)]
     bad = tmp_path / "bad.fa"

@@ -194,6 +194,7 @@ def test_workers_whose_parent_is_gone_end(moment: str, tmp_path: Path) -> None:
 UNGUARDED = "import virnucpro; virnucpro.embed('in.fa', 'out.h5', device='cpu,cpu')\n"
 
 
+@pytest.mark.heavy
 def test_a_program_without_a_guard_is_told_so(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(LIGHT_PROGRAM.replace('__name__ == "__main__"', "True"))
     command = [sys.executable, tmp_path / "program.py", TESTS, tmp_path]
