@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -340,6 +341,13 @@ def test_a_run_has_workers_that_were_started_before(tmp_path: Path) -> None:
 @pytest.mark.parametrize("spec", ["cpu", "nonsense", None])
 def test_none_is_started_before_where_none_is_needed_or_can_be(spec: str | None) -> None:
     with started_ahead(spec) as launch:
+        assert launch is launcher_for
+        assert workers_of(os.getpid()) == []
+
+
+def test_none_is_started_before_by_a_process_that_cannot_start_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)  # type: ignore[attr-defined]
+    with started_ahead("cpu,cpu") as launch:
         assert launch is launcher_for
         assert workers_of(os.getpid()) == []
 

@@ -184,8 +184,9 @@ def started_ahead(spec: str | None) -> Iterator[Launch]:
     """
     devices: list[str] = []
     with contextlib.suppress(VirnucproError):
-        devices = [device.name for device in select_devices(spec)] if spec else []
-        check_can_spawn(devices)
+        found = [device.name for device in select_devices(spec)] if spec else []
+        check_can_spawn(found)
+        devices = found
     if not devices or runs_inline(devices):
         yield launcher_for
         return
