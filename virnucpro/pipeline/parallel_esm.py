@@ -1,7 +1,7 @@
 """ESM-2 on one device, and on many: the worker that is started once a device, and the driver that starts them.
 
 Everything but the model itself is shared with DNABERT-S: see `pipeline/parallel_dnabert.py` for how files reach a
-worker, and `BaseEmbeddingWorker` for what it does with them.
+worker, and `StreamingWorker` for what it does with them.
 """
 
 from __future__ import annotations
