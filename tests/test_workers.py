@@ -346,7 +346,7 @@ def test_none_is_started_before_where_none_is_needed_or_can_be(spec: str | None)
 
 
 def test_none_is_started_before_by_a_process_that_cannot_start_any(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)  # type: ignore[attr-defined]
+    monkeypatch.setitem(vars(multiprocessing.current_process())["_config"], "daemon", True)
     with started_ahead("cpu,cpu") as launch:
         assert launch is launcher_for
         assert workers_of(os.getpid()) == []
