@@ -406,5 +406,7 @@ def torch_device(device_id: int | str) -> torch.device:
         try:
             torch.cuda.set_device(device)
         except (RuntimeError, AssertionError, AttributeError) as error:  # the last from a build without CUDA
-            raise DeviceError(f"cannot use {device}: {error}", hint="see `virnucpro devices`") from error
+            # The driver, which lists GPUs, knows nothing of the PyTorch that is to use them.
+            hint = "see `virnucpro devices`\nif it is there, install a PyTorch for its driver, or a newer driver"
+            raise DeviceError(f"cannot use {device}: {error}", hint=hint) from error
     return device
