@@ -29,6 +29,7 @@ from virnucpro.calls.model import ThresholdsByLength
 from virnucpro.calls.segment import ModelCaller
 from virnucpro.calls.verdicts import Thresholds
 from virnucpro.calls.write import VanillaTables
+from virnucpro.cli.predict import MUCH, worth_a_start
 from virnucpro.errors import InputError, OutputError, UsageError
 from virnucpro.input.frames import ALL_STOPPED, NO_CODON
 from virnucpro.io.store import read_result
@@ -237,6 +238,30 @@ def test_golden_tables_come_from_their_scores(name: str) -> None:
 def test_same_bytes(changes: dict[str, Any], complete: Path, fasta: Path, tmp_path: Path, toy: Path) -> None:
     run_predict(everything(fasta, tmp_path, toy, **changes))
     assert results(tmp_path) == results(complete)
+
+
+@pytest.mark.heavy
+def test_workers_that_start_before_a_large_input_is_read(tmp_path: Path, toy: Path, cli: Cli) -> None:
+    """Large it is by N, which nothing has to score."""
+    large = to_fasta(tmp_path / "in.fa", [*random_records(20, seed=5), ("n", MUCH * "N")])
+    for device in ("cpu", "cpu,cpu"):
+        words = ("predict", large, "-o", tmp_path / device, "-d", device, "--model", toy, "--sequences-per-file", 20)
+        assert cli(*words).returncode == 0
+    assert results(tmp_path / "cpu") == results(tmp_path / "cpu,cpu")
+
+
+def test_workers_start_early_only_for_much(tmp_path: Path) -> None:
+    small, large = to_fasta(tmp_path / "s.fa", [("a", "ACGT")]), to_fasta(tmp_path / "l.fa", [("a", MUCH * "N")])
+    chosen = PredictConfig((small,), tmp_path / "out")
+    assert [worth_a_start(replace(chosen, inputs=(path,))) for path in (small, large, Path("-"), tmp_path / "no")] == [
+        False,
+        True,
+        True,
+        False,
+    ]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "l.run.json").touch()
+    assert not worth_a_start(replace(chosen, inputs=(large,)))
 
 
 def by_id(folder: Path, name: str, *without: str) -> dict[str, list[dict[str, str]]]:

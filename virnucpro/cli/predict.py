@@ -11,7 +11,7 @@ from virnucpro.cli.options import FORCE, FRAMES, MODELS_DIR, PREFIX, RUN, Option
 from virnucpro.errors import EXIT_SOME_FAILED
 from virnucpro.pipeline.events import Listener
 from virnucpro.pipeline.launch_local import started_ahead
-from virnucpro.runs.config import PredictConfig
+from virnucpro.runs.config import STDIN, PredictConfig
 
 PANELS = {
     "Output": [
@@ -108,6 +108,9 @@ FILES = "\n\n".join(
     )
 )
 
+#: Bytes of inputs from which on workers start before the run.
+MUCH = 1_000_000
+
 
 @click.command(epilog=FILES)
 @click.argument("inputs", metavar="INPUT...", nargs=-1, type=click.Path(path_type=Path, allow_dash=True))
@@ -140,12 +143,21 @@ def predict(
         if per_sample or sheet:
             return _samples(reporter, inputs, sheet, settings)
         config = PredictConfig(inputs, **settings)
-        with started_ahead(None if config.ray else config.device) as launch:
+        with started_ahead(config.device if worth_a_start(config) else None) as launch:
             from virnucpro.runs.predict import run_predict
 
             result = run_predict(config, reporter, launch)
     tell_called(result)
     return EXIT_SOME_FAILED if result.failures else 0
+
+
+def worth_a_start(config: PredictConfig) -> bool:
+    """Whether workers can start before the run: there is much for those of this host to do, and none of it is done."""
+    if config.ray or any(config.output.glob("*.run.json")):
+        return False
+    if STDIN in config.inputs:
+        return True
+    return sum(path.stat().st_size for path in config.inputs if path.is_file()) >= MUCH
 
 
 def _samples(listener: Listener, inputs: tuple[Path, ...], sheet: Path | None, settings: dict[str, Any]) -> int:
