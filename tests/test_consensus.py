@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from virnucpro.calls.consensus import FEWEST_VIRAL, MOST_GAP, ConsensusCaller
 from virnucpro.calls.scoring import WindowScore, window_score
-from virnucpro.calls.verdicts import Region, SequenceCall, Thresholds, Verdict
+from virnucpro.calls.verdicts import Region, SequenceCall, Thresholds, Verdict, added
 from virnucpro.input.windows import window_bounds
 
 #: Start, end and score of a window; None if it has none.
@@ -201,3 +201,8 @@ def test_overlapping_windows_make_one_region_of_true_coordinates() -> None:
 def test_viral_fraction_is_of_scored_windows() -> None:
     assert called(tiles("v.  ")).viral_fraction == 0.5
     assert called(tiles("  ")).viral_fraction is None
+
+
+def test_sums_are_the_same_on_any_python() -> None:
+    """A sum that makes up for its rounding, as `sum` does from Python 3.12 on, would be 2."""
+    assert added([1.0, 1e100, 1.0, -1e100]) == 0.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from virnucpro.calls.verdicts import Caller, Region, ScoredBases, SequenceCall, Verdict
+from virnucpro.calls.verdicts import Caller, Region, ScoredBases, SequenceCall, Verdict, added
 
 #: Viral windows with at most this many other scored windows between them are one region.
 MOST_GAP = 2
@@ -46,6 +46,6 @@ def _runs(windows: Sequence[ScoredBases]) -> Iterator[Sequence[ScoredBases]]:
 
 def _region(windows: Sequence[ScoredBases]) -> Region:
     """With the mean score of the windows, weighted by their bases."""
-    score = sum(window.score * window.bases for window in windows) / sum(window.bases for window in windows)
+    score = added(window.score * window.bases for window in windows) / sum(window.bases for window in windows)
     viral = sum(window.viral for window in windows)
     return Region(windows[0].start, windows[-1].end, score, len(windows), viral)

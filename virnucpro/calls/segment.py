@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from virnucpro.calls.model import CallModel, RegionModel, ThresholdsByLength, log_odds, probability
-from virnucpro.calls.verdicts import Caller, Region, SequenceCall, Thresholds, Verdict
+from virnucpro.calls.verdicts import Caller, Region, SequenceCall, Thresholds, Verdict, added
 
 
 class WindowOdds(NamedTuple):
@@ -72,7 +72,7 @@ class ModelCaller(Caller):
 
     def _score(self, windows: Sequence[WindowOdds]) -> float:
         bases = sum(window.bases for window in windows)
-        mean = sum(window.log_odds * window.bases for window in windows) / bases
+        mean = added(window.log_odds * window.bases for window in windows) / bases
         return probability(self.model.sequences.log_odds(bases, mean))
 
 
@@ -92,7 +92,7 @@ def divide(
     def is_host(first: int, last: int) -> bool:
         """Whether what lies between two places is enough to be host."""
         bases = (windows[last].start if last < len(windows) else length) - (windows[first - 1].end if first else 0)
-        enough = bases >= model.min_bases and -sum(evidence[first:last]) >= model.cost
+        enough = bases >= model.min_bases and -added(evidence[first:last]) >= model.cost
         return enough and passes_for_host(windows[first:last])
 
     joined: list[tuple[int, int]] = []

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
 from virnucpro.calls.model import ThresholdsByLength
+
+
+def added(values: Iterable[float]) -> float:
+    """Their sum, one after the other: `sum` rounds otherwise from Python 3.12 on, and results are the same on any."""
+    total = 0.0
+    for value in values:
+        total += value
+    return total
 
 
 class Verdict(str, Enum):
