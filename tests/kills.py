@@ -252,8 +252,11 @@ def random_stops(folder: Path, stops: int, seed: int, commands: tuple[str, ...])
     while stops > 0:
         name, place = rng.choice(commands), Path(tempfile.mkdtemp(dir=folder))
         for attempt in itertools.count(1):
+            before = {path: path.stat().st_mtime_ns for path in place.rglob("*")}
             ended, orphans = stop_somewhere(words[name], place, rng, 25 * attempt)  # so that it ends on any machine
-            if orphans or ended not in (0, *STOPPED):
+            # Python ends with 1 where Ctrl-C meets it before it has come to a program; that has then done nothing.
+            not_begun = ended == 1 and before == {path: path.stat().st_mtime_ns for path in place.rglob("*")}
+            if orphans or not (not_begun or ended in (0, *STOPPED)):
                 yield f"{name}: exit code {ended}, outlived by {orphans}"
             if not ended:
                 break
