@@ -135,6 +135,7 @@ DRIVER = """
 #include <stdlib.h>
 #include <string.h>
 int cuInit(unsigned flags) { return getenv("CODE") ? atoi(getenv("CODE")) : 0; }
+int cuDriverGetVersion(int *version) { *version = 12080; return 0; }
 int cuDeviceGetCount(int *count) { *count = 2; return 0; }
 int cuDeviceGet(int *device, int number) { *device = 10 + number; return 0; }
 int cuDeviceGetName(char *name, int size, int device) { strcpy(name, device == 10 ? "old" : "new"); return 0; }
@@ -158,9 +159,10 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def ask(driver: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def ask(driver: Path, built: str = "12.4", **environment: str) -> subprocess.CompletedProcess[str]:
     """Ask the driver in a process that loads it instead of one that is installed."""
-    code = "import sys; from virnucpro.core.device import _ask_driver; print(_ask_driver(), 'torch' in sys.modules)"
+    code = "import sys; from virnucpro.core.device import _ask_driver"
+    code += f"; print(_ask_driver({built!r}), 'torch' in sys.modules)"
     values = {**os.environ, "LD_LIBRARY_PATH": str(driver), **environment}
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=values)
 
@@ -177,6 +179,11 @@ def test_a_driver_that_sees_no_gpu(driver: Path) -> None:
 
 def test_a_driver_that_does_not_start(driver: Path) -> None:
     assert "CUDA's driver does not start: error 804" in ask(driver, CODE="804").stderr
+
+
+def test_a_driver_that_is_too_old_for_pytorch(driver: Path) -> None:
+    assert ask(driver, built="12.9").returncode == 0
+    assert "too old for this PyTorch, which was built for CUDA 13.0" in ask(driver, built="13.0").stderr
 
 
 def test_the_build_of_pytorch_is_known_without_it() -> None:

@@ -158,7 +158,8 @@ def torch_build() -> dict[str, Any]:
 
 def print_gpus() -> None:
     """What `find_gpus` runs in a process of its own."""
-    found = _ask_pytorch() if torch_build()["cuda"] is None else _ask_driver()
+    built = torch_build()["cuda"]
+    found = _ask_pytorch() if built is None else _ask_driver(built)
     print(json.dumps([asdict(device) for device in found]))
 
 
@@ -174,8 +175,11 @@ _NO_GPU = 100
 _MAJOR, _MINOR = 75, 76
 
 
-def _ask_driver() -> list[Device]:
-    """The GPUs as CUDA's driver numbers them for this process, which PyTorch takes over. Raises RuntimeError."""
+def _ask_driver(built: str) -> list[Device]:
+    """The GPUs as CUDA's driver numbers them for this process, which PyTorch takes over. Raises RuntimeError.
+
+    built: the version of CUDA that PyTorch was built for; a driver serves its own first number, and older ones.
+    """
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -185,6 +189,10 @@ def _ask_driver() -> list[Device]:
         return []
     if code:
         raise RuntimeError(f"CUDA's driver does not start: error {code}")
+    version = ctypes.c_int()
+    _asked(driver.cuDriverGetVersion, ctypes.byref(version))
+    if version.value // 1000 < int(built.partition(".")[0]):
+        raise RuntimeError(f"CUDA's driver is too old for this PyTorch, which was built for CUDA {built}")
     count = ctypes.c_int()
     _asked(driver.cuDeviceGetCount, ctypes.byref(count))
     return [_of_driver(driver, number) for number in range(count.value)]
