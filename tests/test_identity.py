@@ -130,7 +130,7 @@ def test_sequences_alone(
             for per_file in (7, 10_000)
         ),
         ("codon", 1, 7),
-        ("codon", 2, 9),
+        pytest.param("codon", 2, 9, marks=pytest.mark.heavy),
     ],
 )
 def test_result_files_are_equal_byte_for_byte(

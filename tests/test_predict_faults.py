@@ -162,6 +162,7 @@ def test_one_death_costs_nothing(settings: PredictConfig, complete: Path, caplog
     assert results(settings.output) == results(complete)
 
 
+@pytest.mark.heavy
 def test_a_work_file_that_kills_is_given_up(
     settings: PredictConfig, complete: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -117,6 +117,7 @@ def test_interrupted_again_and_again(config: EmbedConfig, expected: bytes) -> No
     assert record(config)["devices"][0]["files"] == PARTS - 9
 
 
+@pytest.mark.heavy
 def test_other_devices_and_another_split(config: EmbedConfig, cli: Cli, expected: bytes) -> None:
     interrupt(config)
     done = cli(*options(replace(config, device="cpu,cpu", sequences_per_file=3)), "--threads", 2)

@@ -76,6 +76,7 @@ def mine(parts: Path, tmp_path: Path) -> Path:
     return tmp_path / "parts"
 
 
+@pytest.mark.heavy
 def test_predict_in_pieces_is_predict(inputs: tuple[Path, ...], parts: Path, toy: Path, tmp_path: Path) -> None:
     run_predict(replace(config(inputs[0], tmp_path / "one", toy), inputs=inputs, prefix=None, keep_embeddings=True))
     result = run_merge(MergeConfig(parts, tmp_path / "out"))

@@ -220,6 +220,7 @@ def trained(inputs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory)
     return folder
 
 
+@pytest.mark.heavy
 def test_the_result_works_with_predict(trained: Path, inputs: tuple[Path, Path], cli: Cli, tmp_path: Path) -> None:
     done = cli("predict", *inputs, "-o", tmp_path, "-p", "x", "--model", trained, *CPU)
     assert done.returncode == 0, done.stderr
@@ -342,6 +343,7 @@ def test_a_record_without_a_group_is_told_before_anything_is_computed(
     assert not list((tmp_path / "model").glob("train.work/shards/*"))
 
 
+@pytest.mark.heavy
 def test_fitting_and_testing_tell_how_far_they_are(inputs: tuple[Path, Path], tmp_path: Path) -> None:
     """Every epoch and every figure is a step of its phase, no more of them than the phase has announced."""
     config = TrainConfig(inputs, tmp_path / "model", device="cpu", dtype="fp32", virus=1, epochs=7)

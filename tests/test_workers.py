@@ -392,6 +392,7 @@ def test_an_error_of_the_listener_is_none_of_the_worker(tmp_path: Path) -> None:
         assert workers_of(os.getpid()) == []
 
 
+@pytest.mark.heavy
 def test_a_process_is_started_as_the_run_is_set_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Its messages have the level of the parent's; its tokenizer has the threads of a worker."""
     for level, details in ((logging.DEBUG, 1), (logging.INFO, 0)):
