@@ -111,6 +111,10 @@ class _EventHandler(logging.handlers.QueueHandler):
         """Send a record that is ready for it: any sink has a `put`."""
         self.queue.put(record)  # type: ignore[attr-defined]
 
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Nobody hears this worker any more, which ends it: nothing is printed, as `logging` would."""
+        raise
+
 
 @dataclass(frozen=True)
 class WorkerOptions:
