@@ -252,7 +252,7 @@ def test_a_hundred_thousand_contigs(opened: Any, tmp_path: Path) -> None:
     assert report.text("#matches") == "100,000 sequences"
     report.page.click("#columns button:nth-child(1)")
     report.page.evaluate("document.getElementById('rows').scrollTop = 1e9")
-    report.page.wait_for_function("document.querySelector('#visible').textContent.includes('NODE_100000_')")
+    report.page.wait_for_selector("#visible .row:has-text('NODE_100000_')")
     report.page.click("#visible .row:last-child")
     assert report.text("#name").startswith("NODE_100000_")
     report.page.fill("#find", "NODE_77777_")
