@@ -20,7 +20,7 @@ from virnucpro.input.fasta import first_word
 from virnucpro.io.results import MERGE_ROWS, open_result, write_merged
 from virnucpro.io.store import Shard, hdf5, write_shard
 from virnucpro.pipeline.events import FileDone
-from virnucpro.pipeline.merge import Merge
+from virnucpro.pipeline.merge import InTurn, Merge
 from virnucpro.runs.config import EmbedConfig
 from virnucpro.runs.embed import run_embed
 
@@ -77,6 +77,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("merge")
 
 
+@given(data=st.data())
+def test_work_files_are_taken_in_turn(data: st.DataObject) -> None:
+    """Each as soon as it and all before it are done; those with nothing to wait for hold up nobody."""
+    names: list[Path | None] = [Path(str(number)) for number in range(data.draw(st.integers(0, 6)))]
+    waiting = [data.draw(st.sampled_from([name, None])) for name in names]
+    turn, done, taken = InTurn((name, number) for number, name in enumerate(waiting)), set[Path | None]([None]), 0
+    for name in data.draw(st.permutations(sorted({name for name in waiting if name}))):
+        done.add(name)
+        given_out = list(turn.hear(FileDone(name, name)))
+        first = next((number for number, each in enumerate(waiting) if each not in done), len(waiting))
+        assert given_out == list(range(taken, first))
+        taken = first
+    assert turn.left == list(range(taken, len(waiting)))
+
+
 @settings(max_examples=30)
 @given(data=st.data())
 def test_any_order_and_any_failures(data: st.DataObject, folder: Path) -> None:
@@ -87,7 +102,7 @@ def test_any_order_and_any_failures(data: st.DataObject, folder: Path) -> None:
         write_shard(path, shard, {})
     there = data.draw(st.sets(st.sampled_from(paths), min_size=1))
     heard = data.draw(st.permutations(sorted(data.draw(st.sets(st.sampled_from(sorted(there)))))))
-    with Merge(open_result(folder / "a.h5", ATTRIBUTES, "hdf5"), paths) as merge:
+    with Merge(open_result(folder / "a.h5", ATTRIBUTES, "hdf5"), {path: path for path in paths}) as merge:
         for path in heard:
             merge.hear(FileDone(path, path))
         good = [path for path in paths if path in there]
@@ -107,7 +122,7 @@ def wait_for(rows: int, merge: Merge) -> None:
 def test_rows_are_written_while_others_are_being_made(tmp_path: Path) -> None:
     shards = make_shards([5, 6, 7], 1000)
     paths = [tmp_path / f"{number}.h5" for number in range(3)]
-    with Merge(open_result(tmp_path / "a.h5", ATTRIBUTES, "hdf5"), paths) as merge:
+    with Merge(open_result(tmp_path / "a.h5", ATTRIBUTES, "hdf5"), {path: path for path in paths}) as merge:
         for number, rows in ((1, 0), (0, 11)):
             write_shard(paths[number], shards[number], {})
             merge.hear(FileDone(paths[number], paths[number]))
@@ -120,7 +135,7 @@ def test_damaged_shard_is_an_error_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "0.h5"
     write_shard(path, make_shards([3], 4)[0], {})
     path.write_bytes(path.read_bytes()[:-1])
-    with Merge(open_result(tmp_path / "a.h5", ATTRIBUTES, "hdf5"), [path]) as merge:
+    with Merge(open_result(tmp_path / "a.h5", ATTRIBUTES, "hdf5"), {path: path}) as merge:
         merge.hear(FileDone(path, path))
         with pytest.raises(InputError, match=r"0\.h5 is damaged"):
             merge.finish([path])
@@ -130,7 +145,7 @@ def test_full_disk_gives_back_the_room(tmp_path: Path, small_disk: Path) -> None
     """So that what is still being made can be written."""
     shards = make_shards([50, 50, 200], 1000)
     paths = [tmp_path / f"{number}.h5" for number in range(3)]
-    with Merge(open_result(small_disk / "a.h5", ATTRIBUTES, "hdf5"), paths) as merge:
+    with Merge(open_result(small_disk / "a.h5", ATTRIBUTES, "hdf5"), {path: path for path in paths}) as merge:
         for path, shard in zip(paths, shards, strict=True):
             write_shard(path, shard, {})
             merge.hear(FileDone(path, path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import json
 import os
 import random
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Cli, Records, random_records, to_fasta
+from conftest import HANGS, Cli, Records, random_records, to_fasta
 from slow_chain import Line, Slow, SlowChain
 from toy_set import other, toy_calls, toy_records, viral
 
@@ -26,9 +27,10 @@ import virnucpro
 from virnucpro.calls import tables
 from virnucpro.calls.kept_scores import holds_scores
 from virnucpro.calls.model import ThresholdsByLength
+from virnucpro.calls.scoring import Row
 from virnucpro.calls.segment import ModelCaller
 from virnucpro.calls.verdicts import Thresholds
-from virnucpro.calls.write import VanillaTables
+from virnucpro.calls.write import ResultWriter, VanillaTables
 from virnucpro.cli.predict import MUCH, worth_a_start
 from virnucpro.errors import InputError, OutputError, UsageError
 from virnucpro.input.frames import ALL_STOPPED, NO_CODON
@@ -37,7 +39,7 @@ from virnucpro.io.tables import FAILED, number
 from virnucpro.models.card import CARD, DNA_ONLY, ClassifierCard
 from virnucpro.models.registry import EMBEDDED
 from virnucpro.pipeline import caller
-from virnucpro.pipeline.events import Phase
+from virnucpro.pipeline.events import FileDone, Heard, Phase
 from virnucpro.runs.config import PredictConfig
 from virnucpro.runs.predict import choose, default_prefix, run_predict
 
@@ -241,6 +243,26 @@ def test_same_bytes(changes: dict[str, Any], complete: Path, fasta: Path, tmp_pa
 
 
 @pytest.mark.heavy
+def test_sequences_are_called_while_others_are_scored(
+    tmp_path: Path, toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called, done = threading.Event(), itertools.count(1)
+    take = ResultWriter.take
+
+    def taken(writer: ResultWriter, row: Row) -> None:
+        called.set()
+        take(writer, row)
+
+    def hear(_worker: int | None, event: Heard) -> None:
+        if isinstance(event, FileDone) and next(done) == 9:
+            assert called.wait(HANGS)
+
+    monkeypatch.setattr(ResultWriter, "take", taken)
+    path = to_fasta(tmp_path / "in.fa", [(f"s{i}", viral(150, i)) for i in range(10)])
+    run_predict(config(path, tmp_path / "out", toy, sequences_per_file=1), hear)
+    assert next(done) > 10
+
+
 def test_workers_that_start_before_a_large_input_is_read(tmp_path: Path, toy: Path, cli: Cli) -> None:
     """Large it is by N, which nothing has to score."""
     large = to_fasta(tmp_path / "in.fa", [*random_records(20, seed=5), ("n", MUCH * "N")])

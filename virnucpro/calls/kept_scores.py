@@ -10,7 +10,7 @@ import gzip
 import json
 import logging
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -24,15 +24,15 @@ logger = logging.getLogger("virnucpro.run")
 FORMAT = 1
 
 
-def keep_scores(file: TextIO, fingerprint: str, whole: bool, rows: Iterable[Row]) -> Iterator[Row]:
-    """The rows, each written down as it passes; whole: whether all windows have what the run can know of them."""
+def keep_scores(file: TextIO, fingerprint: str, failed: Mapping[str, str], rows: Iterable[Row]) -> Iterator[Row]:
+    """The rows, each written down as it passes; failed: what came to nothing, complete when the rows end."""
     count = 0
     _write(file, {"virnucpro_scores": FORMAT, "fingerprint": fingerprint})
     for row in rows:
         _write(file, ["sequence", *row] if isinstance(row, IndexedSequence) else _packed(row))
         count += 1
         yield row
-    _write(file, {"rows": count, "whole": whole})
+    _write(file, {"rows": count, "whole": not failed})
 
 
 def _write(file: TextIO, value: object) -> None:

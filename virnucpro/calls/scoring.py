@@ -14,7 +14,7 @@ from itertools import chain
 from virnucpro.core.threads import in_order
 from virnucpro.input.frames import ALL_STOPPED
 from virnucpro.input.index import WHOLE, IndexedSequence, IndexedWindow, WorkFile, read_index
-from virnucpro.io.store import Shard
+from virnucpro.io.store import READ_AHEAD, Shard
 from virnucpro.pipeline.caller import Called
 
 
@@ -89,13 +89,13 @@ class _Scores:
         return ScoredWindow(window, [], None, failure or (lost[0] if lost else window.reason))
 
 
-def scored_rows(called: Called, parts: Iterable[WorkFile], dna_only: bool, threads: int) -> Iterator[Row]:
-    """All rows of work files that were scored, in input order; `threads` work files are read at a time.
+def scored_rows(called: Called, parts: Iterable[WorkFile], dna_only: bool) -> Iterator[Row]:
+    """All rows of work files that were scored, in input order.
 
     dna_only: whether windows with stop codons in all frames were scored, too.
     """
     sequence: Row | None = None
-    for row in chain.from_iterable(in_order(partial(_part_rows, called, dna_only), parts, threads)):
+    for row in chain.from_iterable(in_order(partial(_part_rows, called, dna_only), parts, READ_AHEAD)):
         if row == sequence:
             continue  # one that runs on into another work file, where it is named again
         if isinstance(row, IndexedSequence):

@@ -63,15 +63,14 @@ def atomic_paths(paths: Iterable[Path]) -> Iterator[dict[Path, Path]]:
     names = {path: temporary_name(path) for path in paths}
     first, begun = next(iter(names), Path()), list(names.values())
     try:
-        yield names
-        for temporary in names.values():
-            sync(temporary)
-        for path, temporary in names.items():
-            os.replace(temporary, path)
-        for folder in {path.parent for path in names}:
-            sync(folder)
-    except OSError as error:
-        raise unwritable(first, error) from error
+        with writing(first):
+            yield names
+            for temporary in names.values():
+                sync(temporary)
+            for path, temporary in names.items():
+                os.replace(temporary, path)
+            for folder in {path.parent for path in names}:
+                sync(folder)
     finally:
         for temporary in begun:
             with contextlib.suppress(OSError):
@@ -95,10 +94,15 @@ def make_folder(path: Path) -> None:
         ) from error
 
 
-def unwritable(path: Path, error: Exception) -> OutputError:
-    """The error to raise when `path` cannot be written."""
-    reason = getattr(error, "strerror", None) or error
-    return OutputError(f"cannot write {path}: {reason}", hint="free space or choose another place, then rerun")
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raises OutputError, naming `path`, for an OSError within."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        hint = "free space or choose another place, then rerun"
+        raise OutputError(f"cannot write {path}: {reason}", hint=hint) from error
 
 
 def sync(path: Path) -> None:

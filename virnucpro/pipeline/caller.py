@@ -198,7 +198,7 @@ def call_files(
 
 @dataclass(frozen=True)
 class Called:
-    """Work files that were brought to their end; failed: names of those that failed, and why."""
+    """Work files that are brought to their end; failed: names of those that failed, and why, complete at the end."""
 
     paths: RunPaths
     files: CalledFiles

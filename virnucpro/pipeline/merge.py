@@ -1,33 +1,58 @@
-"""Results of work files are merged in input order while others are still being made."""
+"""Results of work files are taken in input order while others are still being made."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
+from typing import Generic, TypeVar
 
 from virnucpro.io.results import Result
 from virnucpro.io.store import Shard, read_shard, read_shards
 from virnucpro.pipeline.events import FileDone, Heard
 
+T = TypeVar("T")
+
 #: Of one work file: (record number in it, id, reason) of what has no embedding.
 LeftOut = list[tuple[int, str, str]]
 
 
-class Merge:
-    """Appends shards to a result in their order, each as soon as it and all before it are there.
+class InTurn(Generic[T]):
+    """Things that wait for work files, each with the one it waits for, or None; `left` are those not yet given out.
 
-    A shard that does not come, since its work file fails or was done by an earlier run, holds up those behind it until
-    `finish`, which is told of all that there are. `left_out` says by the name of a shard what has no embedding.
+    A work file that is not heard of, since it fails or was done by an earlier run, holds up those behind it.
     """
 
-    def __init__(self, result: Result, shards: Sequence[Path]) -> None:
+    def __init__(self, waiting: Iterable[tuple[Path | None, T]]) -> None:
+        self._waiting = deque(waiting)
+        self._done: set[Path | None] = {None}
+
+    def hear(self, event: Heard) -> Iterator[T]:
+        """Those whose turn has come by this event: they and all before them need not wait any more."""
+        if isinstance(event, FileDone):
+            self._done.add(event.path)
+        while self._waiting and self._waiting[0][0] in self._done:
+            yield self._waiting.popleft()[1]
+
+    @property
+    def left(self) -> list[T]:
+        """Those whose turn has not come, in their order."""
+        return [each for _, each in self._waiting]
+
+
+class Merge:
+    """Appends shards to a result in their order, each as soon as its work file and all before it are done.
+
+    Those that are held up come with `finish`, which is told of all that there are. `left_out` says by the name of a
+    shard what has no embedding.
+    """
+
+    def __init__(self, result: Result, shards: Mapping[Path, Path]) -> None:
         self.result = result
         self.left_out: dict[str, LeftOut] = {}
-        self._ahead = list(reversed(shards))
-        self._there: set[Path] = set()
-        self._taken: set[Path] = set()
+        self._turn = InTurn(shards.items())
         self._thread = ThreadPoolExecutor(1, "merge")
         self._error: Exception | None = None
 
@@ -42,11 +67,7 @@ class Merge:
 
     def hear(self, event: Heard) -> None:
         """Take note of a work file whose shard is there."""
-        if isinstance(event, FileDone):
-            self._there.add(event.output)
-        while self._ahead and self._ahead[-1] in self._there:
-            shard = self._ahead.pop()
-            self._taken.add(shard)
+        for shard in self._turn.hear(event):
             self._thread.submit(self._take, shard)
 
     def _take(self, path: Path) -> None:
@@ -66,6 +87,7 @@ class Merge:
         self._thread.shutdown()
         if self._error is not None:
             raise self._error
-        rest = [path for path in shards if path not in self._taken]
+        left = {*self._turn.left}
+        rest = [path for path in shards if path in left]
         for path, shard in zip(rest, read_shards(rest), strict=True):
             self._append(path, shard)

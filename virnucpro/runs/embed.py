@@ -11,7 +11,7 @@ from virnucpro.errors import InputError, OutputError, UsageError
 from virnucpro.input.cut import Rules
 from virnucpro.input.fasta import PROTEIN, read_records
 from virnucpro.input.index import IndexedSequence, Plan, WorkFile, origins, read_index
-from virnucpro.io.files import remove_unfinished, temporary_name, unwritable
+from virnucpro.io.files import remove_unfinished, temporary_name, writing
 from virnucpro.io.results import OUTPUT_SUFFIXES, Result, ids_path, layout_of, open_result
 from virnucpro.io.tables import FAILED, write_table
 from virnucpro.models.local import LocalModel
@@ -106,7 +106,7 @@ def _merge(run: EmbedRun, plan: Plan) -> Merge:
     made_by = _model(run).attributes(placement.dtype, placement.budgets[0])
     names = map(temporary_name, results)
     result = open_result(next(names), made_by | {"fingerprint": run.fingerprint}, layout, next(names, None))
-    return Merge(result, [_shard(run, part) for part in plan.parts if part.whole])
+    return Merge(result, {_fasta(run, part): _shard(run, part) for part in plan.parts if part.whole})
 
 
 def _embed(run: EmbedRun, plan: Plan, merge: Merge) -> Embedded:
@@ -141,10 +141,8 @@ def _complete(run: EmbedRun, plan: Plan, embedded: Embedded, merge: Merge) -> Em
     output, failed_files = run.config.output, {path.name: reason for path, reason in embedded.failed}
     good = [part for part in plan.parts if part.whole and _fasta(run, part).name not in failed_files]
     with run.session.stage("writing the result"):
-        try:
+        with writing(output):
             merge.finish([_shard(run, part) for part in good])
-        except OSError as error:
-            raise unwritable(output, error) from error
         failures = _failures(run, plan, failed_files, merge.left_out)
         _publish(run, failures, merge.result if good else None)
     rows, dim = merge.result.rows, merge.result.dim

@@ -6,10 +6,11 @@ import contextlib
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from virnucpro.calls.consensus import ConsensusCaller
 from virnucpro.calls.discovery import FalseDiscovery
@@ -27,19 +28,22 @@ from virnucpro.calls.write import (
     virus_rows,
     write_viruses,
 )
-from virnucpro.core.device import available_threads
+from virnucpro.core.threads import Channel, aborting
 from virnucpro.errors import InputError, UsageError
 from virnucpro.input.cut import Rules
 from virnucpro.input.fasta import Record
-from virnucpro.io.files import remove_unfinished
+from virnucpro.input.index import Plan, WorkFile
+from virnucpro.io.files import remove_unfinished, temporary_name, writing
 from virnucpro.io.tables import FAILED, gzip_text, text_file, write_table
 from virnucpro.models.card import CARD, DEFAULT_PRESET, DNA_ONLY
 from virnucpro.models.classifier import WEIGHTS
 from virnucpro.models.local import sha256_of
 from virnucpro.models.sets import ModelSet, reads_of, resolve_set
-from virnucpro.pipeline.events import Listener
+from virnucpro.pipeline.caller import Called
+from virnucpro.pipeline.events import Heard, Listener
 from virnucpro.pipeline.kept import keep_embeddings, kept_paths
-from virnucpro.pipeline.launch_local import Launch, launcher_for
+from virnucpro.pipeline.launch_local import Launch, Launcher, launcher_for
+from virnucpro.pipeline.merge import InTurn
 from virnucpro.runs.config import STDIN, PredictConfig
 from virnucpro.runs.inputs import Failure
 from virnucpro.runs.names import check, check_names
@@ -124,18 +128,46 @@ def run_predict(
             logger.info("calling by the scores in %s", paths.scores)
             result = call(run, choice, Scores(read_scores(paths.scores), numbered_records(run.inputs.paths)))
         else:
-            files = run.called_files(choice.model_set.classifier_folder, config.keep_embeddings)
-            with run.launcher(files) as launcher:
-                plan = run.work_files(launcher)
-                warn_of_dtype(choice.model_set, run.job.placement.dtype)
-                called = run.call(plan, "scoring", files, launcher)
-            threads = config.threads or available_threads()
-            rows = scored_rows(called, plan.parts, choice.model_set.scores_by_dna_alone, threads)
-            keep = partial(keep_embeddings, called, plan.parts, paths, config.vanilla_output)
-            wanted = keep if config.keep_embeddings else keep_nothing
-            result = call(run, choice, Scores(rows, numbered_records(run.inputs.paths), called.failed, wanted))
+            result = _score_and_call(run, choice)
         _report(run)
     return result
+
+
+def _score_and_call(run: PredictRun, choice: Choice) -> PredictResult:
+    """Score all windows; meanwhile a thread calls the sequences whose work files are done."""
+    files = run.called_files(choice.model_set.classifier_folder, run.config.keep_embeddings)
+    with run.launcher(files) as launcher:
+        plan = run.work_files(launcher)
+        warn_of_dtype(choice.model_set, run.job.placement.dtype)
+        called, ended = Called(run.paths, files, {}), Channel[WorkFile](len(plan.parts) + 1)
+        scores = _scores(run, choice, called, plan, ended)
+        with ThreadPoolExecutor(1, "calling") as thread, aborting(ended):
+            tables = thread.submit(_write_tables, run, choice, scores)
+            _score(run, called, plan, ended, launcher)
+            return _complete(run, choice, scores, tables.result)
+
+
+def _scores(run: PredictRun, choice: Choice, called: Called, plan: Plan, ended: Iterable[WorkFile]) -> Scores:
+    """What is called of work files that have ended; what failed of them is in `called` when all have."""
+    rows = scored_rows(called, ended, choice.model_set.scores_by_dna_alone)
+    keep = partial(keep_embeddings, called, plan.parts, run.paths, run.config.vanilla_output)
+    records = numbered_records(run.inputs.paths)
+    return Scores(rows, records, called.failed, keep if run.config.keep_embeddings else keep_nothing)
+
+
+def _score(run: PredictRun, called: Called, plan: Plan, ended: Channel[WorkFile], launcher: Launcher | None) -> None:
+    """Bring work files to their end, and hand each on as soon as it and all before it are done."""
+    turn = InTurn((called.source(part), part) for part in plan.parts)
+
+    def hear(worker: int | None, event: Heard) -> None:
+        run.session.listen(worker, event)
+        for part in turn.hear(event):
+            ended.put(part)
+
+    called.failed.update(run.call(plan, "scoring", called.files, launcher, hear))
+    for part in turn.left:
+        ended.put(part)
+    ended.close()
 
 
 def warn_of_dtype(model_set: ModelSet, dtype: str) -> None:
@@ -251,8 +283,14 @@ class Scores(NamedTuple):
 
 def call(run: PredictRun, choice: Choice, scores: Scores) -> PredictResult:
     """Call, write, record."""
+    return _complete(run, choice, scores, partial(_write_tables, run, choice, scores))
+
+
+def _complete(run: PredictRun, choice: Choice, scores: Scores, tables: Callable[[], Summary]) -> PredictResult:
+    """Publish all results, and record them. tables: writes those of the calls, or waits for who does."""
     with run.session.stage("calling"):
-        summary, failures = _write(run, choice, scores)
+        summary = tables()
+        failures = _publish(run, scores, summary)
     model_set = choice.model_set
     described = {"name": model_set.name, "trained": model_set.trained, "classifier": model_set.card.name}
     found = _found(run, choice, summary) | {"failures": failures}
@@ -292,16 +330,38 @@ def _result(run: PredictRun, choice: Choice, found: Mapping[str, Any], already_d
     return PredictResult(run.paths, name, trained, *counts, discovery, failures, already_done)
 
 
-def _write(run: PredictRun, choice: Choice, scores: Scores) -> tuple[Summary, list[Failure]]:
-    """All results under temporary names, then all at once under their own; the report of older ones goes."""
+def _write_tables(run: PredictRun, choice: Choice, scores: Scores) -> Summary:
+    """Call all sequences, into tables under their temporary names; the scores, too, unless they are there."""
     paths, rows = run.paths, scores.rows
+    with writing(paths.sequences), contextlib.ExitStack() as stack:
+
+        def text(path: Path) -> TextIO:
+            return stack.enter_context(text_file(temporary_name(path)))
+
+        def packed(path: Path) -> TextIO:
+            return stack.enter_context(gzip_text(temporary_name(path)))
+
+        vanilla = None
+        if run.config.vanilla_output:
+            vanilla = VanillaTables(text(paths.vanilla_scores), text(paths.vanilla_calls))
+        if scores.keep:
+            rows = keep_scores(packed(paths.scores), run.fingerprint, scores.failed, rows)
+        files = text(paths.sequences), packed(paths.windows), text(paths.regions), text(paths.features)
+        writer = ResultWriter(*files, run.config.inputs, choice.callers, vanilla)
+        for row in rows:
+            writer.take(row)
+        writer.finish()
+        if vanilla:
+            vanilla.finish()
+    return writer.summary
+
+
+def _publish(run: PredictRun, scores: Scores, summary: Summary) -> list[Failure]:
+    """The rest of the results, then all at once under their own names; the report of older ones goes."""
+    paths = run.paths
     there = () if scores.keep else (paths.scores, *kept(run.config, paths))
     results = [path for path in run.job.results if path not in there]
-    with run.session.publishing(results, (paths.report,)) as temporary, contextlib.ExitStack() as stack:
-        if scores.keep:
-            file = stack.enter_context(gzip_text(temporary[paths.scores]))
-            rows = keep_scores(file, run.fingerprint, not scores.failed, rows)
-        summary = _write_tables(run, choice, temporary, rows)
+    with run.session.publishing(results, (paths.report,)) as temporary:
         with open(temporary[paths.viruses], "wb", buffering=1 << 20) as fasta:
             write_viruses(fasta, scores.records, summary.viral)
         write_table(temporary[paths.virus_summary], VIRUSES, virus_rows(summary.viral))
@@ -310,28 +370,7 @@ def _write(run: PredictRun, choice: Choice, scores: Scores) -> tuple[Summary, li
         write_table(temporary[paths.failed], FAILED, failures)
         if scores.keep:
             scores.keep(temporary)
-    return summary, failures
-
-
-def _write_tables(run: PredictRun, choice: Choice, temporary: Mapping[Path, Path], rows: Iterable[Row]) -> Summary:
-    paths = run.paths
-    with contextlib.ExitStack() as stack:
-
-        def text(path: Path) -> Any:
-            return stack.enter_context(text_file(temporary[path]))
-
-        windows = stack.enter_context(gzip_text(temporary[paths.windows]))
-        vanilla = None
-        if run.config.vanilla_output:
-            vanilla = VanillaTables(text(paths.vanilla_scores), text(paths.vanilla_calls))
-        files = text(paths.sequences), windows, text(paths.regions), text(paths.features)
-        writer = ResultWriter(*files, run.config.inputs, choice.callers, vanilla)
-        for row in rows:
-            writer.take(row)
-        writer.finish()
-        if vanilla:
-            vanilla.finish()
-    return writer.summary
+    return failures
 
 
 def _report(run: PredictRun) -> None:

@@ -25,7 +25,7 @@ from virnucpro.io.files import sha256_of, sync
 from virnucpro.io.store import FORMAT_VERSION, READ_AHEAD
 from virnucpro.models.local import LocalModel
 from virnucpro.models.local import sha256_of as model_sha256
-from virnucpro.pipeline.caller import Called, CalledFiles, call_files, work_of
+from virnucpro.pipeline.caller import CalledFiles, call_files, work_of
 from virnucpro.pipeline.cluster import Cluster
 from virnucpro.pipeline.events import Listener, unheard
 from virnucpro.pipeline.families import place
@@ -253,10 +253,18 @@ class Run(Generic[Config, Paths]):
     def _threads(self) -> int:
         return threads_a_worker(len(self.job.placement.devices), self.config.threads)
 
-    def call(self, plan: Plan, stage: str, files: CalledFiles, launcher: Launcher | None = None) -> Called:
+    def call(
+        self,
+        plan: Plan,
+        stage: str,
+        files: CalledFiles,
+        launcher: Launcher | None = None,
+        listen: Listener | None = None,
+    ) -> dict[str, str]:
         """Have work files of windows embedded, and with a classifier scored, on all devices.
 
-        How the devices shared the work is noted in the record. launcher: that of this run, if it was made before.
+        Returns the names of those that failed, and why; how the devices shared the work is noted in the record.
+        launcher: that of this run, if it was made before; listen: in place of the listener of this run.
         """
         job, placement = self.job, self.job.placement
         counts = {self.paths.part_file(part.name, ".fna"): 2 * part.frames + part.whole for part in plan.parts}
@@ -266,12 +274,12 @@ class Run(Generic[Config, Paths]):
                 {path: count for path, count in counts.items() if count},
                 placement.names,
                 threads=self._threads,
-                listen=self.session.listen,
+                listen=listen or self.session.listen,
                 stall_seconds=60 * self.config.stall_minutes,
                 launch=placement.launch(job.launch) if launcher is None else lambda _work: launcher,
             )
         self.session.own.details |= balance(end.stats)
-        return Called(self.paths, files, {path.name: reason for path, reason in end.failed.items()})
+        return {path.name: reason for path, reason in end.failed.items()}
 
 
 def _described(model: LocalModel) -> dict[str, Any]:

@@ -65,7 +65,8 @@ def run_train(config: TrainConfig, listener: Listener | None = None) -> TrainRes
         with run.session.stage("dividing"):
             windows = read_windows(paths, plan.parts, config.virus, groups)
             parts = divide(windows, config.validation_fraction, config.test_fraction, config.seed)
-        called = run.call(plan, "embedding", run.called_files(None, vectors=True))
+        files = run.called_files(None, vectors=True)
+        called = Called(paths, files, run.call(plan, "embedding", files))
         with run.session.stage("gathering features"):
             data, failed = gather(windows, called, paths, plan.parts)
         whole = reads == "windows"
