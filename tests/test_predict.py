@@ -40,8 +40,10 @@ from virnucpro.models.card import CARD, DNA_ONLY, ClassifierCard
 from virnucpro.models.registry import EMBEDDED
 from virnucpro.pipeline import caller
 from virnucpro.pipeline.events import FileDone, Heard, Phase
+from virnucpro.runs.choice import choose
 from virnucpro.runs.config import PredictConfig
-from virnucpro.runs.predict import choose, default_prefix, run_predict
+from virnucpro.runs.names import default_prefix
+from virnucpro.runs.predict import run_predict
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "vanilla_embeddings"
 RECORDS = toy_records()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Unpack
 
-    from virnucpro.runs.predict import PredictResult
+    from virnucpro.runs.calling import PredictResult
 
 logger = logging.getLogger("virnucpro.api")
 

@@ -15,8 +15,8 @@ from virnucpro.models.sets import UNTRAINED
 from virnucpro.pipeline import events
 
 if TYPE_CHECKING:
+    from virnucpro.runs.calling import PredictResult
     from virnucpro.runs.embed import EmbedResult
-    from virnucpro.runs.predict import PredictResult
     from virnucpro.runs.samples import SamplesResult
     from virnucpro.runs.train import TrainResult
 

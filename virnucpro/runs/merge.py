@@ -29,21 +29,13 @@ from virnucpro.models.local import ATTRIBUTES
 from virnucpro.models.local import sha256_of as model_sha256
 from virnucpro.pipeline.events import Listener, unheard
 from virnucpro.pipeline.placement import Placement
+from virnucpro.runs.calling import PredictResult, Scores, call, kept, results_of
+from virnucpro.runs.choice import Choice, choose
 from virnucpro.runs.config import MergeConfig, PredictConfig
 from virnucpro.runs.embed import EmbedResult
 from virnucpro.runs.inputs import Failure, Inputs
-from virnucpro.runs.names import check
+from virnucpro.runs.names import check, default_prefix
 from virnucpro.runs.paths import PredictPaths, RunPaths, SplitPaths
-from virnucpro.runs.predict import (
-    Choice,
-    PredictResult,
-    Scores,
-    call,
-    choose,
-    default_prefix,
-    kept,
-    results_of,
-)
 from virnucpro.runs.record import Record as RunRecord
 from virnucpro.runs.record import differences, fingerprint
 from virnucpro.runs.run import Job, Run, by_part

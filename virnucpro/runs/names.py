@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,6 +21,9 @@ HINT = "choose another output"
 _LONGEST_NAME, _LONGEST_PATH = 255, 4096
 #: Bytes of the longest path within a work folder.
 _INSIDE_WORK = 32
+#: What is taken off an input's name to name the results.
+_COMPRESSED = {".gz", ".bz2", ".xz", ".zst"}
+_FORMATS = {".fa", ".fasta", ".fna", ".ffn", ".fas", ".fq", ".fastq", ".bam", ".ubam"}
 
 
 def existing_folder(path: Path) -> Path:
@@ -128,3 +132,19 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def default_prefix(first: Path) -> str:
+    """The name of the first input without the endings of its format; `stdin` for standard input.
+
+    Raises UsageError for an open file without a name of its own, such as the shell makes of `<(command)`.
+    """
+    if first == STDIN:
+        return "stdin"
+    if re.fullmatch(r"/dev/fd|/proc/[^/]+/fd", str(first.parent)):
+        raise UsageError(f"{first} says nothing that results could be named by", hint="name them with --prefix")
+    name = Path(first.name)
+    for endings in (_COMPRESSED, _FORMATS):
+        if name.suffix.lower() in endings:
+            name = name.with_suffix("")
+    return name.name

@@ -24,9 +24,12 @@ from virnucpro.io.tables import refuse_other, write_table
 from virnucpro.pipeline.events import Listener
 from virnucpro.pipeline.launch_local import Workers
 from virnucpro.report.samples import check_summary, summarize
+from virnucpro.runs.calling import PredictResult
+from virnucpro.runs.choice import choose
 from virnucpro.runs.config import PredictConfig
+from virnucpro.runs.names import default_prefix
 from virnucpro.runs.paths import SamplePaths
-from virnucpro.runs.predict import PredictResult, choose, default_prefix, run_predict
+from virnucpro.runs.predict import run_predict
 
 logger = logging.getLogger("virnucpro.run")
 
