@@ -5,15 +5,19 @@ Take the functions by `from conftest import …`.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
+import held
+import psutil
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -63,6 +67,12 @@ def command_line(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "virnucpro", *map(str, arguments)]
 
 
+def held_command_line(folder: Path, done: int, *arguments: object) -> tuple[list[str], dict[str, str]]:
+    """The same for a run that stands still when so many files are done in a folder, and the environment for it."""
+    settings = {held.FOLDER: str(folder), held.DONE: str(done)}
+    return [sys.executable, held.__file__, *map(str, arguments)], os.environ | settings
+
+
 def run_cli(*arguments: object, input: str | bytes | None = None, env: dict[str, str] | None = None) -> Completed:
     """The command line in a process of its own; `env` adds to the environment."""
     fed = input.encode() if isinstance(input, str) else input
@@ -70,6 +80,52 @@ def run_cli(*arguments: object, input: str | bytes | None = None, env: dict[str,
         command_line(*arguments), input=fed, env=os.environ | (env or {}), capture_output=True, timeout=HANGS
     )
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def workers_of(pid: int) -> list[psutil.Process]:
+    """The spawned workers of a process."""
+    found = []
+    for child in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "spawn_main" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
+def alive(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
+    """Those that are at work; one that has ended may stay in the table, if nobody asks how."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def interrupted_at_random(work: Callable[[], object], times: int, seed: int) -> Iterator[bool]:
+    """Do `work` again and again until a signal has interrupted it so many times; each time, whether it came to its end.
+
+    The moments lie within what the work took when last it came to its end, so that no speed of the machine matters.
+    """
+    rng, longest = random.Random(seed), 0.001
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        while times:
+            began = time.perf_counter()
+            try:
+                signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-5, longest))
+                work()
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                times -= 1
+                longest *= 1.2
+                yield False
+            else:
+                longest = max(0.001, time.perf_counter() - began)
+                yield True
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture

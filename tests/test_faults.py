@@ -6,6 +6,7 @@ Nothing is lost, the result is that of an undisturbed run, and nothing waits for
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gzip
 import logging
 import os
@@ -14,6 +15,7 @@ import resource
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,10 +23,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import torch
-from conftest import HANGS, Cli, command_line, random_records, set_size, to_fasta
+from conftest import (
+    HANGS,
+    Cli,
+    alive,
+    held_command_line,
+    interrupted_at_random,
+    random_records,
+    set_size,
+    to_fasta,
+    workers_of,
+)
+from light_workers import wait_for
 from numpy.typing import NDArray
 
 from virnucpro.cli import main
@@ -34,6 +46,7 @@ from virnucpro.io.results import layout_of, write_merged
 from virnucpro.io.store import Shard, read_result, read_shard
 from virnucpro.models.attention import PackedLayout, segment_mean
 from virnucpro.pipeline.base_worker import Embeddings
+from virnucpro.pipeline.events import FileDone, Heard, Ready
 from virnucpro.pipeline.stream import Encoder, Stream
 from virnucpro.runs.config import EmbedConfig
 from virnucpro.runs.embed import run_embed
@@ -59,38 +72,26 @@ def config(fasta: Path, output: Path, device: str = "cpu") -> EmbedConfig:
     return EmbedConfig((fasta,), output, device=device, dtype="fp32", sequences_per_file=A_FILE, threads=2)
 
 
-def wait_for(condition: Callable[[], object], seconds: float = HANGS) -> None:
-    """Poll until `condition` holds; fail when it does not for a very long time."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.005)
-
-
 def finished(output: Path) -> int:
     """How many work files of a run are done."""
     return len(list(RunPaths(output).shards.glob("0*.h5")))
 
 
-def workers_of(pid: int) -> list[psutil.Process]:
-    """The spawned workers of a process."""
-    found = []
-    for child in psutil.Process(pid).children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if "spawn_main" in " ".join(child.cmdline()):
-                found.append(child)
-    return found
-
-
 class Run:
-    """The command line in a process group of its own, as a shell starts it."""
+    """The command line in a process group of its own, as a shell starts it.
 
-    def __init__(self, fasta: Path | str, output: Path, device: str, *options: object, **settings: Any) -> None:
-        words = command_line("embed", fasta, "-o", output, "-d", device, *OPTIONS, *options)
-        self.output = output
+    held_at: how many work files it does, or one more, before it stands still.
+    """
+
+    def __init__(
+        self, fasta: Path | str, output: Path, device: str, *options: object, held_at: int = PARTS, **settings: Any
+    ) -> None:
+        words = ("embed", fasta, "-o", output, "-d", device, *OPTIONS, *options)
+        command, env = held_command_line(RunPaths(output).shards, held_at, *words)
         self.process = subprocess.Popen(
-            words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, **settings
-        )
+            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            **settings,
+        )  # fmt: skip
 
     def wait_until(self, condition: Callable[[], object]) -> None:
         def reached() -> object:
@@ -116,22 +117,31 @@ class Run:
 # Kill -9.
 
 
+class KillOne:
+    """Hears a run of this process on two workers, and kills one of them at a moment; the run waits meanwhile."""
+
+    def __init__(self, moment: Callable[[Heard], bool], rng: random.Random) -> None:
+        self.moment, self.rng, self.done = moment, rng, False
+
+    def __call__(self, _worker: int | None, event: Heard) -> None:
+        if not self.done and self.moment(event):
+            self.done = True
+            workers = workers_of(os.getpid())
+            assert len(workers) == 2
+            killed = self.rng.choice(workers)
+            killed.kill()
+            wait_for(lambda: not alive([killed]))
+
+
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.heavy) for seed in (2, 3))])
 def test_kill_of_a_worker_at_any_moment(
     seed: int, fasta: Path, tmp_path: Path, expected: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     rng, output = random.Random(seed), tmp_path / "o.h5"
     moment = 0 if seed == 1 else rng.randrange(1, PARTS // 2)  # 0: while it starts
-
-    def kill_one() -> None:
-        wait_for(lambda: len(workers_of(os.getpid())) == 2 and finished(output) >= moment)
-        rng.choice(workers_of(os.getpid())).kill()
-
-    killer = threading.Thread(target=kill_one)
-    killer.start()
+    kill = KillOne(lambda event: isinstance(event, FileDone if moment else Ready) and finished(output) >= moment, rng)
     with caplog.at_level(logging.INFO, "virnucpro"):
-        result = run_embed(config(fasta, output, "cpu,cpu"))
-    killer.join()
+        result = run_embed(config(fasta, output, "cpu,cpu"), kill)
     assert caplog.text.count("died (SIGKILL; was memory short?)") == 1
     assert (result.sequences, result.failures) == (SEQUENCES, [])
     assert output.read_bytes() == expected
@@ -140,12 +150,12 @@ def test_kill_of_a_worker_at_any_moment(
 
 def test_kill_of_the_parent(fasta: Path, tmp_path: Path, expected: bytes, cli: Cli) -> None:
     output = tmp_path / "o.h5"
-    with Run(fasta, output, "cpu,cpu") as run:
+    with Run(fasta, output, "cpu,cpu", held_at=5) as run:
         run.wait_until(lambda: finished(output) >= 5)
         orphans = workers_of(run.process.pid)
         assert len(orphans) == 2
         run.process.kill()
-        assert psutil.wait_procs(orphans, timeout=HANGS)[1] == []
+        wait_for(lambda: not alive(orphans))
         assert "Traceback" not in run.end()[1]
     assert 5 <= finished(output) < PARTS
     assert not output.exists()
@@ -163,7 +173,7 @@ def test_kill_of_the_parent(fasta: Path, tmp_path: Path, expected: bytes, cli: C
 )
 def test_signals(number: signal.Signals, code: int, fasta: Path, tmp_path: Path, expected: bytes) -> None:
     output = tmp_path / "o.h5"
-    with Run(fasta, output, "cpu,cpu") as run:
+    with Run(fasta, output, "cpu,cpu", held_at=3) as run:
         run.wait_until(lambda: finished(output) >= 3)
         workers = workers_of(run.process.pid)
         # A terminal sends Ctrl-C to all the group; a batch system may send SIGTERM to the parent alone.
@@ -173,7 +183,7 @@ def test_signals(number: signal.Signals, code: int, fasta: Path, tmp_path: Path,
     assert "stopped by a signal; finished work files are kept" in said
     assert "the same command continues" in said
     assert "Traceback" not in said
-    assert not any(worker.is_running() for worker in workers)
+    assert alive(workers) == []
     assert 3 <= finished(output) < PARTS
     run_embed(config(fasta, output))
     assert output.read_bytes() == expected
@@ -182,7 +192,7 @@ def test_signals(number: signal.Signals, code: int, fasta: Path, tmp_path: Path,
 @pytest.mark.heavy
 def test_interrupt_while_the_workers_start(fasta: Path, tmp_path: Path) -> None:
     """They are deaf to Ctrl-C from their first moment on, so they die without a word when the parent ends them."""
-    with Run(fasta, tmp_path / "o.h5", "cpu,cpu") as run:
+    with Run(fasta, tmp_path / "o.h5", "cpu,cpu", held_at=0) as run:
         run.wait_until(lambda: len(workers_of(run.process.pid)) == 2)
         time.sleep(random.Random(4).uniform(0, 1))
         os.killpg(run.process.pid, signal.SIGINT)
@@ -196,28 +206,27 @@ def test_signal_while_input_is_read_is_no_damage(tmp_path: Path, monkeypatch: py
     pipe, going = tmp_path / "pipe", threading.Event()
     os.mkfifo(pipe)
 
-    def half() -> None:
+    def half_and_a_signal() -> None:
         with open(pipe, "wb") as file:
             file.write(gzip.compress(b">a\nACGT\n" * 50_000)[:500])
             file.flush()
+            wait_for(lambda: not int.from_bytes(fcntl.ioctl(file, termios.FIONREAD, bytes(4)), sys.byteorder))
+            os.kill(os.getpid(), signal.SIGTERM)
             going.wait(HANGS)
 
-    writer = threading.Thread(target=half)
-    writer.start()
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM)}
+    before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(sys, "argv", ["virnucpro"])
     with pytest.raises(SystemExit):
         main()  # installs its handler, and finds no command
-    signal.signal(signal.SIGALRM, signal.getsignal(signal.SIGTERM))
-    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    writer = threading.Thread(target=half_and_a_signal)
+    writer.start()
     try:
         with pytest.raises(BaseException) as caught:  # noqa: PT011
             list(read_records(pipe))
     finally:
         going.set()
         writer.join()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGTERM, before)
     assert not isinstance(caught.value, Exception)
 
 
@@ -324,24 +333,16 @@ def test_interrupts_while_the_result_is_written(tmp_path: Path) -> None:
     rows, block = 20_000, 4000
     vectors = np.random.default_rng(5).random((block, 16), dtype=np.float32)
     shards = [Shard([f"s{first + i} of many" for i in range(block)], vectors) for first in range(0, rows, block)]
-    output, rng, interrupted = tmp_path / "o.h5", random.Random(5), 0
-    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    try:
-        for _ in range(40):
-            output.unlink(missing_ok=True)
-            try:
-                signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.001, 0.03))
-                with atomic_path(output) as temporary:
-                    write_merged(temporary, shards, {}, layout_of(output))
-                signal.setitimer(signal.ITIMER_REAL, 0)
-            except KeyboardInterrupt:
-                interrupted += 1
-            assert not list(tmp_path.glob(".*"))
-            assert not output.exists() or len(read_result(output)[0]) == rows
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    assert interrupted > 5
+    output = tmp_path / "o.h5"
+
+    def write() -> None:
+        with atomic_path(output) as temporary:
+            write_merged(temporary, shards, {}, layout_of(output))
+
+    for done in interrupted_at_random(write, times=20, seed=5):
+        assert not list(tmp_path.glob(".*"))
+        assert not done or len(read_result(output)[0]) == rows
+        output.unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize("share", [0.001, 0.3, 0.6, 0.9, 0.999])
