@@ -30,6 +30,30 @@ def copier(files: Files, device: str, batch_size: int, output_dir: Path, **optio
             sink.put(FileDone(path, output))
 
 
+#: Seconds a sequence that they say they computed: fewer than pass on any machine.
+SPEEDS = {"fast": 1e-6, "also fast": 1e-6, "slow": 2e-6}
+
+
+def teller(files: Files, device: str, batch_size: int, output_dir: Path, **options: Any) -> None:
+    """Notes what it was handed; the slow one is not done with its first before all others are taken."""
+    sink, counts = options["progress_queue"], options["counts"]
+    sink.put(Ready())
+    with open(output_dir / f"{device}.txt", "a") as handed:
+        for path in files:
+            if path is FLUSH:
+                continue
+            print(path.name, file=handed, flush=True)
+            # A fast one waits, too, until each has a file: one would do for all.
+            wait_for(lambda: len(taken(output_dir)) >= (len(counts) if device == "slow" else len(SPEEDS)))
+            sink.put(Progress(counts[path], 10 * counts[path], counts[path] * SPEEDS[device]))
+            sink.put(FileDone(path, output_dir / path.name))
+
+
+def taken(folder: Path) -> list[str]:
+    """The names of the files that workers have been handed."""
+    return [name for notes in folder.glob("*.txt") for name in notes.read_text().split()]
+
+
 def note(folder: Path, line: str) -> None:
     with open(folder / "notes", "a") as file:
         print(line, file=file)
@@ -180,7 +204,17 @@ def talks(files: Files, device: str, batch_size: int, output_dir: Path, **option
 
 
 def keeper(files: Files, device: str, batch_size: int, output_dir: Path, *, kept: dict[str, Any], **more: Any) -> None:
-    """Tells its process, and how many runs it was called for there; "3.fa" kills it."""
+    """Tells its process, and how many runs it was called for there; "3.fa" kills it.
+
+    None of the workers, of which there are `more["workers"]`, is done before each has a file.
+    """
     kept["runs"] = kept.get("runs", 0) + 1
-    note(output_dir, f"{os.getpid()} {kept['runs']}")
-    copier(met(files, lambda path: path.name == "3.fa" and die(path)), device, batch_size, output_dir, **more)
+    own = f"{os.getpid()} {kept['runs']}"
+
+    def react(path: Path) -> None:
+        note(output_dir, own)
+        wait_for(lambda: len({line for line in notes(output_dir) if " did " not in line}) >= more["workers"])
+        if path.name == "3.fa":
+            die(path)
+
+    copier(met(files, react), device, batch_size, output_dir, **more)

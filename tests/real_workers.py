@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from light_workers import wait_for
 
 from virnucpro.models.attention import PackedLayout
 from virnucpro.pipeline.base_worker import WorkerOptions
@@ -19,11 +20,11 @@ from virnucpro.pipeline.parallel_dnabert import DNABERTWorker
 from virnucpro.pipeline.stream import Encoder
 
 
-def beside(output_dir: Path, device: str) -> None:
-    """Go on when the workers of both devices have come this far, so that both get files."""
-    (output_dir / f".{device}").touch()
-    while len(list(output_dir.glob(".*d"))) < 2:
-        time.sleep(0.01)
+def once_the_other_failed(files: Iterable[Path | None], output_dir: Path) -> Iterator[Path | None]:
+    """The files of the device "good", when a worker on "bad" has failed: it gets some, however slow it is."""
+    for path in files:
+        wait_for((output_dir / ".failed").exists)
+        yield path
 
 
 class Sticky(DNABERTWorker):
@@ -51,9 +52,12 @@ def sticky_on_bad(
     files: Iterable[Path | None], device: str, batch_size: int, output_dir: Path, **options: Any
 ) -> object:
     """The devices "good" and "bad" are both this CPU."""
-    beside(output_dir, device)
-    kind = Sticky if device == "bad" else DNABERTWorker
-    return run_worker(kind, files, batch_size, output_dir, options)
+    if device == "good":
+        return run_worker(DNABERTWorker, once_the_other_failed(files, output_dir), batch_size, output_dir, options)
+    try:
+        return run_worker(Sticky, files, batch_size, output_dir, options)
+    finally:
+        (output_dir / ".failed").touch()
 
 
 def killed_on_bad(
@@ -64,9 +68,10 @@ def killed_on_bad(
     def met() -> Iterator[Path | None]:
         for path in files:
             yield path
-            if path is not FLUSH and device == "bad":
+            if path is not FLUSH:
                 time.sleep(0.2)
+                (output_dir / ".failed").touch()
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    beside(output_dir, device)
-    return run_worker(DNABERTWorker, met(), batch_size, output_dir, options)
+    taken = met() if device == "bad" else once_the_other_failed(files, output_dir)
+    return run_worker(DNABERTWorker, taken, batch_size, output_dir, options)

@@ -12,21 +12,19 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import HANGS, Cli, set_size, to_fasta
 from poison import POISON, poisoned
-from test_faults import wait_for, workers_of
+from test_faults import KillOne
 from test_predict import CLEAN, RECORD, RECORDS, config, everything, record, results, rows
 
 from virnucpro.input.frames import ALL_STOPPED, NO_CODON, TOO_SHORT
 from virnucpro.input.index import IndexedWindow, read_index
 from virnucpro.pipeline import caller
-from virnucpro.pipeline.events import Phase
+from virnucpro.pipeline.events import FileDone, Phase
 from virnucpro.runs.config import PredictConfig
 from virnucpro.runs.paths import PredictPaths
 from virnucpro.runs.predict import run_predict
@@ -140,24 +138,11 @@ def results_of(output: Path) -> dict[str, bytes]:
 # Workers that die.
 
 
-def kill_one_when(condition: Callable[[], object]) -> threading.Thread:
-    """Kill one of this process's two workers as soon as `condition` holds."""
-
-    def kill() -> None:
-        wait_for(lambda: condition() and len(workers_of(os.getpid())) == 2)
-        random.Random(1).choice(workers_of(os.getpid())).kill()
-
-    thread = threading.Thread(target=kill)
-    thread.start()
-    return thread
-
-
 @pytest.mark.heavy
 def test_one_death_costs_nothing(settings: PredictConfig, complete: Path, caplog: pytest.LogCaptureFixture) -> None:
-    killer = kill_one_when(lambda: shards(settings))
+    kill = KillOne(lambda event: isinstance(event, FileDone), random.Random(1))
     with caplog.at_level(logging.INFO, "virnucpro"):
-        run_predict(replace(settings, device="cpu,cpu"))
-    killer.join()
+        run_predict(replace(settings, device="cpu,cpu"), kill)
     assert caplog.text.count("died (SIGKILL; was memory short?)") == 1
     assert results(settings.output) == results(complete)
 

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
-from conftest import HANGS, Cli, command_line, to_fasta
+from conftest import HANGS, Cli, alive, held_command_line, to_fasta, workers_of
 from kills import TOLD, tree
+from light_workers import wait_for
 from toy_set import WINDOWS, other, toy_records, viral
 
 import virnucpro
@@ -203,16 +203,14 @@ def test_killed_in_the_middle_it_goes_on(inputs: list[Path], toy: Path, alone: P
     """When the second sample has scores of its own, with two workers; then with one."""
     out = tmp_path / "out"
     command = words(inputs, toy, out, "--keep-embeddings", "--sequences-per-file", "4")
-    run = subprocess.Popen(
-        command_line(*command, "--device", "cpu,cpu"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
     shards = out / "middle" / "middle.work" / "shards"
-    while not any(shards.glob("*.h5")):
-        assert run.poll() is None, "it was over before it could be stopped"
-    started = psutil.Process(run.pid).children(recursive=True)
+    line, env = held_command_line(shards, 1, *command, "--device", "cpu,cpu")
+    run = subprocess.Popen(line, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: any(shards.glob("*.h5")) or run.poll() is not None)
+    started = workers_of(run.pid)
     run.send_signal(signal.SIGKILL)
     assert run.wait(HANGS) == -signal.SIGKILL
-    assert psutil.wait_procs(started, timeout=HANGS)[1] == []
+    wait_for(lambda: not alive(started))
     assert (out / "first" / "first.virus.fna").exists()
     assert not (out / "middle" / "middle.virus.fna").exists()
     assert not (out / "samples.tsv").exists()

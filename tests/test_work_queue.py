@@ -8,17 +8,19 @@ import multiprocessing
 import pickle
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import h5py
+import light_workers as light
 import numpy as np
 import pytest
 import torch
 from conftest import HANGS, random_records, to_fasta
 from hypothesis import given
 from hypothesis import strategies as st
+from light_workers import SPEEDS
 
 from virnucpro.core.threads import Aborted, Channel
 from virnucpro.errors import DeviceError, InputError, Interrupted, ModelError, OutputError, UsageError, VirnucproError
@@ -92,33 +94,7 @@ def test_assignment_counts_the_files_itself(tmp_path: Path) -> None:
         assign_files_by_sequences([*files, tmp_path / "e.fa"], 2)
 
 
-# Handing out, with workers that only sleep.
-
-#: Seconds a sequence.
-SPEEDS = {"fast": 0.001, "also fast": 0.001, "slow": 0.02}
-
-
-def sleeper(
-    file_subset: Iterator[Path | None], device_id: str, batch_size: int, output_dir: Path, **kwargs: Any
-) -> None:
-    """A worker that sleeps instead of computing, and notes what it was handed."""
-    events, counts = kwargs["progress_queue"], kwargs["counts"]
-    events.put(Ready())
-    _wait_for_the_others(output_dir, device_id)
-    with open(output_dir / f"{device_id}.txt", "a") as notes:
-        for path in file_subset:
-            if path is FLUSH:
-                continue
-            print(path.name, file=notes, flush=True)
-            time.sleep(counts[path] * SPEEDS[device_id])
-            events.put(Progress(counts[path], 10 * counts[path], counts[path] * SPEEDS[device_id]))
-            events.put(FileDone(path, output_dir / path.name))
-
-
-def _wait_for_the_others(folder: Path, device_id: str) -> None:
-    (folder / f"{device_id}.ready").touch()
-    while len(list(folder.glob("*.ready"))) < len(SPEEDS):
-        time.sleep(0.01)
+# Handing out, with workers that compute nothing.
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +102,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[Path, int], Q
     """60 files over two fast workers and a slow one: their sizes, the result, and what each worker was handed."""
     folder = tmp_path_factory.mktemp("shared")
     counts = named([1 + index % 7 for index in range(60)])
-    queue = WorkQueue(sleeper, list(SPEEDS), 0, folder, counts, {"counts": counts})
+    queue = WorkQueue(light.teller, list(SPEEDS), 0, folder, counts, {"counts": counts})
     planned = [len(slot.files) for slot in queue.schedule.slots]
     assert max(planned) - min(planned) <= 3  # an even plan, so that what is uneven afterwards was stolen
     result = queue.run()
@@ -144,10 +120,10 @@ def test_every_file_is_handed_out_once(shared: Shared) -> None:
 
 
 def test_idle_workers_take_from_the_slow_one(shared: Shared) -> None:
-    counts, result, handed = shared
-    assert len(handed["slow"]) < len(handed["fast"])
-    assert len(handed["slow"]) < len(handed["also fast"])
-    assert len(handed["slow"]) < len(counts) / 4  # a third was planned
+    _counts, result, handed = shared
+    assert len(handed["slow"]) == 1  # a third was planned
+    assert handed["fast"]
+    assert handed["also fast"]
     assert [stats.device for stats in result.stats] == list(SPEEDS)
 
 
@@ -162,7 +138,7 @@ def test_each_device_is_accounted_for(shared: Shared) -> None:
 
 
 def test_nothing_to_do_starts_no_worker(tmp_path: Path) -> None:
-    result = WorkQueue(sleeper, list(SPEEDS), 0, tmp_path, {}, {}).run()
+    result = WorkQueue(light.teller, list(SPEEDS), 0, tmp_path, {}, {}).run()
     assert (result.done, result.failed) == ({}, {})
     assert list(tmp_path.iterdir()) == []
 
@@ -218,7 +194,7 @@ def test_progress_through_a_real_queue_from_a_spawned_process(tmp_path: Path) ->
     )
     process.start()
     events = until_done(queue, files=3)
-    process.join(60)
+    process.join(HANGS)
     assert process.exitcode == 0
     kinds = [type(event) for event in events]
     assert kinds.count(Ready) == 1
@@ -328,7 +304,7 @@ def in_thread(work: Callable[[], object]) -> tuple[threading.Thread, list[object
 
 
 def ended(thread: threading.Thread, ends: list[object]) -> object:
-    thread.join(10)
+    thread.join(HANGS)
     assert not thread.is_alive(), "it waits without a way out"
     return ends[0]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import psutil
 import pytest
 import real_workers as real
 import torch
-from conftest import HANGS, random_records, to_fasta
+from conftest import HANGS, alive, random_records, to_fasta, workers_of
 from launcher_tests import KillingLauncherTests, LauncherTests, outputs
 
 from virnucpro.errors import DeviceError, InputError, ModelError, UsageError
@@ -27,6 +28,7 @@ from virnucpro.io.store import read_shard
 from virnucpro.pipeline import work_queue
 from virnucpro.pipeline.launch_local import Inline, Processes, Work, Workers, launcher_for, started_ahead
 from virnucpro.pipeline.parallel_dnabert import embed_dnabert_files, process_dnabert_files_worker
+from virnucpro.pipeline.schedule import STALL_SECONDS
 from virnucpro.pipeline.work_queue import QueueResult, WorkQueue
 
 TESTS = Path(__file__).parent
@@ -157,13 +159,8 @@ def test_a_worker_that_hangs_is_replaced(
     hurried(tmp_path / "hung")
     result = run(worker, ["a", "b"], tmp_path, others=5)
     assert (len(result.done), result.failed) == (6, {})
-    assert "died (it said nothing for 18" in caplog.text
-
-
-def workers_of(pid: int) -> list[psutil.Process]:
-    """The spawned workers of a process."""
-    children = psutil.Process(pid).children(recursive=True)
-    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+    (seconds,) = map(int, re.findall(r"died \(it said nothing for (\d+) s\)", caplog.text))
+    assert seconds > STALL_SECONDS
 
 
 @pytest.mark.parametrize("moment", ["unpacks", "loads"])
@@ -187,7 +184,7 @@ def test_workers_whose_parent_is_gone_end(moment: str, tmp_path: Path) -> None:
     finally:
         parent.kill()
         parent.wait()
-    assert psutil.wait_procs(orphans, timeout=HANGS)[1] == []
+    light.wait_for(lambda: not alive(orphans))
 
 
 # Where workers cannot be started.
@@ -273,7 +270,8 @@ def test_files_of_one_name_are_refused_where_all_are_known(tmp_path: Path) -> No
 def stay(workers: Workers, devices: Sequence[str], folder: Path, *names: str) -> set[tuple[int, int]]:
     """A run over files of these names; of each worker its process, and for how many runs it has been called there."""
     folder.mkdir()
-    queue = WorkQueue(light.keeper, devices, 0, folder, {Path(name): 1 for name in names}, launch=workers.launch)
+    files, options = {Path(name): 1 for name in names}, {"workers": len(devices)}
+    queue = WorkQueue(light.keeper, devices, 0, folder, files, options, launch=workers.launch)
     done = set(map(str, queue.run().done))
     assert done == {*names} - {"3.fa"}
     found = [line.split() for line in light.notes(folder) if " did " not in line]
@@ -284,10 +282,8 @@ def test_workers_stay_for_the_next_run(tmp_path: Path) -> None:
     with Workers() as workers:
         first = stay(workers, ["a", "b"], tmp_path / "1", "1.fa", "2.fa")
         second = stay(workers, ["a", "b"], tmp_path / "2", "1.fa", "2.fa")
-        assert {pid for pid, _ in first} >= {pid for pid, _ in second}
-        assert {runs for _, runs in first} == {1}
-        assert {runs for _, runs in second} == {2}
-        assert len(workers_of(os.getpid())) == len(first)
+        assert {pid for pid, _ in first} == {pid for pid, _ in second} == {one.pid for one in workers_of(os.getpid())}
+        assert [runs for _, runs in (*first, *second)] == [1, 1, 2, 2]
     assert workers_of(os.getpid()) == []
 
 
@@ -330,11 +326,9 @@ def test_a_run_has_workers_that_were_started_before(tmp_path: Path) -> None:
     with started_ahead("cpu,cpu") as launch:
         before = {worker.pid for worker in workers_of(os.getpid())}
         assert len(before) == 2
-        queue = WorkQueue(
-            light.keeper, ["cpu", "cpu"], 0, tmp_path, {Path(f"{n}.fa"): 1 for n in (1, 2)}, launch=launch
-        )
+        queue = WorkQueue(light.keeper, ["cpu", "cpu"], 0, tmp_path, files(2), {"workers": 2}, launch=launch)
         assert len(queue.run().done) == 2
-        assert {int(line.split()[0]) for line in light.notes(tmp_path) if " did " not in line} <= before
+        assert {int(line.split()[0]) for line in light.notes(tmp_path) if " did " not in line} == before
     assert workers_of(os.getpid()) == []
 
 
