@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
-import threading
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import random_records, to_fasta
+from conftest import HANGS, random_records, to_fasta
 
 from virnucpro.core.caches import own_folder
 from virnucpro.errors import ModelError
+from virnucpro.io.files import sha256_of
 from virnucpro.models import checksums
 from virnucpro.models.checksums import Checksum, FileState
 from virnucpro.models.registry import EMBEDDED, resolve
@@ -159,39 +160,35 @@ def test_folder_that_others_can_write_is_not_used(weights: Path, tmp_path: Path)
     assert sum_of(weights) == true_sum(weights)
 
 
-def _sum_often(path: Path) -> None:
+SUM_OFTEN = """if True:
+    import sys
+    from pathlib import Path
+    from virnucpro.models import checksums
     checksums.LARGE = checksums.SETTLED = 0
+    path, true_sum = Path(sys.argv[1]), sys.argv[2]
     for _ in range(50):
-        assert sum_of(path) == true_sum(path)
-        memory(path).unlink(missing_ok=True)
+        state = checksums.FileState.of(path)
+        assert checksums.Checksum.of(path).sha256 == true_sum
+        checksums._memory(state).unlink(missing_ok=True)
+"""
 
 
 def test_many_processes_remember_at_once(weights: Path) -> None:
-    processes = [multiprocessing.get_context("fork").Process(target=_sum_often, args=(weights,)) for _ in range(4)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-        assert process.exitcode == 0
+    command = [sys.executable, "-c", SUM_OFTEN, weights, true_sum(weights)]
+    processes = [subprocess.Popen(command) for _ in range(4)]
+    assert [process.wait(HANGS) for process in processes] == [0] * 4
     assert list(memory(weights).parent.iterdir()) in ([], [memory(weights)])
 
 
-def test_change_while_a_file_is_read_is_found(weights: Path) -> None:
-    os.truncate(weights, 256 << 20)
-    stop = threading.Event()
+def test_change_while_a_file_is_read_is_found(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_and_touch(path: Path) -> str:
+        found = sha256_of(path)
+        os.utime(path, ns=(0, 0))
+        return found
 
-    def keep_changing() -> None:
-        while not stop.is_set():
-            os.utime(weights)
-
-    thread = threading.Thread(target=keep_changing)
-    thread.start()
-    try:
-        with pytest.raises(ModelError, match=r"weights\.bin changed while it was read"):
-            sum_of(weights)
-    finally:
-        stop.set()
-        thread.join()
+    monkeypatch.setattr(checksums, "sha256_of", read_and_touch)
+    with pytest.raises(ModelError, match=r"weights\.bin changed while it was read"):
+        sum_of(weights)
     assert not memory(weights).exists()
 
 

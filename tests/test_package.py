@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import venv
@@ -18,8 +19,11 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    """Built from a copy, since a build leaves its own files in its folder, where others may build or read."""
+    out, copy = tmp_path_factory.mktemp("wheel"), tmp_path_factory.mktemp("copy") / "virnucpro"
+    unneeded = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "demo")
+    shutil.copytree(ROOT, copy, ignore=unneeded)
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(copy)]
     subprocess.run(command, check=True, capture_output=True)
     return next(out.glob("*.whl"))
 

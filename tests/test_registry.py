@@ -376,6 +376,8 @@ class Hub:
             "HF_HUB_CACHE": str(self.cache),
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_ETAG_TIMEOUT": str(HANGS),
+            "HF_HUB_DOWNLOAD_TIMEOUT": str(HANGS),
             "NO_PROXY": "127.0.0.1",
             **environment,
         }

@@ -616,9 +616,9 @@ async function copy(text, button) {
     document.execCommand("copy");
     field.remove();
   }
-  const before = button.textContent;
+  button.dataset.label ??= button.textContent; // a second click may come before it is back
   button.textContent = "Copied";
-  setTimeout(() => { button.textContent = before; }, 1200);
+  setTimeout(() => { button.textContent = button.dataset.label; }, 1200);
 }
 
 function save(name, text, type) {
