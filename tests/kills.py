@@ -21,12 +21,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
 import psutil
-from conftest import HANGS, command_line, random_records, to_fasta
+from conftest import HANGS, alive, command_line, random_records, to_fasta
 
 #: Audit events of Python after which the state on the disk is another one, and which of their arguments is the path.
 EVENTS = {"os.rename": 1, "os.remove": 0, "os.rmdir": 0, "os.mkdir": 0, "open": 0}
@@ -236,7 +237,10 @@ def stop_somewhere(words: list[str], folder: Path, rng: random.Random, longest: 
 
 
 def _outliving(started: list[psutil.Process]) -> list[int]:
-    return [process.pid for process in psutil.wait_procs(started, timeout=HANGS)[1]]
+    end = time.monotonic() + HANGS
+    while (left := alive(started)) and time.monotonic() < end:
+        time.sleep(0.05)
+    return [process.pid for process in left]
 
 
 #: What a run may end with that was stopped at any moment, also before it could say what a signal means to it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -84,7 +85,12 @@ class Nodes:
 def agents(node: Any) -> list[psutil.Process]:
     """The processes of agents on a node."""
     raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
-    return [each for each in raylet.children(recursive=True) if each.name().startswith("ray::Agent")]
+    found = []
+    for each in raylet.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if each.name().startswith("ray::Agent"):
+                found.append(each)
+    return found
 
 
 @pytest.fixture(scope="module")
