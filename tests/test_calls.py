@@ -6,13 +6,14 @@ import json
 import math
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise, product
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import ValidationError, convert
 from toy_set import toy_calls
 
 from virnucpro.calls.discovery import Discovery
@@ -119,7 +120,8 @@ def test_thresholds_of_sequences_are_read_in_between_lengths(bases: int, score: 
 
 def test_a_short_sequence_must_score_more_than_a_long_one() -> None:
     """By the preset's threshold of its length, which the call shows; a region by that of its own length."""
-    thresholds = replace(CALLS, sequence_presets={"default": (0.95, 0.5)}).thresholds("default")
+    presets = {**CALLS.sequence_presets, "default": (0.95, 0.5)}
+    thresholds = replace(CALLS, sequence_presets=presets).thresholds("default")
     short, long = called([1.0], thresholds=thresholds), called([1.0] * 100, thresholds=thresholds)
     assert (short.verdict.value, long.verdict.value) == ("other", "virus")
     assert short.threshold == thresholds.of_sequence(500)
@@ -255,42 +257,49 @@ def test_a_region_must_reach_the_threshold() -> None:
 # In the card.
 
 
+def in_a_card() -> Any:
+    """The numbers as a card holds them."""
+    return json.loads(json.dumps(asdict(CALLS)))
+
+
 def test_the_numbers_come_back_from_a_card_as_they_were() -> None:
-    assert CallModel.from_json(json.loads(json.dumps(CALLS.to_json()))) == CALLS
+    assert convert(in_a_card(), CallModel) == CALLS
 
 
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("min_length",), -1, "min_length must be a whole number"),
-        (("min_length",), 1.5, "min_length must be a whole number"),
-        (("window_presets",), {"default": 2}, "window_presets must be scores"),
+        (("min_length",), -1, "`int` >= 0 .*min_length"),
+        (("min_length",), 1.5, "`int`, got `float` .*min_length"),
+        (("window_presets",), {"default": 2}, "`float` <= 1.0 .*window_presets"),
         (("window_presets",), {}, "sequence_presets must be of the same names"),
-        (("sequence_presets", "default"), math.nan, "default must be a list of numbers"),
+        (("sequence_presets", "default"), math.nan, "`array`, got `float` .*sequence_presets"),
         (("sequence_presets", "default"), [0.5], "sequence_presets must be a score for each length"),
-        (("sequence_presets", "default"), [0.5, 2], "sequence_presets must be lists of scores"),
-        (("sequences",), None, "sequences must be an object"),
-        (("sequences", "bases"), [500], "bases must be the shortest and the longest length"),
-        (("sequences", "level"), [], "level must be a list of numbers"),
-        (("sequences", "slope"), [1, "2"], "slope must be a list of numbers"),
-        (("sequences", "slope"), [math.inf], "slope must be a list of numbers"),
-        (("false_positives", "bases"), [500, 100], "bases must be numbers that rise"),
-        (("false_positives", "scores"), [0.0, 0.5], "scores must be between 0 and 1"),
+        (("sequence_presets", "default"), [0.5, 2], "`float` <= 1.0 .*sequence_presets"),
+        (("sequence_presets", "default"), [0.5, math.nan], "`float` >= 0.0 .*sequence_presets"),
+        (("sequences",), None, "`object`, got `null` .*sequences"),
+        (("sequences", "bases"), [500], r"`array` of length 2, got 1 .*sequences\.bases"),
+        (("sequences", "bases"), [500, 100], "bases must be the shortest and the longest length"),
+        (("sequences", "level"), [], r"`array` of length >= 1 .*sequences\.level"),
+        (("sequences", "slope"), [1, "2"], r"`float`, got `str` .*sequences\.slope"),
+        (("sequences", "slope"), [math.inf], r"`float` <= 1000000000.0 .*sequences\.slope"),
+        (("false_positives", "bases"), [500, 100], "bases and scores must be numbers that rise"),
+        (("false_positives", "scores"), [0.0, 0.5], r"`float` > 0.0 .*false_positives\.scores"),
         (("false_positives", "rates"), [[0.5, 0.25]], "rates must be a row for each length"),
-        (("false_positives", "rates"), [[0.5], [0.25]], "rates must be a share"),
-        (("regions", "cost"), True, "cost must be a number"),
-        (("regions", "clip"), -1, "clip must be a number, not below 0"),
-        (("regions", "min_bases"), "many", "min_bases must be a whole number"),
+        (("false_positives", "rates"), [[0.5], [0.25]], "rates must be a share for each score"),
+        (("false_positives", "rates"), [[0.5, 2], [0.25, 0]], r"`float` <= 1.0 .*false_positives\.rates"),
+        (("regions", "cost"), True, r"`float`, got `bool` .*regions\.cost"),
+        (("regions", "clip"), -1, r"`float` >= 0.0 .*regions\.clip"),
+        (("regions", "min_bases"), "many", r"`int`, got `str` .*regions\.min_bases"),
     ],
 )
 def test_wrong_numbers_are_refused(path: tuple[str, ...], value: object, message: str) -> None:
-    values = json.loads(json.dumps(CALLS.to_json()))
-    inside = values
+    inside = values = in_a_card()
     for key in path[:-1]:
         inside = inside[key]
     inside[path[-1]] = value
-    with pytest.raises(ValueError, match=message):
-        CallModel.from_json(values)
+    with pytest.raises(ValidationError, match=message):
+        convert(values, CallModel)
 
 
 # How many calls are false.

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from virnucpro.errors import ModelError, OutputError
 from virnucpro.models.card import CARD, ClassifierCard, EncoderPin, check_encoders
-from virnucpro.models.card import KEYS as CARD_KEYS
 from virnucpro.models.classifier import BLOCK, KEYS, WEIGHTS, Classifier, save
 from virnucpro.models.local import sha256_of
 from virnucpro.models.published import read_published
@@ -174,7 +173,6 @@ def test_what_is_saved_is_loaded_and_the_same_again(folder: Path, tmp_path: Path
 
 def test_card_on_disk(folder: Path) -> None:
     values = json.loads((folder / CARD).read_text())
-    assert list(values) == list(CARD_KEYS)
     assert values == {
         "format": 1,
         "name": "test",
@@ -203,27 +201,27 @@ def test_card_on_disk(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("format", 2, "format must be 1, found 2"),
-        ("name", None, "name must be a text, found null"),
-        ("trained", 1, "trained must be true or false, found 1"),
-        ("window", [], "window must be a list of window lengths"),
-        ("window", [500, "300"], "window must be a list of window lengths"),
-        ("encoders", [], "encoders must be an object"),
-        ("encoders__dna__dim", True, r"encoders\.dna\.dim must be a whole number above 0, found true"),
-        ("encoders__dna__dim", 0, r"encoders\.dna\.dim must be a whole number above 0"),
-        ("encoders__protein__sha256", [], r"encoders\.protein\.sha256 must be a list of SHA-256"),
-        ("encoders__protein__sha256", ["abc"], r"encoders\.protein\.sha256 must be a list of SHA-256"),
-        ("labels", ["virus", "others"], r'labels must be \["others", "virus"\]'),
-        ("min_score", "high", "min_score must be a number from 0 to 1"),
-        ("min_score", True, "min_score must be a number from 0 to 1"),
-        ("metrics", None, "metrics must be an object"),
-        ("size_presets", {"300": {"default": 2}}, r"size_presets\.300 must be scores"),
+        ("format", 2, r"enum value 2 .*\$\.format"),
+        ("name", None, r"`str`, got `null` .*\$\.name"),
+        ("name", "half\ud800", r"`str` matching .*\$\.name"),
+        ("trained", 1, r"`bool`, got `int` .*\$\.trained"),
+        ("window", [], r"`array` of length >= 1 .*\$\.window"),
+        ("window", [500, "300"], r"`int`, got `str` .*\$\.window\[1\]"),
+        ("encoders", [], "required field `dna`"),
+        ("encoders__dna__dim", True, r"`int`, got `bool` .*\$\.dna\.dim"),
+        ("encoders__dna__dim", 0, r"`int` >= 1 .*\$\.dna\.dim"),
+        ("encoders__protein__sha256", [], r"`array` of length >= 1 .*\$\.protein\.sha256"),
+        ("encoders__protein__sha256", ["abc"], r"`str` matching .*\$\.protein\.sha256\[0\]"),
+        ("labels", ["virus", "others"], r"enum value 'virus' .*\$\.labels\[0\]"),
+        ("min_score", "high", r"`float`, got `str` .*\$\.min_score"),
+        ("min_score", True, r"`float`, got `bool` .*\$\.min_score"),
+        ("metrics", None, r"`object`, got `null` .*\$\.metrics"),
+        ("size_presets", {"300": {"default": 2}}, r"`float` <= 1.0 .*\$\.size_presets"),
         ("size_presets", {"150": {}}, "window must be a list with 150"),
-        ("calls", {"150": {}}, "window must be a list with 150"),
-        ("calls", {"500": {}}, r"calls\.500: sequences must be an object"),
-        ("calls", {"500": None}, r"calls\.500: "),
-        ("dtypes", "fp32", "dtypes must be a list of texts"),
-        ("citation", 5, "citation must be a text"),
+        ("calls", {"500": {}}, r"required field .*\$\.calls"),
+        ("calls", {"500": None}, r"`object`, got `null` .*\$\.calls"),
+        ("dtypes", "fp32", r"`array`, got `str` .*\$\.dtypes"),
+        ("citation", 5, r"`str`, got `int` .*\$\.citation"),
     ],
 )
 def test_card_with_a_wrong_field_is_refused(folder: Path, field: str, value: object, message: str) -> None:

@@ -153,9 +153,9 @@ def changed_card(folder: Path, **values: Any) -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"reads": "frames"}, r"encoders\.protein must be an object"),
-        ({"reads": "words"}, "reads must be frames or windows"),
-        ({"encoders": {"dna": None, "protein": {}}}, r"encoders\.protein must be absent"),
+        ({"reads": "frames"}, r"encoders\.protein must be there for open frames"),
+        ({"reads": "words"}, r"enum value 'words' .*\$\.reads"),
+        ({"encoders": {"dna": None, "protein": {}}}, r"`object`, got `null` .*\$\.dna"),
     ],
 )
 def test_a_card_that_contradicts_itself_is_refused(

@@ -9,14 +9,23 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Annotated
+
+from msgspec import Meta
 
 #: Bases at which the length of a sequence counts as 0; it is counted in octaves.
 ORIGIN = 500
 #: The most that is said by a score of 0 or 1, in log-odds.
 MOST = 12.0
+
+#: What stands in a card. NaN and infinity, which Python's JSON knows, are none of these.
+Share = Annotated[float, Meta(ge=0, le=1)]
+Number = Annotated[float, Meta(ge=-1e9, le=1e9)]
+Positive = Annotated[float, Meta(ge=0, le=1e9)]
+Bases = Annotated[int, Meta(ge=1)]
+Coefficients = Annotated[tuple[Number, ...], Meta(min_length=1)]
 
 
 def log_odds(score: float) -> float:
@@ -39,9 +48,12 @@ class SequenceModel:
     their bases: level(x) + slope(x) m. level, slope: coefficients of x to the power 0, 1, …
     """
 
-    bases: tuple[int, int]
-    level: tuple[float, ...]
-    slope: tuple[float, ...]
+    bases: tuple[Bases, Bases]
+    level: Coefficients
+    slope: Coefficients
+
+    def __post_init__(self) -> None:
+        _want(_rise(self.bases), "bases must be the shortest and the longest length")
 
     def log_odds(self, bases: int, mean: float) -> float:
         """Of a sequence with so many scored bases."""
@@ -64,9 +76,14 @@ class FalsePositives:
     In between by octaves of length and by log-odds of the score; beyond, the nearest.
     """
 
-    bases: tuple[int, ...]
-    scores: tuple[float, ...]
-    rates: tuple[tuple[float, ...], ...]
+    bases: Annotated[tuple[Bases, ...], Meta(min_length=1)]
+    scores: Annotated[tuple[Annotated[float, Meta(gt=0, lt=1)], ...], Meta(min_length=1)]
+    rates: tuple[tuple[Share, ...], ...]
+
+    def __post_init__(self) -> None:
+        _want(_rise(self.bases) and _rise(self.scores), "bases and scores must be numbers that rise")
+        _want(len(self.rates) == len(self.bases), "rates must be a row for each length")
+        _want(all(len(row) == len(self.scores) for row in self.rates), "rates must be a share for each score")
 
     def at(self, bases: int, score: float) -> float:
         """Of sequences of so many bases."""
@@ -114,12 +131,12 @@ class RegionModel:
     regions found in a million bases of hosts without any.
     """
 
-    bias: float
-    clip: float
-    cost: float
-    min_bases: int
-    host: float
-    false_per_mbp: float
+    bias: Number
+    clip: Positive
+    cost: Positive
+    min_bases: Annotated[int, Meta(ge=0)]
+    host: Positive
+    false_per_mbp: Positive
 
 
 @dataclass(frozen=True)
@@ -130,12 +147,18 @@ class CallModel:
     each length of `false_positives`.
     """
 
-    min_length: int
-    window_presets: Mapping[str, float]
-    sequence_presets: Mapping[str, tuple[float, ...]]
+    min_length: Annotated[int, Meta(ge=0)]
+    window_presets: Mapping[str, Share]
+    sequence_presets: Mapping[str, tuple[Share, ...]]
     sequences: SequenceModel
     false_positives: FalsePositives
     regions: RegionModel
+
+    def __post_init__(self) -> None:
+        same = self.window_presets.keys() == self.sequence_presets.keys() and "default" in self.window_presets
+        _want(same, "sequence_presets must be of the same names as window_presets, default among them")
+        fitting = all(len(row) == len(self.false_positives.bases) for row in self.sequence_presets.values())
+        _want(fitting, "sequence_presets must be a score for each length of false_positives")
 
     def thresholds(self, preset: str) -> ThresholdsByLength:
         """Those of a preset."""
@@ -143,96 +166,11 @@ class CallModel:
             self.window_presets[preset], self.false_positives.bases, self.sequence_presets[preset]
         )
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> CallModel:
-        """From the plain values of a card; a ValueError says what is wrong."""
-        sequences, rates, regions = (_object(values, name) for name in ("sequences", "false_positives", "regions"))
-        found = cls(
-            min_length=_whole(values, "min_length"),
-            window_presets=_scores(values, "window_presets"),
-            sequence_presets=_rows(values, "sequence_presets"),
-            sequences=SequenceModel(
-                _pair(sequences, "bases"), _numbers(sequences, "level"), _numbers(sequences, "slope")
-            ),
-            false_positives=_false_positives(rates),
-            regions=RegionModel(
-                bias=_number(regions, "bias"),
-                min_bases=_whole(regions, "min_bases"),
-                **{name: _number(regions, name, 0.0) for name in ("clip", "cost", "host", "false_per_mbp")},
-            ),
-        )
-        same = found.window_presets.keys() == found.sequence_presets.keys() and "default" in found.window_presets
-        _want(same, "sequence_presets", "of the same names as window_presets, default among them")
-        fitting = all(len(row) == len(found.false_positives.bases) for row in found.sequence_presets.values())
-        _want(fitting, "sequence_presets", "a score for each length of false_positives")
-        return found
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for a card."""
-        return asdict(self)
-
-
-def _false_positives(values: Mapping[str, Any]) -> FalsePositives:
-    bases, scores = _numbers(values, "bases"), _numbers(values, "scores")
-    for name, each in (("bases", bases), ("scores", scores)):
-        _want(all(one < two for one, two in pairwise(each)), name, "numbers that rise")
-    _want(bases[0] >= 1, "bases", "lengths")
-    _want(scores[0] > 0 and scores[-1] < 1, "scores", "between 0 and 1")
-    rows = values.get("rates")
-    good = isinstance(rows, list) and len(rows) == len(bases)
-    _want(good, "rates", "a row for each length")
-    rates = tuple(_numbers({"rates": row}, "rates") for row in rows or ())
-    good = all(len(row) == len(scores) and all(0 <= rate <= 1 for rate in row) for row in rates)
-    _want(good, "rates", "a share from 0 to 1 for each score")
-    return FalsePositives(tuple(map(int, bases)), scores, rates)
-
-
-def _want(good: bool, name: str, what: str) -> None:
+def _want(good: bool, what: str) -> None:
     if not good:
-        raise ValueError(f"{name} must be {what}")
+        raise ValueError(what)
 
 
-def _is_number(value: object) -> bool:
-    # A bool is an int to Python, but not to a reader of the file; JSON in Python knows NaN.
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
-
-
-def _number(values: Mapping[str, Any], name: str, least: float = -math.inf) -> float:
-    _want(_is_number(values.get(name)) and values[name] >= least, name, f"a number, not below {least:g}")
-    return float(values[name])
-
-
-def _whole(values: Mapping[str, Any], name: str) -> int:
-    _want(type(values.get(name)) is int and values[name] >= 0, name, "a whole number, not below 0")
-    return int(values[name])
-
-
-def _numbers(values: Mapping[str, Any], name: str) -> tuple[float, ...]:
-    found = values.get(name)
-    _want(isinstance(found, list) and bool(found) and all(map(_is_number, found)), name, "a list of numbers")
-    return tuple(map(float, found or ()))
-
-
-def _pair(values: Mapping[str, Any], name: str) -> tuple[int, int]:
-    found = _numbers(values, name)
-    _want(len(found) == 2 and 1 <= found[0] < found[-1], name, "the shortest and the longest length")
-    return int(found[0]), int(found[1])
-
-
-def _scores(values: Mapping[str, Any], name: str) -> dict[str, float]:
-    found = _object(values, name)
-    _want(all(_is_number(each) and 0 <= each <= 1 for each in found.values()), name, "scores from 0 to 1 by name")
-    return dict(found)
-
-
-def _rows(values: Mapping[str, Any], name: str) -> dict[str, tuple[float, ...]]:
-    inside = _object(values, name)
-    found = {key: _numbers(inside, key) for key in inside}
-    _want(all(0 <= each <= 1 for row in found.values() for each in row), name, "lists of scores from 0 to 1 by name")
-    return found
-
-
-def _object(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = values.get(name)
-    _want(isinstance(found, dict), name, "an object")
-    return dict(found or {})
+def _rise(numbers: Sequence[float]) -> bool:
+    return all(one < two for one, two in pairwise(numbers))

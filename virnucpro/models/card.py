@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal
 
-from virnucpro.calls.model import CallModel
+from msgspec import Meta, convert
+
+from virnucpro.calls.model import Bases, CallModel, Share
 from virnucpro.errors import ModelError
 from virnucpro.io.files import read_object
 from virnucpro.models.local import LocalModel
@@ -18,24 +19,21 @@ from virnucpro.models.registry import MODELS
 CARD = "model.json"
 #: Beside it, if there: a network that reads the DNA vector of a whole window, for windows without an open frame.
 DNA_ONLY = "dna_only.safetensors"
-FORMAT = 1
 #: No window is longer.
 MOST_BASES = 1 << 30
 #: What the two scores of a row mean, in their order.
-LABELS = ("others", "virus")
+Labels = tuple[Literal["others"], Literal["virus"]]
+LABELS: Labels = ("others", "virus")
 #: The preset that holds where none is asked for.
 DEFAULT_PRESET = "default"
-#: The fields of a card, in their order on disk.
-KEYS = (
-    *("format", "name", "trained", "window", "reads", "encoders", "labels"),
-    *("min_score", "presets", "long_presets", "size_presets", "calls"),
-    *("dtypes", "metrics", "citation", "licence", "source", "files"),
-)
 
 #: What a set reads: the published open frames, by their DNA and their proteins, or whole windows, by their DNA alone.
 Reads = Literal["frames", "windows"]
 
-T = TypeVar("T")
+#: Half of a pair of surrogates cannot be shown.
+Text = Annotated[str, Meta(pattern="^[^\0\ud800-\udfff]*$")]
+Sum = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Scores = Mapping[str, Share]
 
 
 @dataclass(frozen=True)
@@ -46,9 +44,9 @@ class EncoderPin:
     `sha256` every accepted value of `LocalModel.sha256`.
     """
 
-    name: str
-    dim: int
-    sha256: tuple[str, ...]
+    name: Text
+    dim: Annotated[int, Meta(gt=0)]
+    sha256: Annotated[tuple[Sum, ...], Meta(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -63,23 +61,31 @@ class ClassifierCard:
     weights; empty in a card that was written before cards said so.
     """
 
-    name: str
+    name: Text
     trained: bool
-    window: tuple[int, ...]
+    window: Annotated[tuple[Annotated[Bases, Meta(le=MOST_BASES)], ...], Meta(min_length=1)]
     dna: EncoderPin
     protein: EncoderPin | None
-    citation: str
-    licence: str
-    source: str
+    citation: Text
+    licence: Text
+    source: Text
     reads: Reads = "frames"
-    min_score: float = 0.5
-    dtypes: tuple[str, ...] = ()
+    min_score: Share = 0.5
+    dtypes: tuple[Text, ...] = ()
     metrics: Mapping[str, object] = field(default_factory=dict)
-    presets: Mapping[str, float] = field(default_factory=dict)
-    long_presets: Mapping[str, float] = field(default_factory=dict)
-    size_presets: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    presets: Scores = field(default_factory=dict)
+    long_presets: Scores = field(default_factory=dict)
+    size_presets: Mapping[int, Scores] = field(default_factory=dict)
     calls: Mapping[int, CallModel] = field(default_factory=dict)
-    files: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, Sum] = field(default_factory=dict)
+    format: Literal[1] = 1
+    labels: Labels = LABELS
+
+    def __post_init__(self) -> None:
+        if (self.protein is None) != (self.reads == "windows"):
+            raise ValueError("encoders.protein must be there for open frames, and absent for whole windows")
+        for size in {*self.size_presets, *self.calls} - {*self.window}:
+            raise ValueError(f"window must be a list with {size}, of which it has measured scores")
 
     @property
     def encoders(self) -> tuple[EncoderPin, ...]:
@@ -94,38 +100,21 @@ class ClassifierCard:
     @classmethod
     def read(cls, folder: Path) -> ClassifierCard:
         """The card of the classifier in `folder`; a ModelError names the file and what is wrong with it."""
-        fields = _Fields(folder / CARD, _read_card(folder / CARD))
-        fields.get("format", _FORMAT)
-        fields.get("labels", _LABELS)
-        reads, encoders = fields.get("reads", _READS, "frames"), fields.inside("encoders")
-        if reads == "windows":
-            encoders.get("protein", _NOTHING)
-        window = fields.get("window", _LENGTHS)
-        return cls(
-            name=fields.get("name", _TEXT),
-            trained=fields.get("trained", _FLAG),
-            window=tuple(window),
-            dna=encoders.inside("dna").encoder(),
-            protein=encoders.inside("protein").encoder() if reads == "frames" else None,
-            citation=fields.get("citation", _TEXT),
-            licence=fields.get("licence", _TEXT),
-            source=fields.get("source", _TEXT),
-            reads=reads,
-            min_score=float(fields.get("min_score", _SCORE)),
-            metrics=fields.get("metrics", _OBJECT),
-            presets=fields.get("presets", _SCORES, {}),
-            long_presets=fields.get("long_presets", _SCORES, {}),
-            size_presets=fields.by_size("size_presets", window, lambda inside, key: inside.get(key, _SCORES)),
-            calls=fields.by_size("calls", window, _Fields.call_model),
-            dtypes=tuple(fields.get("dtypes", _TEXTS, [])),
-            files=fields.get("files", _SUMS_BY_NAME, {}),
-        )
+        path = folder / CARD
+        values = _read_card(path)
+        pins = values.get("encoders")
+        try:
+            encoders = {key: pins.get(key) for key in ("dna", "protein")} if isinstance(pins, dict) else {}
+            return convert({**values, **encoders}, cls, str_keys=True)
+        except ValueError as error:  # also for text that is none
+            hint = "the classifier is damaged, or made by another version: import or train it again"
+            raise ModelError(f"{path}: {error}", hint=hint) from error
 
     def to_json(self) -> str:
         """The content of `model.json`."""
-        values = {"format": FORMAT, "labels": LABELS, **asdict(self)}
+        values = asdict(self)
         values["encoders"] = {key: pin for key in ("dna", "protein") if (pin := values.pop(key)) is not None}
-        return json.dumps({key: values[key] for key in KEYS}, indent=2) + "\n"
+        return json.dumps(values, indent=2) + "\n"
 
 
 def check_encoders(card: ClassifierCard, models: Sequence[LocalModel]) -> None:
@@ -158,71 +147,3 @@ def _read_card(path: Path) -> Mapping[str, Any]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ModelError(f"cannot read {path}: {reason}", hint="it must be a JSON object") from error
-
-
-#: What a field must be, in words, and whether a value is that. A bool is an int to Python, but not to a reader of the
-#: file; half of a pair of surrogates cannot be shown.
-_Kind = tuple[str, Callable[[Any], bool]]
-_TEXT: _Kind = "a text", lambda value: isinstance(value, str) and not re.search("[\0\ud800-\udfff]", value)
-_FLAG: _Kind = "true or false", lambda value: type(value) is bool
-_OBJECT: _Kind = "an object", lambda value: isinstance(value, dict)
-_WIDTH: _Kind = "a whole number above 0", lambda value: type(value) is int and value > 0
-_SCORE: _Kind = "a number from 0 to 1", lambda value: type(value) in (int, float) and 0 <= value <= 1
-_SCORES: _Kind = "scores from 0 to 1 by name", lambda value: _each_is(_SCORE, value, dict)
-_TEXTS: _Kind = "a list of texts", lambda value: _each_is(_TEXT, value, list)
-_LENGTH: _Kind = "a length", lambda value: type(value) is int and 0 < value <= MOST_BASES
-_LENGTHS: _Kind = "a list of window lengths", lambda value: _each_is(_LENGTH, value, list) and bool(value)
-_SUM: _Kind = "a checksum", lambda value: isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{64}", value))
-_SUMS: _Kind = "a list of SHA-256 checksums in hexadecimal", lambda value: _each_is(_SUM, value, list) and bool(value)
-_SUMS_BY_NAME: _Kind = "SHA-256 checksums by name", lambda value: _each_is(_SUM, value, dict)
-_READS: _Kind = " or ".join(get_args(Reads)), lambda value: value in get_args(Reads)
-_FORMAT: _Kind = str(FORMAT), lambda value: type(value) is int and value == FORMAT
-_LABELS: _Kind = json.dumps(LABELS), lambda value: value == list(LABELS)
-_NOTHING: _Kind = "absent, for the set reads whole windows", lambda value: value is None
-
-
-def _each_is(kind: _Kind, values: Any, holder: type[Any]) -> bool:
-    return isinstance(values, holder) and all(map(kind[1], values.values() if holder is dict else values))
-
-
-@dataclass(frozen=True)
-class _Fields:
-    """The fields of a JSON object in `path`; `at` is where in it the object stands."""
-
-    path: Path
-    values: Mapping[str, Any]
-    at: str = ""
-
-    def get(self, key: str, kind: _Kind, default: Any = None) -> Any:
-        """The field `key`, or the default where an older card has none; a ModelError unless it is of the kind."""
-        value, (what, is_so) = self.values.get(key, default), kind
-        if not is_so(value):
-            raise self._wrong(key, f" must be {what}, found {json.dumps(value)}")
-        return value
-
-    def inside(self, key: str, default: Mapping[str, Any] | None = None) -> _Fields:
-        """The object that the field `key` holds."""
-        return _Fields(self.path, self.get(key, _OBJECT, default), f"{self.at}{key}.")
-
-    def encoder(self) -> EncoderPin:
-        """The fields of an encoder."""
-        return EncoderPin(self.get("name", _TEXT), self.get("dim", _WIDTH), tuple(self.get("sha256", _SUMS)))
-
-    def by_size(self, key: str, window: Sequence[int], read: Callable[[_Fields, str], T]) -> dict[int, T]:
-        """What the field `key` holds for lengths of windows, each of which the card must serve."""
-        inside = self.inside(key, {})
-        for size in inside.values:
-            if size not in map(str, window):
-                raise self._wrong("window", f" must be a list with {size}, of which it has measured scores")
-        return {int(size): read(inside, size) for size in inside.values}
-
-    def call_model(self, key: str) -> CallModel:
-        """How sequences are called, by the field `key`."""
-        try:
-            return CallModel.from_json(self.values[key])
-        except (ValueError, TypeError, AttributeError) as error:
-            raise self._wrong(key, f": {error}") from error
-
-    def _wrong(self, key: str, why: str) -> ModelError:
-        hint = "the classifier is damaged, or made by another version: import or train it again"
-        return ModelError(f"{self.path}: {self.at}{key}{why}", hint=hint)
