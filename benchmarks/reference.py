@@ -18,6 +18,7 @@ from torch.nn.functional import gelu, layer_norm, linear
 
 from virnucpro.models.dnabert_s import DNABERTConfig
 from virnucpro.models.local import CONFIG, WEIGHTS
+from virnucpro.models.weights import read_config
 
 Ids = NDArray[np.int64]
 
@@ -26,7 +27,7 @@ class Reference:
     """The network of a model folder on one device, fp32."""
 
     def __init__(self, folder: Path, device: torch.device) -> None:
-        self.config = DNABERTConfig.read(folder / CONFIG)
+        self.config = read_config(DNABERTConfig, folder / CONFIG, folder, "DNABERT-2 or DNABERT-S")
         # Parameters that ask for gradients, as a module's do by default: autocast keeps only their BF16 copies.
         self.weights = {key: value.to(device).requires_grad_() for key, value in load_file(folder / WEIGHTS[0]).items()}
         self.device = device

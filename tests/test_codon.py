@@ -104,7 +104,7 @@ def test_a_network_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=words):
             load_codon(weights, config)
     values = json.loads(config.read_text())
-    for text, words in (("{}", "channels"), ("[", "cannot read"), (json.dumps(values | {"stride": 0}), "positive")):
+    for text, words in (("{}", "channels"), ("[", "cannot read"), (json.dumps(values | {"stride": 0}), "`int` >= 1")):
         config.write_text(text)
         with pytest.raises(ModelError, match=words):
             load_codon(weights, config)

@@ -12,16 +12,16 @@ back to back and no frame touches another.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, cast
+from typing import Annotated, Literal, cast
 
 import numpy as np
 import torch
+from msgspec import Meta
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
@@ -30,7 +30,7 @@ from virnucpro.errors import ModelError
 from virnucpro.models.attention import PackedLayout
 from virnucpro.models.layers import Norm
 from virnucpro.models.linear import REACH, Convolution, Linear
-from virnucpro.models.weights import CPU, check_keys, read_weights
+from virnucpro.models.weights import CPU, check_keys, read_config, read_weights
 
 #: Offsets 0, 1 and 2 of the forward strand, then of the reverse complement.
 FRAMES = 6
@@ -41,6 +41,7 @@ OUTSIDE = 65
 #: Positions between two frames.
 GAP = REACH
 EPS = 1e-5
+Count = Annotated[int, Meta(gt=0)]
 #: Frames in a product, by device type; of one shape, so that a frame's row does not depend on how many there are.
 FRAMES_AT_ONCE = {"cpu": 24, "cuda": 8192}
 
@@ -49,26 +50,10 @@ FRAMES_AT_ONCE = {"cpu": 24, "cuda": 8192}
 class CodonConfig:
     """The numbers of a network: channels of a position, blocks, codons that a position stands for, and members."""
 
-    channels: int
-    blocks: int
-    stride: int
-    members: int = 1
-
-    @classmethod
-    def read(cls, path: Path) -> CodonConfig:
-        """Read `config.json`; a ModelError names the file and what is missing."""
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            found = cls(**{name: int(values[name]) for name in ("channels", "blocks", "stride", "members")})
-        except (OSError, ValueError, TypeError) as error:
-            raise ModelError(
-                f"cannot read {path}: {error}", hint="install virnucpro, or train the model, again"
-            ) from error
-        except KeyError as error:
-            raise ModelError(f"{path} has no {error}", hint="is it the config of a codon network?") from error
-        if min(found.channels, found.blocks, found.stride, found.members) < 1:
-            raise ModelError(f"{path}: channels, blocks, stride and members must be positive")
-        return found
+    channels: Count
+    blocks: Count
+    stride: Count
+    members: Count = 1
 
     @property
     def stem(self) -> int:
@@ -258,15 +243,14 @@ def load_codon(weights: Path, config: Path | None, device: torch.device = CPU) -
 
     Raises ModelError for tensors that are missing, unknown, or of another shape, and without a config.
     """
-    if config is None:
-        raise ModelError(f"{weights} has no config.json", hint="is it a codon network?")
+    numbers = read_config(CodonConfig, config, weights, "a codon network")
     with torch.device("meta"):
-        model = CodonNetwork(CodonConfig.read(config))
+        model = CodonNetwork(numbers)
     found = {key: value.to(device).float() for key, value in read_weights(weights).items()}
     wanted = {name: _stored_key(name) for name, _ in model.named_parameters()}
     check_keys(weights, set(wanted.values()), set(found), "the codon network")
     for key in (key for key in found if key.endswith("stem.table")):
-        _check_table(weights, config, found[key], model.config)
+        _check_table(weights, found[key], numbers)
         # What is outside adds nothing: a row of zeros behind the codons of each place.
         found[key] = functional.pad(found[key], (0, 0, 0, 1)).flatten(0, 1)
     try:
@@ -281,7 +265,7 @@ def _stored_key(name: str) -> str:
     return re.sub(r"(members\.\d+\.)(table|bias)$", r"\1stem.\2", name)
 
 
-def _check_table(weights: Path, config: Path, table: Tensor, values: CodonConfig) -> None:
+def _check_table(weights: Path, table: Tensor, values: CodonConfig) -> None:
     expected = (values.stem, OUTSIDE, values.channels)
     if tuple(table.shape) != expected:
-        raise ModelError(f"{weights} does not fit {config}: stem.table is {tuple(table.shape)}, not {expected}")
+        raise ModelError(f"{weights}: stem.table is {tuple(table.shape)}, by its config.json {expected}")

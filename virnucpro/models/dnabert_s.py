@@ -10,66 +10,42 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 
 from virnucpro.errors import ModelError
-from virnucpro.io.files import read_object
 from virnucpro.models.attention import PackedLayout, alibi_slopes, packed_attention
 from virnucpro.models.layers import Norm, gated_gelu
 from virnucpro.models.linear import Linear
-from virnucpro.models.weights import CPU, check_finite, check_keys, read_weights
+from virnucpro.models.weights import CPU, check_finite, check_keys, read_config, read_weights
 
 #: Parts of published checkpoints that the embedding does not use.
 UNUSED_PREFIXES = ("cls.", "pooler.")
 
 _LAYER = re.compile(r"encoder\.layer\.(\d+)\.")
 
-
-#: What no number of a config exceeds.
-MOST_SIZE, MOST_EPS = 1 << 24, 1e-2
+#: Sizes of tensors, which are held against the weights later on.
+Size = Annotated[int, Meta(gt=0, le=1 << 24)]
 
 
 @dataclass(frozen=True)
 class DNABERTConfig:
     """The numbers of a network of this family, as its `config.json` names them."""
 
-    vocab_size: int = 4096
-    type_vocab_size: int = 2
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    layer_norm_eps: float = 1e-12
+    vocab_size: Size = 4096
+    type_vocab_size: Size = 2
+    hidden_size: Size = 768
+    num_hidden_layers: Size = 12
+    num_attention_heads: Size = 12
+    intermediate_size: Size = 3072
+    layer_norm_eps: Annotated[float, Meta(gt=0, le=1e-2)] = 1e-12
 
-    @classmethod
-    def read(cls, path: Path) -> DNABERTConfig:
-        """Read `config.json`; a ModelError names the file and what is missing or makes no sense."""
-        try:
-            values = read_object(path)
-            config = cls(**{name: values[name] for name in cls.__dataclass_fields__})
-        except (OSError, ValueError) as error:
-            raise ModelError(f"cannot read {path}: {error}", hint="download the model again") from error
-        except KeyError as error:
-            raise ModelError(f"{path} has no {error}", hint="is it a DNABERT-2 or DNABERT-S config?") from error
-        if wrong := config._nonsense():
-            raise ModelError(f"{path}: {wrong} makes no sense", hint="download the model again")
-        return config
-
-    def _nonsense(self) -> str | None:
-        """The first number that no network has; the sizes of tensors are held against the weights later on."""
-        for name in self.__dataclass_fields__:
-            value = getattr(self, name)
-            if name == "layer_norm_eps":
-                good = isinstance(value, float) and 0 < value <= MOST_EPS
-            else:
-                good = type(value) is int and 0 < value <= MOST_SIZE
-            if not good:
-                return f"{name} {value!r}"
+    def __post_init__(self) -> None:
         if self.hidden_size % self.num_attention_heads:
-            return f"a hidden_size of {self.hidden_size} for {self.num_attention_heads} heads"
-        return None
+            raise ValueError(f"a hidden_size of {self.hidden_size} for {self.num_attention_heads} heads makes no sense")
 
 
 class Attention(nn.Module):
@@ -164,9 +140,7 @@ def load_dnabert(weights: Path, config: Path | None, device: torch.device = CPU)
     Accepts DNABERT-S's keys and DNABERT-2's (`bert.` in front, a language-model head beside).
     Raises ModelError for tensors that are missing, unknown, or of another shape, and without a config.
     """
-    if config is None:
-        raise ModelError(f"{weights} has no config.json", hint="is it a DNABERT model?")
-    numbers = DNABERTConfig.read(config)
+    numbers = read_config(DNABERTConfig, config, weights, "DNABERT-2 or DNABERT-S")
     found = {key.removeprefix("bert."): value for key, value in read_weights(weights).items()}
     found = {key: value for key, value in found.items() if not key.startswith(UNUSED_PREFIXES)}
     layers = {match[1] for key in found if (match := _LAYER.match(key))}

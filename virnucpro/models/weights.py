@@ -7,16 +7,36 @@ import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 from zipfile import is_zipfile
 
 import torch
+from msgspec import convert
 from torch import Tensor
 
 from virnucpro.core.threads import unbroken
 from virnucpro.errors import ModelError
+from virnucpro.io.files import read_object
 from virnucpro.models.local import weight_files
 
+Config = TypeVar("Config")
+
 CPU = torch.device("cpu")
+
+
+def read_config(kind: type[Config], path: Path | None, weights: Path, family: str) -> Config:
+    """The numbers of a network: the fields of a dataclass, in its `config.json`, which must have all of them.
+
+    A ModelError names the file, or the `weights` that lack one, and what is wrong.
+    """
+    hint = f"is it {family}? if so, download it, or train it, again"
+    if path is None:
+        raise ModelError(f"{weights} has no config.json", hint=hint)
+    try:
+        values = read_object(path)
+        return convert({name: values.get(name) for name in kind.__annotations__}, kind)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot read {path}: {error}", hint=hint) from error
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
