@@ -20,7 +20,7 @@ from safetensors.numpy import load_file
 
 from virnucpro.io.store import read_result
 from virnucpro.models.registry import VARIABLE
-from virnucpro.models.sets import available_sets
+from virnucpro.models.sets import listed_set
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "vanilla_embeddings"
 CASES = ("test_fixed_500bp", "test_with_orfs")
@@ -34,9 +34,9 @@ def models_dir() -> Path:
     folder = os.environ.get(VARIABLE)
     if not folder:
         pytest.skip(f"the published weights are not here: ${VARIABLE} names no folder of models")
-    (found,) = (each for each in available_sets(Path(folder)) if each.spec.name == "500")
-    if found.missing:
-        pytest.skip(f"model set 500 {found.status} in ${VARIABLE}, {folder}")
+    status = listed_set("500", Path(folder)).status
+    if status != "ready":
+        pytest.skip(f"model set 500 {status} in ${VARIABLE}, {folder}")
     return Path(folder)
 
 

@@ -422,7 +422,7 @@ def test_hub_cache_is_sought_last_at_the_pinned_revision_without_a_network(hub: 
 def test_other_revisions_in_the_hub_cache_do_not_count(hub: Hub) -> None:
     cache_by_hand(hub.cache, "f" * 40)
     answer = hub.run("resolve('tiny')")
-    assert answer.startswith("ModelError model tiny is not on this machine")
+    assert answer.startswith("Absent model tiny is not on this machine")
     assert str(hub.cache) in answer
     assert hub.requests == []
 

@@ -18,7 +18,7 @@ from virnucpro.models.card import CARD, ClassifierCard, EncoderPin
 from virnucpro.models.classifier import WEIGHTS, Classifier, save
 from virnucpro.models.published import import_published
 from virnucpro.models.registry import EMBEDDED, MODELS, FilePin, resolve
-from virnucpro.models.sets import SETS, SOURCE, available_sets, resolve_set
+from virnucpro.models.sets import SETS, SOURCE, listed_set, resolve_set
 from virnucpro.runs.config import DEFAULT_MODEL_SET
 
 MINI_DIM = SETS["mini-1"].dim
@@ -325,7 +325,7 @@ def test_import_refuses_other_networks_and_writes_nothing(
 
 def test_status_of_sets(encoders: Path, file: Path) -> None:
     def statuses() -> dict[str, str]:
-        return {item.spec.name: item.status for item in available_sets(encoders)}
+        return {name: listed_set(name, encoders).status for name in SETS}
 
     assert statuses() == {
         "mini": "ready",
@@ -338,9 +338,9 @@ def test_status_of_sets(encoders: Path, file: Path) -> None:
     shutil.rmtree(encoders / "dnabert-s")
     assert statuses()["500"] == "needs dnabert-s"
     (folder / CARD).write_text("{}")
-    damaged = available_sets(encoders)[2]
+    damaged = listed_set("500", encoders)
     assert damaged.status == "needs dnabert-s, virnucpro-500"
-    assert str(folder / CARD) in (damaged.problem or "")
+    assert str(folder / CARD) in damaged.problem
 
 
 def test_cli_import_and_list(cli: Cli, encoders: Path, file: Path) -> None:

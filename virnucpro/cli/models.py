@@ -11,10 +11,9 @@ import rich_click as click
 from virnucpro.cli.options import MODELS_DIR
 from virnucpro.errors import ModelError
 from virnucpro.models import registry
-from virnucpro.models.registry import MODELS, Availability
-from virnucpro.models.sets import SETS, SOURCE, SetStatus, available_sets, no_download
+from virnucpro.models.registry import MODELS, Listed, listed
+from virnucpro.models.sets import SETS, SOURCE, listed_set, no_download
 
-LIST_COLUMNS = ("name", "status", "trained", "dim", "licence", "location", "kind")
 VERIFY_COLUMNS = ("name", "file", "status", "expected", "found", "path")
 NO_PIN = "no checksum pinned for this file"
 
@@ -34,12 +33,12 @@ def list_models(models_dir: Path | None) -> None:
     A model of kind `set` consists of one or two encoders and a classifier. Its status says whether all of them are on
     this machine; its location is that of the classifier.
     """
-    found, found_sets = registry.available(models_dir), available_sets(models_dir)
-    problems = {item.spec.name: item.problem for item in found} | {item.spec.name: item.problem for item in found_sets}
-    _show(LIST_COLUMNS, [*map(_list_row, found), *map(_set_row, found_sets)])
-    for name, problem in problems.items():
-        if problem is not None:
-            _say(f"{name}: {problem}")
+    rows = [*(listed(name, models_dir) for name in MODELS), *(listed_set(name, models_dir) for name in SETS)]
+    *columns, _ = Listed._fields
+    _show(columns, [row[:-1] for row in rows])
+    for row in rows:
+        if row.problem:
+            _say(f"{row.name}: {row.problem}")
 
 
 @models.command()
@@ -107,26 +106,13 @@ def import_model(file: Path, window: str | None, models_dir: Path | None, force:
     click.echo(folder)
 
 
-def _list_row(item: Availability) -> list[str]:
-    spec = item.spec
-    place = "-" if item.model is None else str(item.model.weights.parent)
-    return [spec.name, item.status, "trained", str(spec.dim), spec.licence, place, spec.kind]
-
-
-def _set_row(item: SetStatus) -> list[str]:
-    spec = item.spec
-    licence = "-" if item.card is None else item.card.licence
-    place = "-" if item.folder is None else str(item.folder)
-    return [spec.name, item.status, "trained" if item.trained else "UNTRAINED", str(spec.dim), licence, place, "set"]
-
-
 def _found_names(models_dir: Path | None) -> list[str]:
     """Registered models of which something is on this machine; the others are told of."""
-    found = registry.available(models_dir)
-    for item in found:
-        if item.status == "not downloaded":
-            _say(f"{item.spec.name}: {item.status}, not checked")
-    return [item.spec.name for item in found if item.status != "not downloaded"]
+    status = {name: listed(name, models_dir).status for name in MODELS}
+    absent = [name for name in MODELS if status[name] == "not downloaded"]
+    for name in absent:
+        _say(f"{name}: {status[name]}, not checked")
+    return [name for name in MODELS if name not in absent]
 
 
 def _show(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from virnucpro.errors import ModelError
 from virnucpro.models.local import (
@@ -125,22 +125,21 @@ class FileCheck:
     found: str
 
 
-@dataclass(frozen=True)
-class Availability:
-    """A registered model with its files, or with what is wrong with them."""
+class Absent(ModelError):
+    """A registered model that is not on this machine."""
 
-    spec: ModelSpec
-    model: LocalModel | None
-    problem: str | None
 
-    @property
-    def status(self) -> str:
-        """One of `embedded`, `downloaded`, `damaged`, `not downloaded`."""
-        if self.problem is not None:
-            return "damaged"
-        if self.model is None:
-            return "not downloaded"
-        return "embedded" if self.spec.hub_id is None else "downloaded"
+class Listed(NamedTuple):
+    """A model or a set as a list shows it; problem: what is wrong with it, empty if nothing is."""
+
+    name: str
+    status: str
+    trained: str
+    dim: str
+    licence: str
+    location: str
+    kind: str
+    problem: str = ""
 
 
 MODELS = {name: ModelSpec.read(name, values) for name, values in DATA["models"].items()}
@@ -189,9 +188,17 @@ def verify(name: str, models_dir: Path | None = None) -> list[FileCheck]:
     return [_check(path, spec.pin(path.name) if spec else None) for path in model.files]
 
 
-def available(models_dir: Path | None = None) -> list[Availability]:
-    """List the registered models and whether they can be used; no checksums are computed."""
-    return [_availability(spec, models_dir) for spec in MODELS.values()]
+def listed(name: str, models_dir: Path | None = None) -> Listed:
+    """A registered model in a list: embedded, downloaded, not downloaded or damaged; no checksums are computed."""
+    spec, place, problem = MODELS[name], "-", ""
+    try:
+        place = str(resolve(name, models_dir).weights.parent)
+        status = "embedded" if spec.hub_id is None else "downloaded"
+    except Absent:
+        status = "not downloaded"
+    except ModelError as error:
+        status, problem = "damaged", error.message
+    return Listed(name, status, "trained", str(spec.dim), spec.licence, place, spec.kind, problem)
 
 
 def _locate(name: str, models_dir: Path | None) -> LocalModel:
@@ -275,16 +282,6 @@ def _fetch(fetch: Callable[..., str], file: str, pin: FilePin, spec: ModelSpec, 
         )
 
 
-def _availability(spec: ModelSpec, models_dir: Path | None) -> Availability:
-    try:
-        model = _find(spec, models_dir)
-        if model is not None:
-            _refuse_truncated(spec, model, models_dir)
-    except ModelError as error:
-        return Availability(spec, None, error.message)
-    return Availability(spec, model, None)
-
-
 def _how_to_get(spec: ModelSpec, models_dir: Path | None) -> str:
     """How to get a registered model."""
     return f"run `virnucpro models download {spec.name}{option(models_dir)}`\n{_by_hand(spec, models_dir)}"
@@ -302,12 +299,12 @@ def _by_hand(spec: ModelSpec, models_dir: Path | None) -> str:
     return f"without a network, copy {', '.join(spec.pins)} from {spec.url} to {place}"
 
 
-def _absent(spec: ModelSpec, models_dir: Path | None) -> ModelError:
+def _absent(spec: ModelSpec, models_dir: Path | None) -> Absent:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     files = ", ".join((*spec.files, " or ".join(spec.weights)))
     places = [*map(str, folders(spec.name, models_dir)), f"the Hub cache {HF_HUB_CACHE}"]
-    return ModelError(
+    return Absent(
         f"model {spec.name} is not on this machine; {files} sought in: {'; '.join(places)}",
         hint=_how_to_get(spec, models_dir),
     )

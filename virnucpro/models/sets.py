@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from virnucpro.errors import ModelError
-from virnucpro.models import registry
 from virnucpro.models.card import CARD, DNA_ONLY, ClassifierCard, Reads, check_encoders
 from virnucpro.models.local import LocalModel
 from virnucpro.models.registry import (
@@ -23,8 +22,9 @@ from virnucpro.models.registry import (
     MODELS,
     REINSTALL,
     VARIABLE,
-    Availability,
+    Listed,
     folders,
+    listed,
     nearest,
     option,
     resolve,
@@ -115,27 +115,6 @@ class ModelSet:
         return self.card.trained and all(model.trained for model in self.encoders)
 
 
-@dataclass(frozen=True)
-class SetStatus:
-    """A named set with its missing parts, and what is wrong with its card, if anything."""
-
-    spec: SetSpec
-    folder: Path | None
-    card: ClassifierCard | None
-    missing: tuple[str, ...]
-    problem: str | None
-
-    @property
-    def status(self) -> str:
-        """`ready`, or `needs` and the parts."""
-        return f"needs {', '.join(self.missing)}" if self.missing else "ready"
-
-    @property
-    def trained(self) -> bool:
-        """Whether its classifier is trained, or will be once it is imported."""
-        return self.card is None or self.card.trained
-
-
 def resolve_set(name: str, models_dir: Path | None = None) -> ModelSet:
     """Find the parts of the set `name` on this machine and check that they fit together.
 
@@ -179,10 +158,17 @@ def _spec(name: str) -> SetSpec:
     return SetSpec(card.name, encoders[0], str(folder), encoders[1] if card.protein else None)
 
 
-def available_sets(models_dir: Path | None = None) -> list[SetStatus]:
-    """List the named sets and whether their parts are here; no checksums are computed."""
-    models = {item.spec.name: item for item in registry.available(models_dir)}
-    return [_status(spec, models, models_dir) for spec in SETS.values()]
+def listed_set(name: str, models_dir: Path | None = None) -> Listed:
+    """A named set in a list: `ready`, or `needs` and the parts that are missing; no checksums are computed."""
+    spec, errors = SETS[name], list[ModelError]()
+    folder = spec.find(models_dir)
+    card = _attempt(partial(ClassifierCard.read, folder), errors) if folder else None
+    needs = [encoder for encoder in spec.encoders if listed(encoder, models_dir).location == "-"]
+    needs += [] if card else [spec.classifier]
+    status = f"needs {', '.join(needs)}" if needs else "ready"
+    trained = "UNTRAINED" if card and not card.trained else "trained"
+    licence, problem = card.licence if card else "-", errors[0].message if errors else ""
+    return Listed(name, status, trained, str(spec.dim), licence, str(folder or "-"), "set", problem)
 
 
 def _found(spec: SetSpec, models_dir: Path | None) -> ModelSet:
@@ -259,14 +245,3 @@ def _check(found: ModelSet) -> None:
 
 def _misfit(found: ModelSet, why: str) -> ModelError:
     return ModelError(f"{found.classifier_folder / CARD}: {why}", hint="import or train the classifier again")
-
-
-def _status(spec: SetSpec, models: dict[str, Availability], models_dir: Path | None) -> SetStatus:
-    folder, card = spec.find(models_dir), None
-    errors: list[ModelError] = []
-    if folder is not None:
-        card = _attempt(lambda: ClassifierCard.read(folder), errors)
-    missing = [name for name in spec.encoders if models[name].model is None]
-    if card is None:
-        missing.append(spec.classifier)
-    return SetStatus(spec, folder, card, tuple(missing), errors[0].message if errors else None)
