@@ -105,6 +105,20 @@ def writing(path: Path) -> Iterator[None]:
         raise OutputError(f"cannot write {path}: {reason}", hint=hint) from error
 
 
+def refuse_other(path: Path, beginning: bytes, what: str) -> None:
+    """Raise OutputError for a file that is there and does not begin so; what: what would be written."""
+    hint = "choose another place or name with -o"
+    try:
+        with open(path, "rb") as file:
+            ours = file.read(len(beginning)) == beginning
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}", hint=hint) from error
+    if not ours:
+        raise OutputError(f"{path} exists and is no {what}", hint=hint)
+
+
 def sync(path: Path) -> None:
     """Wait until a file, or the entries of a folder, are on the disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)

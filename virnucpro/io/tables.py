@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO, cast
 
-from virnucpro.errors import OutputError
+from virnucpro.io.files import refuse_other
 
 FAILED: Mapping[str, str] = {
     "input": "file",
@@ -64,19 +64,9 @@ def gzip_text(path: Path) -> Iterator[TextIO]:
         yield text
 
 
-def refuse_other(path: Path, columns: Iterable[str]) -> None:
+def refuse_other_table(path: Path, columns: Iterable[str]) -> None:
     """Raise OutputError for a file that is there and is no table of these columns."""
-    try:
-        with open(path, "rb") as file:
-            ours = file.readline() == ("\t".join(columns) + "\n").encode()
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}", hint="choose another folder with -o") from error
-    if not ours:
-        raise OutputError(
-            f"{path} exists and is another table than would be written", hint="choose another folder with -o"
-        )
+    refuse_other(path, ("\t".join(columns) + "\n").encode(), "table such as would be written")
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

@@ -12,8 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from virnucpro.errors import OutputError
-from virnucpro.io.files import atomic_path
+from virnucpro.io.files import atomic_path, refuse_other
 
 logger = logging.getLogger("virnucpro.report")
 
@@ -60,17 +59,9 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def refuse_other(path: Path) -> None:
+def refuse_other_page(path: Path) -> None:
     """Raise OutputError for a file that is no page of ours."""
-    try:
-        with open(path, "rb") as file:
-            ours = file.read(len(_BEGINNING)) == _BEGINNING.encode()
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}", hint="choose another name with -o") from error
-    if not ours:
-        raise OutputError(f"{path} exists and is no report", hint="choose another name with -o")
+    refuse_other(path, _BEGINNING.encode(), "report")
 
 
 def write(path: Path, page: str) -> None:

@@ -28,7 +28,7 @@ def write_report(folder: Path, prefix: str, output: Path | None = None) -> Path:
     """
     results = Results(folder, prefix)
     path = output or results.paths.report
-    html.refuse_other(path)
+    html.refuse_other_page(path)
     html.write(path, Page(results).render())
     return path
 

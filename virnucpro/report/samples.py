@@ -15,7 +15,7 @@ from virnucpro.calls.read import Results, reading
 from virnucpro.calls.tables import SAMPLES
 from virnucpro.errors import InputError
 from virnucpro.io.files import atomic_path, make_folder, remove_unfinished
-from virnucpro.io.tables import number, read_rows, refuse_other, write_table
+from virnucpro.io.tables import number, read_rows, refuse_other_table, write_table
 from virnucpro.report import html, methods
 from virnucpro.report.survey import VERDICTS
 from virnucpro.runs.paths import PredictPaths, SamplePaths
@@ -177,8 +177,8 @@ def summarize(folders: Sequence[Path], output: Path, report: bool = True) -> Sam
 
 def check_summary(paths: SamplePaths) -> None:
     """Raise OutputError for a file that `summarize` would overwrite and that is no summary."""
-    refuse_other(paths.table, SAMPLES)
-    html.refuse_other(paths.report)
+    refuse_other_table(paths.table, SAMPLES)
+    html.refuse_other_page(paths.report)
 
 
 def _cells(samples: Samples, sample: Sample, output: Path) -> Iterator[object]:

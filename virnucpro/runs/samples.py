@@ -20,7 +20,7 @@ from typing import Any
 from virnucpro.calls.tables import FAILED_SAMPLES
 from virnucpro.errors import InputError, OutputError, UsageError
 from virnucpro.io.files import atomic_path, make_folder, remove_unfinished
-from virnucpro.io.tables import refuse_other, write_table
+from virnucpro.io.tables import refuse_other_table, write_table
 from virnucpro.pipeline.events import Listener
 from virnucpro.pipeline.launch_local import Workers
 from virnucpro.report.samples import check_summary, summarize
@@ -68,7 +68,7 @@ def run_samples(
     choose(configs[0])  # what is wrong with the settings is wrong with all
     result = SamplesResult(SamplePaths(output / "samples"))
     check_summary(result.paths)  # what cannot be written at the end is said before anything is computed
-    refuse_other(result.paths.failed, FAILED_SAMPLES)
+    refuse_other_table(result.paths.failed, FAILED_SAMPLES)
     with Workers() as workers:
         for place, (name, config) in enumerate(zip(samples, configs, strict=True), 1):
             logger.info("sample %d of %d: %s", place, len(configs), name)
