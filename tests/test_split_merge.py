@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import HANGS, Cli, to_fasta
+from msgspec import convert
 from test_predict import RECORDS, config, record
 from toy_set import save_toy_set
 
@@ -117,7 +118,7 @@ def test_embed_in_pieces_is_embed(suffix: str, inputs: tuple[Path, ...], tmp_pat
 
 
 def test_pieces_hold_whole_records_and_all_of_them(inputs: tuple[Path, ...], parts: Path) -> None:
-    split = Split.from_json(json.loads((parts / "split.json").read_text())["plan"])
+    split = convert(json.loads((parts / "split.json").read_text())["plan"], Split)
     places = [place for piece in split.pieces for place in piece.places()]
     numbers = [place.number for place in places] + [row[0] for row in split.rejected if row[2]]
     assert sorted(numbers) == list(range(len(numbers)))

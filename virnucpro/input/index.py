@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import count, zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 #: In a key, in place of a frame's name: the window as it stands.
 WHOLE = "W"
@@ -42,20 +42,6 @@ class Plan:
     parts: list[WorkFile] = field(default_factory=list)
     sequences: int = 0
     bases: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for the run record."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Plan:
-        """The plan in a run record."""
-        return cls([WorkFile(**part) for part in values["parts"]], values["sequences"], values["bases"])
-
-    @property
-    def frames(self) -> int:
-        """Open frames in all work files."""
-        return sum(part.frames for part in self.parts)
 
     @property
     def whole(self) -> int:

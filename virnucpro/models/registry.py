@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from msgspec import convert
+
 from virnucpro.errors import ModelError
 from virnucpro.models.local import (
     CONFIG,
@@ -79,11 +81,7 @@ class ModelSpec:
     @classmethod
     def read(cls, name: str, values: Mapping[str, Any]) -> ModelSpec:
         """Build the model `name` from its table in models.toml."""
-        citation = values["citation"].format_map(DATA["papers"])
-        pins = {
-            key: {file: FilePin(**pin) for file, pin in values.get(key, {}).items()} for key in ("pins", "other_pins")
-        }
-        return cls(name, **{**values, **pins, "citation": citation})
+        return convert({**values, "name": name, "citation": values["citation"].format_map(DATA["papers"])}, cls)
 
     @property
     def files(self) -> tuple[str, ...]:

@@ -14,6 +14,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from msgspec import convert
+
 from virnucpro.calls.kept_scores import holds_scores, read_scores
 from virnucpro.calls.scoring import Row, ScoredWindow
 from virnucpro.calls.verdicts import Thresholds
@@ -79,7 +81,7 @@ class Pieces(Inputs):
     """The inputs that were split, and the runs over their pieces: these are read, and not the inputs again."""
 
     def __init__(self, record: RunRecord, runs: Sequence[PieceRun]) -> None:
-        self.split, self.runs = Split.from_json(record.plan), runs
+        self.split, self.runs = convert(record.plan, Split), runs
         self.described = record.details["inputs"]
         self.names = tuple(Path(str(each["path"])) for each in self.described)
         self.paths = list(self.names)
@@ -123,7 +125,7 @@ def run_merge(config: MergeConfig, listener: Listener = unheard) -> PredictResul
     if record is None or record.command != "split" or record.state != "complete":
         raise InputError(f"{config.pieces} holds no pieces of `virnucpro split`", hint="give the folder of its -o")
     embeds = config.output.suffix in OUTPUT_SUFFIXES
-    split = Split.from_json(record.plan)
+    split = convert(record.plan, Split)
     pieces = Pieces(record, [_piece_run(config.pieces, piece, embeds) for piece in split.pieces])
     pieces.refuse_different()
     pieces.refuse_changed()

@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from msgspec import convert
+
 from virnucpro._version import __version__
 from virnucpro.core.device import select_devices
 from virnucpro.core.threads import in_order
@@ -163,7 +165,7 @@ class Run(Generic[Config, Paths]):
 
     def begin(self, plan: Plan | None = None) -> None:
         """Write the record; plan: None where nothing is left to compute."""
-        values = plan.to_json() if plan else {}
+        values = asdict(plan) if plan else {}
         self.session.begin(self.job.results, self.identity, self.job.choices, values, self._details())
 
     def _details(self) -> dict[str, Any]:
@@ -194,7 +196,7 @@ class Run(Generic[Config, Paths]):
         self.session.take_over()
         if not self.paths.parts.is_dir():
             return None
-        plan = Plan.from_json(record.plan)
+        plan = convert(record.plan, Plan)
         if lost := self._lost(plan):
             logger.warning("not resuming the earlier run: work file %s is gone or damaged; starting anew", lost)
             return None

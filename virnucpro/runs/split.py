@@ -12,7 +12,9 @@ from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from msgspec import convert
 
 from virnucpro._version import __version__
 from virnucpro.errors import InputError, UsageError
@@ -81,11 +83,6 @@ class Split:
     pieces: list[Piece] = field(default_factory=list)
     rejected: list[tuple[int, int, int, str, str]] = field(default_factory=list)
 
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Split:
-        """What stands in a record."""
-        return cls([Piece(**piece) for piece in values["pieces"]], [tuple(row) for row in values["rejected"]])
-
 
 @dataclass
 class SplitResult:
@@ -118,7 +115,7 @@ def run_split(config: SplitConfig, listener: Listener = unheard) -> SplitResult:
         # What would hold no record was left out by an earlier run that is complete.
         made = run.record.results if run.record and run.record.state == "complete" else ()
         if done := run.already_done([paths.folder / name for name in made] or results, identity, {}):
-            return SplitResult(paths, Split.from_json(done.plan))
+            return SplitResult(paths, convert(done.plan, Split))
         run.begin(results, identity, {}, {}, {"inputs": inputs.described})
         with run.stage("splitting"), run.publishing((*results, paths.failed), replaced=[paths.failed]) as names:
             split = _write(config, inputs, [names[path] for path in results], total)
