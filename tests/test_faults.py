@@ -80,11 +80,11 @@ def finished(output: Path) -> int:
 class Run:
     """The command line in a process group of its own, as a shell starts it.
 
-    held_at: how many work files it does, or one more, before it stands still.
+    held_at: how many work files it does, or one more, before it stands still; there are fewer than sequences.
     """
 
     def __init__(
-        self, fasta: Path | str, output: Path, device: str, *options: object, held_at: int = PARTS, **settings: Any
+        self, fasta: Path | str, output: Path, device: str, *options: object, held_at: int = SEQUENCES, **settings: Any
     ) -> None:
         words = ("embed", fasta, "-o", output, "-d", device, *OPTIONS, *options)
         command, env = held_command_line(RunPaths(output).shards, held_at, *words)
