@@ -19,14 +19,6 @@ class VirnucproError(Exception):
     def __str__(self) -> str:
         return self.message if self.hint is None else f"{self.message} ({'; '.join(self.hint.splitlines())})"
 
-    def __reduce__(self) -> tuple[object, ...]:
-        # Exceptions with keyword-only arguments do not survive pickling between processes by themselves.
-        return (_rebuild, (type(self), self.message, self.hint))
-
-
-def _rebuild(cls: type[VirnucproError], message: str, hint: str | None) -> VirnucproError:
-    return cls(message, hint=hint)
-
 
 class UsageError(VirnucproError):
     """Options that contradict each other or mean nothing together."""
@@ -66,11 +58,8 @@ class Interrupted(VirnucproError):
             "stopped by a signal; finished work files are kept",
             hint="the same command continues where this run stopped",
         )
-        self.signal_number = signal_number
+        self.args = (signal_number,)  # for pickle
         self.exit_code = 128 + signal_number
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return (Interrupted, (self.signal_number,))
 
 
 #: The run finished, but some sequences or files are in the failed list.

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from virnucpro.errors import OutputError
+from virnucpro.errors import OutputError, VirnucproError
 
 #: Bytes that the temporary name of a file has more than its own, at most.
 TEMPORARY_BYTES = len("..01234567-4194304.tmp")
@@ -84,39 +84,36 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield names[path]
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder that is not there, and those above it. Raises OutputError."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"the folder {path} cannot be made: {error.strerror}", hint="choose another place with -o"
-        ) from error
-
-
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Raises OutputError, naming `path`, for an OSError within."""
+def failing_as(kind: type[VirnucproError], what: str, hint: str | None = None) -> Iterator[None]:
+    """Raises an error of that kind for an OSError within: what has failed, and why."""
     try:
         yield
     except OSError as error:
-        reason = error.strerror or error
-        hint = "free space or choose another place, then rerun"
-        raise OutputError(f"cannot write {path}: {reason}", hint=hint) from error
+        raise kind(f"{what}: {error.strerror or error}", hint=hint) from error
+
+
+def writing(path: Path) -> contextlib.AbstractContextManager[None]:
+    """Raises OutputError, naming `path`, for an OSError within."""
+    return failing_as(OutputError, f"cannot write {path}", "free space or choose another place, then rerun")
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder that is not there, and those above it. Raises OutputError."""
+    with failing_as(OutputError, f"the folder {path} cannot be made", "choose another place with -o"):
+        path.mkdir(parents=True, exist_ok=True)
 
 
 def refuse_other(path: Path, beginning: bytes, what: str) -> None:
     """Raise OutputError for a file that is there and does not begin so; what: what would be written."""
     hint = "choose another place or name with -o"
-    try:
-        with open(path, "rb") as file:
-            ours = file.read(len(beginning)) == beginning
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}", hint=hint) from error
-    if not ours:
-        raise OutputError(f"{path} exists and is no {what}", hint=hint)
+    with (
+        failing_as(OutputError, f"cannot write {path}", hint),
+        contextlib.suppress(FileNotFoundError),
+        open(path, "rb") as file,
+    ):
+        if file.read(len(beginning)) != beginning:
+            raise OutputError(f"{path} exists and is no {what}", hint=hint)
 
 
 def sync(path: Path) -> None:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from virnucpro.core.threads import in_order
 from virnucpro.errors import InputError
 from virnucpro.input.fasta import first_word
-from virnucpro.io.files import atomic_path, open_regular
+from virnucpro.io.files import atomic_path, failing_as, open_regular
 
 FORMAT_VERSION = 1
 TEXT = h5py.string_dtype("utf-8")
@@ -100,11 +100,8 @@ def _digest(shard: memoryview) -> bytes:
 
 def read_shard(path: Path) -> Shard:
     """Read a shard. Raises InputError if it is not what was written under this name."""
-    try:
-        with open_regular(path) as content:
-            data = content.read()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}", hint="run the same command again") from error
+    with failing_as(InputError, f"cannot read {path}", "run the same command again"), open_regular(path) as content:
+        data = content.read()
     digest = _digest(memoryview(data))
     if data[: len(digest)] != digest:
         raise InputError(f"{path} is damaged: its checksum differs", hint="run the same command again")

@@ -6,14 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from msgspec import Meta, convert
 
 from virnucpro.calls.model import Bases, CallModel, Share
 from virnucpro.errors import ModelError
-from virnucpro.io.files import read_object
-from virnucpro.models.local import LocalModel
+from virnucpro.models.local import LocalModel, read_json
 from virnucpro.models.registry import MODELS
 
 CARD = "model.json"
@@ -101,7 +100,7 @@ class ClassifierCard:
     def read(cls, folder: Path) -> ClassifierCard:
         """The card of the classifier in `folder`; a ModelError names the file and what is wrong with it."""
         path = folder / CARD
-        values = _read_card(path)
+        values = read_json(path)
         pins = values.get("encoders")
         try:
             encoders = {key: pins.get(key) for key in ("dna", "protein")} if isinstance(pins, dict) else {}
@@ -139,11 +138,3 @@ def _cure(pin: EncoderPin) -> str:
             f"run `virnucpro models download {pin.name}` with the same --models-dir for the published file, or {hint}"
         )
     return hint
-
-
-def _read_card(path: Path) -> Mapping[str, Any]:
-    try:
-        return read_object(path)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ModelError(f"cannot read {path}: {reason}", hint="it must be a JSON object") from error

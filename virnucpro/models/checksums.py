@@ -17,7 +17,7 @@ from pathlib import Path
 
 from virnucpro.core.caches import own_folder
 from virnucpro.errors import ModelError, OutputError
-from virnucpro.io.files import atomic_path, read_object, sha256_of
+from virnucpro.io.files import atomic_path, failing_as, read_object, sha256_of
 
 #: Bytes from which on a checksum is remembered; a smaller file is read in a moment.
 LARGE = 64 << 20
@@ -53,12 +53,10 @@ class Checksum:
     @classmethod
     def of(cls, path: Path) -> Checksum:
         """Compute or recall the checksum of a file. Raises ModelError if it cannot be read or changes meanwhile."""
-        try:
+        with failing_as(ModelError, f"cannot read {path}"):
             state = FileState.of(path)
             known = _recall(state) if state.size >= LARGE else None
             return cls(state, known or _read(path, state))
-        except OSError as error:
-            raise ModelError(f"cannot read {path}: {error.strerror}") from error
 
     def refuse_changed(self, path: Path) -> None:
         """Raise ModelError if the file at `path` has changed."""

@@ -13,10 +13,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from virnucpro._version import __version__
 from virnucpro.errors import ModelError
-from virnucpro.io.files import read_object
+from virnucpro.io.files import failing_as, read_object
 from virnucpro.io.files import sha256_of as sum_of_file
 from virnucpro.models.checksums import Checksum
 
@@ -125,10 +126,8 @@ def weight_files(first: Path) -> tuple[Path, ...]:
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal; a ModelError if it cannot be read."""
-    try:
+    with failing_as(ModelError, f"cannot read {path}"):
         return sum_of_file(path)
-    except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror}") from error
 
 
 def combined(sums: Iterable[str]) -> str:
@@ -169,10 +168,16 @@ def _config_values(config: Path) -> Mapping[str, object]:
     """What a `config.json` says, nothing if there is none; a ModelError if it is not a JSON object."""
     if not _readable(config):
         return {}
+    return read_json(config)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of a model; a ModelError if it cannot be read."""
     try:
-        return read_object(config)
+        return read_object(path)
     except (OSError, ValueError) as error:
-        raise ModelError(f"cannot read {config}: {error}", hint="it must be a JSON object") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ModelError(f"cannot read {path}: {reason}", hint="it must be a JSON object") from error
 
 
 def _kind(config: Mapping[str, object], weights: list[Path]) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from virnucpro.core.threads import unbroken
 from virnucpro.errors import ModelError, OutputError, UsageError
+from virnucpro.io.files import failing_as
 from virnucpro.models.card import CARD, ClassifierCard, EncoderPin
 from virnucpro.models.classifier import EPS, NORM, check_state, save
 from virnucpro.models.local import sha256_of
@@ -70,11 +71,10 @@ def read_published(path: Path) -> dict[str, Tensor]:
     any other class or function, another number of layers, or layers that do not fit together.
     """
     try:
-        state = _state(path, _modules(path, unbroken(partial(_load, path))))
+        with failing_as(ModelError, f"cannot read {path}"):
+            state = _state(path, _modules(path, unbroken(partial(_load, path))))
     except ModelError:
         raise
-    except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror}") from error
     except Exception as error:
         # The reader raises a dozen kinds of error, and a file can put anything in the place of anything. The reader's
         # own words are kept back: they tell how to read the file unsafely.

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from virnucpro.core.threads import unbroken
 from virnucpro.errors import ModelError
-from virnucpro.io.files import read_object
-from virnucpro.models.local import weight_files
+from virnucpro.models.local import read_json, weight_files
 
 Config = TypeVar("Config")
 
@@ -32,10 +31,10 @@ def read_config(kind: type[Config], path: Path | None, weights: Path, family: st
     hint = f"is it {family}? if so, download it, or train it, again"
     if path is None:
         raise ModelError(f"{weights} has no config.json", hint=hint)
+    values = read_json(path)
     try:
-        values = read_object(path)
         return convert({name: values.get(name) for name in kind.__annotations__}, kind)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise ModelError(f"cannot read {path}: {error}", hint=hint) from error
 
 

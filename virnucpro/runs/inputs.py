@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from virnucpro.errors import InputError, OutputError
-from virnucpro.io.files import sha256_of
+from virnucpro.io.files import failing_as, sha256_of
 from virnucpro.runs.config import STDIN
 from virnucpro.runs.paths import RunPaths
 
@@ -50,13 +50,9 @@ class Inputs:
 
 def _spooled(names: Sequence[Path], paths: RunPaths) -> list[Path]:
     """`-` and named pipes as copies, so that they can be hashed, split, and resumed like any other input."""
-    try:
+    hint = "free space, or choose a roomier place with --work-dir"
+    with failing_as(OutputError, f"cannot copy the input to {paths.streams}", hint):
         return [_copied(name, paths, index) for index, name in enumerate(names)]
-    except OSError as error:
-        raise OutputError(
-            f"cannot copy the input to {paths.streams}: {error.strerror}",
-            hint="free space, or choose a roomier place with --work-dir",
-        ) from error
 
 
 def _copied(name: Path, paths: RunPaths, index: int) -> Path:
@@ -74,7 +70,5 @@ def _copied(name: Path, paths: RunPaths, index: int) -> Path:
 
 def _described(path: Path, name: Path) -> dict[str, object]:
     """Name, size and sha256 of an input. Raises InputError."""
-    try:
+    with failing_as(InputError, f"cannot read {name}", "check the path and its permissions"):
         return {"path": str(name), "size": path.stat().st_size, "sha256": sha256_of(path)}
-    except OSError as error:
-        raise InputError(f"cannot read {name}: {error.strerror}", hint="check the path and its permissions") from error

@@ -22,7 +22,7 @@ from virnucpro.calls.verdicts import Thresholds
 from virnucpro.errors import InputError, UsageError
 from virnucpro.input.fasta import DNA_AS_WRITTEN, Record, read_records
 from virnucpro.input.index import IndexedSequence
-from virnucpro.io.files import sha256_of
+from virnucpro.io.files import failing_as, sha256_of
 from virnucpro.io.results import OUTPUT_SUFFIXES, ids_path, layout_of, write_merged
 from virnucpro.io.store import read_blocks, result_attributes
 from virnucpro.io.tables import FAILED, write_table
@@ -101,10 +101,8 @@ class Pieces(Inputs):
     def refuse_changed(self) -> None:
         """Raise InputError unless the pieces are what `split` wrote."""
         for run in self.runs:
-            try:
+            with failing_as(InputError, f"cannot read {run.path}", "split the input again"):
                 same = sha256_of(run.path) == run.piece.sha256
-            except OSError as error:
-                raise InputError(f"cannot read {run.path}: {error.strerror}", hint="split the input again") from error
             if not same:
                 raise InputError(f"{run.path} is not what `virnucpro split` wrote", hint="split the input again")
 

@@ -23,7 +23,7 @@ from virnucpro.core.threads import in_order
 from virnucpro.errors import OutputError
 from virnucpro.input.cut import Cutter, Rules
 from virnucpro.input.index import Plan
-from virnucpro.io.files import sha256_of, sync
+from virnucpro.io.files import failing_as, sha256_of, sync
 from virnucpro.io.store import FORMAT_VERSION, READ_AHEAD
 from virnucpro.models.local import LocalModel
 from virnucpro.models.local import sha256_of as model_sha256
@@ -223,15 +223,11 @@ class Run(Generic[Config, Paths]):
 
         cutter = Cutter(self.job.rules, self.paths.part_file, self.config.sequences_per_file, devices, on_work)
         with self.session.stage("splitting"):
-            try:
+            hint = "free space, or choose a roomier place with --work-dir"
+            with failing_as(OutputError, f"cannot write work files in {self.paths.parts}", hint):
                 self.paths.parts.mkdir(parents=True)
                 plan = cutter.cut(self.inputs.paths, self.inputs.shown)
                 sync(self.paths.parts)
-            except OSError as error:
-                raise OutputError(
-                    f"cannot write work files in {self.paths.parts}: {error.strerror}",
-                    hint="free space, or choose a roomier place with --work-dir",
-                ) from error
             self.inputs.refuse_changed()
         return plan
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from virnucpro.calls.tables import FAILED_SAMPLES
 from virnucpro.errors import InputError, OutputError, UsageError
-from virnucpro.io.files import atomic_path, make_folder, remove_unfinished
+from virnucpro.io.files import atomic_path, failing_as, make_folder, remove_unfinished
 from virnucpro.io.tables import refuse_other_table, write_table
 from virnucpro.pipeline.events import Listener
 from virnucpro.pipeline.launch_local import Workers
@@ -126,10 +126,8 @@ def read_sheet(path: Path) -> Samples:
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Numbers of the lines that say something, and their cells."""
-    try:
+    with failing_as(InputError, f"cannot read {path}", "check the path of the sheet"):
         text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}", hint="check the path of the sheet") from error
     for number, line in enumerate(text.split("\n"), 1):
         cells = [cell.strip() for cell in line.split("\t")]
         if any(cells) and not line.startswith("#") and (number > 1 or cells[:2] != _HEADER):

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from virnucpro.errors import InputError, UsageError
 from virnucpro.input.fasta import decoded
 from virnucpro.input.index import IndexedSequence, WorkFile, read_index, window_key
+from virnucpro.io.files import failing_as
 from virnucpro.models.classifier import Classifier
 from virnucpro.pipeline.caller import Called
 from virnucpro.pipeline.features import Features, join
@@ -167,10 +168,8 @@ class _Column:
 
 def read_groups(path: Path) -> dict[str, str]:
     """Record id → group, of a table of two columns without a header, encoded as the records are. Raises InputError."""
-    try:
+    with failing_as(InputError, f"cannot read {path}", "check the path"):
         data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}", hint="check the path") from error
     if b"\0" in data:
         raise InputError(f"{path} is no plain text", hint="save it as UTF-8, for example by `iconv -f UTF-16 -t UTF-8`")
     groups: dict[str, str] = {}
