@@ -23,7 +23,7 @@ from benchmarks.bench import QUICK, WHOLE, Bench
 from benchmarks.common import Report, Row, parser, run_main
 from benchmarks.esm import RandomESMWorker
 from benchmarks.esm_ways import proteins_of
-from virnucpro.core.device import supports_fp8
+from virnucpro.core.device import describe
 from virnucpro.models.attention import PackedLayout
 from virnucpro.models.backend import kernels_for
 from virnucpro.models.esm2 import ESM2
@@ -128,7 +128,7 @@ def measure(args: argparse.Namespace, report: Report) -> None:
     with tempfile.TemporaryDirectory(prefix="virnucpro-") as folder, torch.no_grad():
         bench = Bench(Path(folder), device, QUICK if args.quick else WHOLE, args.seed, report)
         batch = full_batch(proteins_of("20 to 166", args.budget // 50, args.seed), args.budget)
-        for dtype in ("bf16", "fp8") if supports_fp8(device) else ("bf16",):
+        for dtype in ("bf16", "fp8") if describe(device).fp8 else ("bf16",):
             network = network_of(bench, dtype)
             measure_dtype(bench, network, dtype, batch, tables)
             del network

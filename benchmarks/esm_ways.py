@@ -23,7 +23,7 @@ import torch
 from benchmarks.bench import QUICK, WHOLE, Bench
 from benchmarks.common import Report, Row, largest_difference, parser, run_main, smallest_cosine
 from benchmarks.esm import RandomESMWorker, random_proteins
-from virnucpro.core.device import supports_bf16, supports_fp8
+from virnucpro.core.device import describe, supports_bf16
 from virnucpro.models.attention import PackedLayout, to_device
 from virnucpro.models.esm2 import ESM2Config
 from virnucpro.models.protein_tokenizer import PAD
@@ -135,7 +135,7 @@ def _all(passes: Sequence[Pass]) -> None:
 def engine_rows(bench: Bench, mix: str, proteins: list[str], budget: int) -> Iterator[Row]:
     """In each dtype that the device has."""
     tokens = sum(map(len, proteins)) + 2 * len(proteins)
-    for dtype in ("bf16", "fp8") if supports_fp8(bench.device) else ("bf16",):
+    for dtype in ("bf16", "fp8") if describe(bench.device).fp8 else ("bf16",):
         passes = [run for _, run in batches_of(bench.esm_encoder(dtype, budget), proteins, bench.device)]
         seconds = fastest(bench, partial(_all, passes))
         yield {"lengths": mix, "way": f"virnucpro, {dtype}, {budget} tokens", "tokens/s": tokens / seconds}
@@ -160,7 +160,7 @@ def cost_rows(bench: Bench, budget: int) -> Iterator[Row]:
     shuffled = dict(items)
     half = dict(list(shuffled.items())[::2])
     exact = vectors_of(bench, "fp32", named, budget)
-    for dtype in ("bf16", "fp8") if supports_fp8(bench.device) else ("bf16",):
+    for dtype in ("bf16", "fp8") if describe(bench.device).fp8 else ("bf16",):
         found = vectors_of(bench, dtype, named, budget)
         others = [vectors_of(bench, dtype, each, budget) for each in (shuffled, half)]
         differing = sum(not np.array_equal(row, found[name]) for other in others for name, row in other.items())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import subprocess
@@ -58,8 +57,7 @@ def memory(path: Path) -> Path:
 
 def forge(path: Path) -> None:
     """Remember another checksum of the file as it is."""
-    known = memory(path)
-    known.write_text(json.dumps(json.loads(known.read_text()) | {"sha256": FORGED}))
+    memory(path).write_text(FORGED)
     assert sum_of(path) == FORGED
 
 
@@ -128,10 +126,8 @@ def _pipe(path: Path) -> None:
     [
         lambda path: path.write_bytes(path.read_bytes()[:-20]),
         lambda path: path.write_bytes(b"\xff\xfe"),
-        lambda path: path.write_text("[]"),
-        lambda path: path.write_text(path.read_text().replace('"sha256"', '"sum"')),
-        lambda path: path.write_text(path.read_text().replace(FORGED, "f")),
-        lambda path: path.write_text(path.read_text().replace('"inode": ', '"inode": 1')),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_text(FORGED.upper()),
         _folder,
         _pipe,
     ],

@@ -70,22 +70,6 @@ def supports_bf16(device: torch.device) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def supports_fp8(device: torch.device) -> bool:
-    """Whether `device` multiplies FP8: a GPU of compute capability 8.9 or more. Initialises CUDA."""
-    import torch
-
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= FP8
-
-
-def memory_gib(device: torch.device) -> float:
-    """Memory in GiB: that of the card for a GPU, that of the machine for a CPU."""
-    import torch
-
-    if device.type == "cuda":
-        return float(torch.cuda.get_device_properties(device).total_memory) / 2**30
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-
-
 def triton_version() -> str | None:
     """The installed version of Triton, found without touching a GPU; None if it is not installed."""
     try:
@@ -95,11 +79,19 @@ def triton_version() -> str | None:
 
 
 def describe(device: torch.device) -> Device:
-    """Describe a device. Initialises CUDA for a GPU: call it where the device is used."""
+    """Describe a device, a CPU with the memory of its machine. Initialises CUDA for a GPU: call it where it is used."""
     import torch
 
-    model = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_model()
-    return Device(str(device), model, round(memory_gib(device), 1), supports_bf16(device), supports_fp8(device))
+    if device.type == "cuda":
+        found = torch.cuda.get_device_properties(device)
+        capability = found.major, found.minor
+        return _device(str(device), found.name, found.total_memory, capability >= BF16, capability >= FP8)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return _device(str(device), _cpu_model(), memory, supports_bf16(device))
+
+
+def _device(name: str, model: str, memory: int, bf16: bool, fp8: bool = False) -> Device:
+    return Device(name, model, round(memory / 2**30, 1), bf16, fp8)
 
 
 def find_cpu() -> Device:
@@ -204,8 +196,7 @@ def _of_driver(driver: ctypes.CDLL, number: int) -> Device:
     _asked(driver.cuDeviceGetName, name, len(name), device)
     _asked(driver.cuDeviceTotalMem_v2, ctypes.byref(memory), device)
     capability = _attribute(driver, device, _MAJOR), _attribute(driver, device, _MINOR)
-    gib = round(memory.value / 2**30, 1)
-    return Device(f"cuda:{number}", name.value.decode(), gib, capability >= BF16, capability >= FP8)
+    return _device(f"cuda:{number}", name.value.decode(), memory.value, capability >= BF16, capability >= FP8)
 
 
 def _attribute(driver: ctypes.CDLL, device: ctypes.c_int, which: int) -> int:

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from virnucpro.core.caches import own_folder
 from virnucpro.errors import ModelError, OutputError
-from virnucpro.io.files import atomic_path, failing_as, read_object, sha256_of
+from virnucpro.io.files import atomic_path, failing_as, open_regular, sha256_of
 
 #: Bytes from which on a checksum is remembered; a smaller file is read in a moment.
 LARGE = 64 << 20
@@ -82,26 +81,23 @@ def _changed(path: Path) -> ModelError:
 
 
 def _recall(state: FileState) -> str | None:
-    memory = _memory(state)
-    try:
-        values = read_object(memory) if memory else {}
-    except (OSError, ValueError):
-        return None
-    found = str(values.pop("sha256", None))
-    return found if values == asdict(state) and re.fullmatch("[0-9a-f]{64}", found) else None
+    memory, found = _memory(state), ""
+    with contextlib.suppress(OSError, ValueError):
+        if memory:
+            with open_regular(memory) as file:
+                found = file.read().decode()
+    return found if re.fullmatch("[0-9a-f]{64}", found) else None
 
 
 def _remember(checksum: Checksum) -> None:
-    memory = _memory(checksum.state)
-    if memory is None:
-        return
-    with contextlib.suppress(OSError, OutputError):  # the file will be read again
-        memory.parent.mkdir(exist_ok=True)
-        with atomic_path(memory) as temporary:
-            temporary.write_text(json.dumps({**asdict(checksum.state), "sha256": checksum.sha256}), encoding="utf-8")
+    if memory := _memory(checksum.state):
+        with contextlib.suppress(OSError, OutputError):  # the file will be read again
+            memory.parent.mkdir(exist_ok=True)
+            with atomic_path(memory) as temporary:
+                temporary.write_text(checksum.sha256, encoding="utf-8")
 
 
 def _memory(state: FileState) -> Path | None:
-    """The file that remembers the checksum of a file; None if there is no cache folder."""
-    folder, name = own_folder(), hashlib.sha256(os.fsencode(state.path)).hexdigest()[:32]
-    return folder / "checksums" / f"{name}.json" if folder else None
+    """The file, named by a state, that remembers the checksum of a file in it; None if there is no cache folder."""
+    folder, name = own_folder(), hashlib.sha256(repr(state).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    return folder / "checksums" / name if folder else None
