@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import rich_click as click
+from msgspec import Meta
 from rich_click.utils import OptionGroupDict
 
-from virnucpro.runs.config import Number, OneOf, Settings, Whole, checks, path, yes_or_no
+from virnucpro.runs.config import Settings, annotation
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -56,21 +58,22 @@ def _of_setting(settings: type[Settings], name: str) -> dict[str, Any]:
         return {}
     if setting.default is MISSING:
         return {"required": True}
-    return {"default": setting.default, "show_default": True} | _type(checks(settings)[name][0])
+    kind, meta = annotation(get_type_hints(settings, include_extras=True)[name])
+    return {"default": setting.default, "show_default": True} | _type(kind, meta)
 
 
-def _type(check: object) -> dict[str, Any]:
+def _type(kind: Any, meta: Meta) -> dict[str, Any]:
     """How Click checks what a setting does."""
-    match check:
-        case Whole(least, _):
-            return {"type": click.IntRange(min=least)}
-        case Number(low, high, open_low):
-            return {"type": click.FloatRange(low, high if high < float("inf") else None, min_open=open_low)}
-        case OneOf(choices):
-            return {"type": click.Choice(choices)}
-    if check is yes_or_no:
+    if kind is bool:
         return {"is_flag": True}
-    return {"type": click.Path(path_type=Path, file_okay=False) if check is path else str}
+    if meta.extra:
+        return {"type": click.Choice(meta.extra["choices"])}
+    if kind is int:
+        return {"type": click.IntRange(min=meta.ge)}  # type: ignore[arg-type]
+    if kind is float:
+        high = meta.le if meta.le != sys.float_info.max else None
+        return {"type": click.FloatRange(meta.ge if meta.gt is None else meta.gt, high, min_open=meta.gt is not None)}
+    return {"type": click.Path(path_type=Path, file_okay=False) if kind is Path else str}
 
 
 def options(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import os
-import re
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
+
+from msgspec import Meta, convert
 
 from virnucpro.errors import UsageError
 from virnucpro.input.windows import DEFAULT_SIZE
@@ -31,120 +32,43 @@ MOST_TOKENS, MOST_THREADS = 1 << 24, 1 << 10
 MOST_SEED = 2**63 - 1
 MOST_PIECES = 100_000
 
-#: The value of a setting as it is kept; raises ValueError, which says what it must be.
-Check = Callable[[Any], Any]
+
+def whole(least: int, most: int | None = None) -> Meta:
+    """A whole number from `least` on, or to `most`."""
+    return Meta(ge=least, le=most, description=f"a whole number from {least} {'on' if most is None else f'to {most}'}")
 
 
-@dataclass(frozen=True)
-class Whole:
-    """A whole number from `least` on."""
-
-    least: int
-    most: int | None = None
-
-    def __call__(self, value: Any) -> int:
-        """The number."""
-        fits = hasattr(value, "__index__") and not isinstance(value, bool) and self.least <= value.__index__()
-        if not fits or (self.most is not None and value.__index__() > self.most):
-            raise ValueError(f"a whole number from {self.least} {'on' if self.most is None else f'to {self.most}'}")
-        return int(value.__index__())
+def number(low: float, high: float | None = None) -> Meta:
+    """A finite number from `low` on, or to `high`."""
+    end = "" if high is None else f" to {high}"
+    return Meta(ge=low, le=high or sys.float_info.max, description=f"a number from {low}{end}")
 
 
-@dataclass(frozen=True)
-class Number:
-    """A finite number from `low` (itself too, unless `open_low`) to `high`."""
-
-    low: float
-    high: float = math.inf
-    open_low: bool = False
-
-    def __call__(self, value: Any) -> float:
-        """The number."""
-        found = float(value) if hasattr(value, "__float__") and not isinstance(value, bool) else math.nan
-        if not self.low <= found <= self.high or math.isinf(found) or (self.open_low and found == self.low):
-            end = "" if math.isinf(self.high) else f" to {self.high}"
-            raise ValueError(f"a number {'above' if self.open_low else 'from'} {self.low}{end}")
-        return found
+def above(low: float, high: float | None = None) -> Meta:
+    """The same without `low` itself."""
+    end = "" if high is None else f" to {high}"
+    return Meta(gt=low, le=high or sys.float_info.max, description=f"a number above {low}{end}")
 
 
-@dataclass(frozen=True)
-class OneOf:
+def one_of(*words: str) -> Meta:
     """One of these words."""
-
-    choices: tuple[str, ...]
-
-    def __call__(self, value: Any) -> str:
-        """The word."""
-        if value not in self.choices:
-            raise ValueError(f"one of {', '.join(self.choices)}")
-        return str(value)
+    choices = {"choices": words}
+    return Meta(pattern=rf"^({'|'.join(words)})\Z", extra=choices, description=f"one of {', '.join(words)}")
 
 
-def yes_or_no(value: Any) -> bool:
-    """A switch."""
-    if not isinstance(value, bool):
-        raise ValueError("True or False")
-    return value
-
-
-def path(value: Any) -> Path:
-    """A path, also as text."""
-    if not isinstance(value, str | os.PathLike) or not os.fspath(value) or "\0" in str(value):
-        raise ValueError("a path")
-    return Path(value)
-
-
-def paths(value: Any) -> tuple[Path, ...]:
-    """One path at least."""
-    if isinstance(value, str | os.PathLike) or not isinstance(value, Iterable):
-        raise ValueError("a list of paths")
-    if not (found := tuple(map(path, value))):
-        raise ValueError("at least one path")
-    return found
-
-
-def text(value: Any) -> str:
-    """A word, such as the name of a model."""
-    if not isinstance(value, str) or not value or "\0" in value:
-        raise ValueError("text")
-    return value
-
-
-def name(value: Any) -> str:
-    """A model by its name, or by its path."""
-    return text(os.fspath(value) if isinstance(value, os.PathLike) else value)
-
-
-def device(value: Any) -> str:
-    """Devices as `--device` has them; a GPU also by its number alone."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return str(value)
-    if not isinstance(value, str) or not value:
-        raise ValueError("auto, cpu, cuda, or GPU numbers such as 0,2")
-    return value
-
-
-def cluster(value: Any) -> str:
-    """The address of a Ray cluster."""
-    if not isinstance(value, str) or not re.fullmatch(r"auto|[^\s:/]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}", value):
-        raise ValueError("auto or HOST:PORT")
-    return value
-
-
-def beginning_of_a_name(value: Any) -> str:
-    """What names of files can begin with."""
-    if not isinstance(value, str) or value in ("", ".", "..") or "\0" in value or Path(value).name != value:
-        raise ValueError("the beginning of a file name (the folder is named by output)")
-    return value
-
-
-APath = Annotated[Path, path]
-Paths = Annotated[tuple[Path, ...], paths]
-Name = Annotated[str, name]
-Switch = Annotated[bool, yes_or_no]
-Count = Annotated[int, Whole(1)]
-Tokens = Annotated[int, Whole(1, MOST_TOKENS)]
-Share = Annotated[float, Number(0, 0.5, open_low=True)]
+APath = Annotated[Path, Meta(description="a path")]
+Paths = Annotated[tuple[Path, ...], Meta(min_length=1, description="a list of paths, of one at least")]
+Text = Annotated[str, Meta(pattern="^[^\0]+$", description="text")]
+_PREFIX = "the beginning of a file name (the folder is named by output)"
+Prefix = Annotated[str, Meta(pattern=r"^(?!\.{1,2}$)[^/\0]+$", description=_PREFIX)]
+Devices = Annotated[str, Meta(min_length=1, description="auto, cpu, cuda, or GPU numbers such as 0,2")]
+_ADDRESS = r"^(auto|[^\s:/]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5})\Z"
+Address = Annotated[str, Meta(pattern=_ADDRESS, description="auto or HOST:PORT")]
+Switch = Annotated[bool, Meta(description="True or False")]
+Count = Annotated[int, whole(1)]
+Tokens = Annotated[int, whole(1, MOST_TOKENS)]
+Score = Annotated[float, number(0, 1)]
+Share = Annotated[float, above(0, 0.5)]
 
 
 @dataclass(frozen=True)
@@ -152,21 +76,38 @@ class Settings:
     """Checks each field by its annotation as soon as all are there. Raises UsageError for a value that is none."""
 
     def __post_init__(self) -> None:
-        for field, (check, optional) in checks(type(self)).items():
-            value = getattr(self, field)
-            if value is None and optional:
-                continue
+        for field, hint in get_type_hints(type(self), include_extras=True).items():
+            kind, meta = annotation(hint)
             try:
-                object.__setattr__(self, field, check(value))
+                value = convert(_plain(getattr(self, field), kind), hint, dec_hook=_path)
+                object.__setattr__(self, field, value)
             except (ValueError, TypeError, OverflowError) as error:
-                raise UsageError(f"{field} must be {error}, not {value!r}") from error
+                raise UsageError(f"{field} must be {meta.description}, not {getattr(self, field)!r}") from error
 
 
-def checks(config: type[Settings]) -> dict[str, tuple[Check, bool]]:
-    """By field: its check, and whether it may be None."""
-    hints = get_type_hints(config, include_extras=True)
-    annotated = {field: hint if hasattr(hint, "__metadata__") else get_args(hint)[0] for field, hint in hints.items()}
-    return {field: (annotated[field].__metadata__[0], type(None) in get_args(hint)) for field, hint in hints.items()}
+def annotation(hint: Any) -> tuple[Any, Meta]:
+    """The type of a setting, and what else is asked of it; it may be None, too."""
+    annotated = hint if hasattr(hint, "__metadata__") else get_args(hint)[0]
+    return annotated.__origin__, annotated.__metadata__[0]
+
+
+def _plain(value: Any, kind: Any) -> Any:
+    """A value of NumPy, or of the like, as one of Python; a path for the name of a model."""
+    if isinstance(value, bool):
+        return value
+    if kind is int and hasattr(value, "__index__"):
+        return value.__index__()
+    if kind is float and hasattr(value, "__float__"):
+        return float(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else value
+
+
+def _path(_kind: Any, value: Any) -> Path:
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value) or "\0" in str(value):
+        raise ValueError("no path")
+    return Path(value)
 
 
 @dataclass(frozen=True)
@@ -180,21 +121,21 @@ class RunConfig(Settings):
     #: What the results are named after.
     output: APath
     models_dir: APath | None = None
-    device: Annotated[str, device] = "auto"
+    device: Devices = "auto"
     batch_size: Tokens | None = None
-    dtype: Annotated[str, OneOf(DTYPES)] = "auto"
+    dtype: Annotated[str, one_of(*DTYPES)] = "auto"
     sequences_per_file: Count = DEFAULT_SEQUENCES_PER_FILE
     work_dir: APath | None = None
     resume: Switch = True
     force: Switch = False
-    threads: Annotated[int, Whole(1, MOST_THREADS)] | None = None
-    stall_minutes: Annotated[float, Number(0, open_low=True)] = (
-        30.0  # so long may a batch of long sequences take on a CPU
-    )
-    ray: Annotated[str, cluster] | None = None
-    ray_wait: Annotated[float, Number(0)] = 10.0  # for another node of a cluster, where the last one has gone
+    threads: Annotated[int, whole(1, MOST_THREADS)] | None = None
+    stall_minutes: Annotated[float, above(0)] = 30.0  # so long may a batch of long sequences take on a CPU
+    ray: Address | None = None
+    ray_wait: Annotated[float, number(0)] = 10.0  # for another node of a cluster, where the last one has gone
 
     def __post_init__(self) -> None:
+        if isinstance(self.device, int) and not isinstance(self.device, bool) and self.device >= 0:
+            object.__setattr__(self, "device", str(self.device))  # a GPU by its number alone
         super().__post_init__()
         if self.ray is not None and self.device not in ("auto", "cpu", "cuda"):
             raise UsageError(
@@ -206,8 +147,8 @@ class RunConfig(Settings):
 class EmbedConfig(RunConfig):
     """What `virnucpro embed` was asked for: `output` is the file of embeddings."""
 
-    model: Name = DEFAULT_MODEL
-    max_tokens: Annotated[int, Whole(16, MOST_TOKENS)] = DEFAULT_MAX_TOKENS
+    model: Text = DEFAULT_MODEL
+    max_tokens: Annotated[int, whole(16, MOST_TOKENS)] = DEFAULT_MAX_TOKENS
 
 
 @dataclass(frozen=True)
@@ -222,7 +163,7 @@ class TrainConfig(RunConfig):
 
     sequences_per_file: Count = DEFAULT_FRAMES_PER_FILE
     virus: Count = 1
-    model: Name = DEFAULT_MODEL_SET
+    model: Text = DEFAULT_MODEL_SET
     window: Count = DEFAULT_SIZE
     validation_fraction: Share = 0.1
     test_fraction: Share = 0.1
@@ -230,8 +171,8 @@ class TrainConfig(RunConfig):
     dna_only: Switch = False
     epochs: Count = 200
     patience: Count = 5
-    learning_rate: Annotated[float, Number(0, open_low=True)] = 1e-3
-    seed: Annotated[int, Whole(0, MOST_SEED)] = 1
+    learning_rate: Annotated[float, above(0)] = 1e-3
+    seed: Annotated[int, whole(0, MOST_SEED)] = 1
 
 
 @dataclass(frozen=True)
@@ -246,13 +187,13 @@ class PredictConfig(RunConfig):
     """
 
     sequences_per_file: Count = DEFAULT_FRAMES_PER_FILE
-    prefix: Annotated[str, beginning_of_a_name] | None = None
-    model: Name = DEFAULT_MODEL_SET
+    prefix: Prefix | None = None
+    model: Text = DEFAULT_MODEL_SET
     window: Count | None = None
-    min_score: Annotated[float, Number(0, 1)] | None = None
-    preset: Annotated[str, text] | None = None
-    min_length: Annotated[int, Whole(0)] | None = None
-    viral_share: Annotated[float, Number(0, 1)] | None = None
+    min_score: Score | None = None
+    preset: Text | None = None
+    min_length: Annotated[int, whole(0)] | None = None
+    viral_share: Score | None = None
     exact: Switch = False
     vanilla_output: Switch = False
     keep_embeddings: Switch = False
@@ -269,7 +210,7 @@ class SplitConfig(Settings):
 
     inputs: Paths
     output: APath
-    pieces: Annotated[int, Whole(1, MOST_PIECES)] | None = None
+    pieces: Annotated[int, whole(1, MOST_PIECES)] | None = None
     bases: Count | None = None
     protein: Switch = False
     force: Switch = False
@@ -290,7 +231,7 @@ class MergeConfig(Settings):
 
     pieces: APath
     output: APath
-    prefix: Annotated[str, beginning_of_a_name] | None = None
+    prefix: Prefix | None = None
     models_dir: APath | None = None
     force: Switch = False
 
