@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import HANGS, Cli, command_line, random_records, set_size, to_fasta
 
@@ -493,3 +494,11 @@ def test_settings_in_a_pythons_words() -> None:
     config = PredictConfig(["in.fa"], "out", device=0, work_dir="w", model=Path("set"))  # type: ignore[arg-type]
     assert (config.inputs, config.output, config.work_dir) == ((Path("in.fa"),), Path("out"), Path("w"))
     assert (config.device, config.model) == ("0", "set")
+
+
+def test_settings_as_numpy_has_them() -> None:
+    paths: Any = np.array(["a.fa", "b.fa"])
+    config = PredictConfig(paths, paths[0], batch_size=np.int32(512), min_score=np.float32(0.5), model=paths[1])
+    assert (config.inputs, config.output) == ((Path("a.fa"), Path("b.fa")), Path("a.fa"))
+    assert (config.batch_size, config.min_score, config.model) == (512, 0.5, "b.fa")
+    assert [type(each) for each in (config.batch_size, config.min_score, config.model)] == [int, float, str]

@@ -101,7 +101,9 @@ def _plain(value: Any, kind: Any) -> Any:
         return float(value)
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else value
+    if isinstance(value, str):
+        return str(value)
+    return tuple(value) if isinstance(value, Iterable) else value
 
 
 def _path(_kind: Any, value: Any) -> Path:
