@@ -84,9 +84,9 @@ class KillingLauncherTests(LauncherTests):
 
     def test_it_tells_how_a_worker_died(self, tmp_path: Path) -> None:
         said = self.said(light.dies_on_3, tmp_path, Path("3.fa"))
-        assert said == [Ready(), Request(), Died("SIGKILL; was memory short?")]
+        assert said == [Ready(), Request(), Died("SIGKILL; out of memory?")]
 
     def test_it_kills_a_worker(self, tmp_path: Path) -> None:
         said = self.said(light.copier, tmp_path, Path("1.fa"), KILL)
-        assert said[-2:] == [Request(), Died("SIGKILL; was memory short?")]
+        assert said[-2:] == [Request(), Died("SIGKILL; out of memory?")]
         assert outputs(tmp_path) == {"1.fa"}

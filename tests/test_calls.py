@@ -346,6 +346,6 @@ def test_a_given_share_is_taken() -> None:
     assert (found.share, found.estimated, found.calls) == (0.1, False, 8)
     assert found.expected_false == pytest.approx(4.0, abs=0.02)
     assert str(found) == (
-        "expected to be false: 4.0 of 8 called virus, if 10.0% of the sequences are viral (given); "
-        "0.5 of 2 regions in mixed ones"
+        "expected false calls: 4.0 of 8 called virus, assuming that 10.0% of the sequences are viral (given); "
+        "0.5 of 2 regions in mixed sequences"
     )

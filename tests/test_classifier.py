@@ -254,12 +254,12 @@ def test_weights_that_do_not_fit_the_card_are_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "change", "message"),
     [
-        ("hidden.weight", lambda t: t.flatten(), "hidden.weight is no matrix"),
+        ("hidden.weight", lambda t: t.flatten(), "hidden.weight is not a matrix"),
         ("hidden.bias", lambda t: t[:-1], r"hidden.bias is \(511,\) torch.float32, expected \(512,\)"),
         ("output.weight", lambda t: t[:1], r"output.weight is \(1, 512\)"),
         ("norm.weight", lambda t: t.half(), r"norm.weight is \(512,\) torch.float16"),
-        ("norm.bias", lambda t: t * float("nan"), "norm.bias holds numbers that no training gives"),
-        ("norm.running_var", lambda t: -t, "norm.running_var holds numbers that no training gives"),
+        ("norm.bias", lambda t: t * float("nan"), "norm.bias holds NaN, infinity or a negative variance"),
+        ("norm.running_var", lambda t: -t, "norm.running_var holds NaN, infinity or a negative variance"),
         ("output.bias", lambda _: None, "misses 1 tensors of a classifier, for example output.bias"),
     ],
 )
@@ -392,7 +392,7 @@ OTHER = {
     "net = 5": "no network of class __main__.MLPClassifier",
     "net.body = None": "damaged, or another kind",
     CALLED: "damaged, or another kind",
-    LEGACY: r"PyTorch 1\.6 or newer has not written it",
+    LEGACY: r"it was not written by PyTorch 1\.6 or newer",
 }
 
 
@@ -419,7 +419,7 @@ def test_published_file_gives_the_scores_of_the_network_in_it(published: dict[st
 def test_code_in_a_file_is_refused_and_not_run(published: dict[str, Path]) -> None:
     paths = [published[change] for change in MALICIOUS]
     for path in paths:
-        with pytest.raises(ModelError, match=rf"{path} is no published classifier: it names .*(posix|nt)\.system"):
+        with pytest.raises(ModelError, match=rf"{path} is not a published classifier: it names .*(posix|nt)\.system"):
             read_published(path)
     folder = paths[0].parent
     assert not list(folder.glob("*.marker"))

@@ -129,7 +129,7 @@ def test_cut_gzip(fasta: Fasta, cli: Cli, tmp_path: Path, monkeypatch: pytest.Mo
     ((source, number, sequence_id, reason),) = failed_rows(output)
     assert (source, number, sequence_id) == (name, "0", "")
     found = vectors_by_id(output)
-    assert reason.startswith(f"{'standard input' if stdin else name}: reading ended after {len(found)} records: ")
+    assert reason.startswith(f"{'standard input' if stdin else name}: reading stopped after {len(found)} records: ")
     assert "again" in reason
     assert len(found) > 50
     whole = to_fasta(tmp_path / "whole.fa", records[: len(found)])

@@ -335,7 +335,7 @@ def test_a_file_that_is_cut_off_is_told_of_between_its_records_and_the_next_file
     read = damage.number
     assert 50 < read < 800
     assert (damage.input_index, damage.length, damage.failed) == (0, 0, True)
-    assert damage.reason.startswith(f"{cut_file}: reading ended after {read} records: ")
+    assert damage.reason.startswith(f"{cut_file}: reading stopped after {read} records: ")
     assert sequences.index(damage) == read
     rest = [row for row in found.rows if row is not damage]
     assert rest == reference([records[:read], records[:2]], RULES).rows

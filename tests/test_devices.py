@@ -178,7 +178,7 @@ def test_a_driver_that_sees_no_gpu(driver: Path) -> None:
 
 
 def test_a_driver_that_does_not_start(driver: Path) -> None:
-    assert "CUDA's driver does not start: error 804" in ask(driver, CODE="804").stderr
+    assert "the CUDA driver failed to start: error 804" in ask(driver, CODE="804").stderr
 
 
 def test_a_driver_that_is_too_old_for_pytorch(driver: Path) -> None:

@@ -114,7 +114,7 @@ def test_what_is_no_protein_is_listed(tmp_path: Path, cli: Cli) -> None:
         "inner": ("MK*VL", "this looks like a stop codon; cut the protein there"),
         "stops": ("MKVL**", "this looks like a stop codon"),
         "gap": ("MK-VL", "this looks like a gap"),
-        "sign": ("MKVL#", "put X for an unknown amino acid"),
+        "sign": ("MKVL#", "use X for an unknown amino acid"),
         "only": ("*", "no sequence follows this header"),
     }
     records = [*RECORDS[:2], *((name, sequence) for name, (sequence, _) in bad.items()), *RECORDS[2:4]]
@@ -135,7 +135,7 @@ def test_dna_given_to_a_protein_model(tmp_path: Path, cli: Cli) -> None:
     path = to_fasta(tmp_path / "in.fa", random_records(30))
     done = cli("embed", path, "-o", tmp_path / "o.h5", *MODEL, *CPU)
     assert done.returncode == 3, done.stderr
-    assert f"{path} looks like DNA, and the model embeds proteins" in done.stderr
+    assert f"{path} looks like DNA, but the model embeds proteins" in done.stderr
     assert "virnucpro orfs" in done.stderr
     assert not (tmp_path / "o.h5").exists()
 

@@ -360,7 +360,7 @@ def test_cut_compressed_file_yields_only_whole_records(
         assert records == expected[: len(records)], cut
         assert isinstance(end, BadRecord)
         assert end.number == 0
-        assert end.reason.startswith(f"{path}: reading ended after {len(records)} records: ")
+        assert end.reason.startswith(f"{path}: reading stopped after {len(records)} records: ")
         assert "again" in end.reason
         most = max(most, len(records))
     assert most > 1000
@@ -431,7 +431,7 @@ def test_bam_whose_content_is_cut(tmp_path: Path) -> None:
         assert first == Record("a", "ACGT", 1)
         assert isinstance(end, BadRecord)
         assert end.number == 0
-        assert end.reason.startswith(f"{path}: reading ended after 1 records: ")
+        assert end.reason.startswith(f"{path}: reading stopped after 1 records: ")
         assert "again" in end.reason
 
 
@@ -453,7 +453,7 @@ def test_altered_bytes_are_noticed(save: Save) -> None:
 
 def test_count_of_a_cut_file_is_an_error(save: Save) -> None:
     path = save(gzip.compress(fasta(pairs(1000)))[:-100])
-    with pytest.raises(InputError, match=r"reads\.dat.*damaged or cut off.*again"):
+    with pytest.raises(InputError, match=r"reads\.dat.*damaged or truncated.*again"):
         count_records(path)
 
 

@@ -181,7 +181,7 @@ def test_signals(number: signal.Signals, code: int, fasta: Path, tmp_path: Path,
         returncode, said = run.end()
     assert returncode == code
     assert "stopped by a signal; finished work files are kept" in said
-    assert "the same command continues" in said
+    assert "run the same command again to continue" in said
     assert "Traceback" not in said
     assert alive(workers) == []
     assert 3 <= finished(output) < PARTS

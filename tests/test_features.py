@@ -47,7 +47,7 @@ def test_one_file_has_the_vectors_that_embed_gives(model: str, tmp_path: Path) -
 def test_a_bad_record_is_an_error_that_names_it(model: str, tmp_path: Path) -> None:
     extract, records = ENCODERS[model]
     path = to_fasta(tmp_path / "in.fa", [*records[:2], ("bad one", "AC-DE"), *records[2:4]])
-    with pytest.raises(InputError, match=r"in\.fa: record 3 \(bad\): line 6: '-' is no (DNA|protein) letter"):
+    with pytest.raises(InputError, match=r"in\.fa: record 3 \(bad\): line 6: '-' is not a (DNA|protein) letter"):
         extract(path, dtype="fp32")
 
 

@@ -80,7 +80,7 @@ def test_fp8_is_for_gpus_that_have_it_and_for_esm2() -> None:
     [
         (("predict", "--model", "mini-1"), 5, "fp8 needs GPUs of compute capability 8.9"),
         (("embed", "--model", "esm2-mini"), 5, "fp8 needs GPUs of compute capability 8.9"),
-        (("embed",), 2, "dnabert-mini has no products in FP8"),
+        (("embed",), 2, "dnabert-mini cannot compute in FP8"),
     ],
 )
 def test_where_there_is_no_fp8(command: tuple[str, ...], code: int, said: str, tmp_path: Path, cli: Cli) -> None:

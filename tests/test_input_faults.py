@@ -47,7 +47,7 @@ def check_end(outcome: Outcome, records: Outcome, *reasons: str) -> None:
     assert found == records
     assert isinstance(end, BadRecord)
     assert (end.id, end.number) == ("", 0)
-    assert f"reading ended after {len(records)} records" in end.reason
+    assert f"reading stopped after {len(records)} records" in end.reason
     assert all(reason in end.reason for reason in reasons), end.reason
 
 
@@ -105,7 +105,7 @@ def test_bgzf_without_its_end_block(read: Read) -> None:
     assert read(bgzf_block(TWO) + END_BLOCK) == BOTH
     # The last record may go on in the block that is not there.
     check_end(read(bgzf_block(TWO)), BOTH[:1], "end block", "again")
-    check_end(read(bgzf_block(TWO) + END_BLOCK[:20]), BOTH[:1], "cut off")
+    check_end(read(bgzf_block(TWO) + END_BLOCK[:20]), BOTH[:1], "truncated")
 
 
 def test_bam_without_its_end_block(read: Read) -> None:
@@ -282,7 +282,7 @@ def test_memory_for_a_header_without_end(read: Read, mark: bytes) -> None:
     rest = b"\nAC\n+\nII\n@b\nACGT\n+\nIIII\n" if mark == b"@" else b"\nAC\n>b\nACGT\n"
     (bad, good), peak = peak_of(read, gzip.compress(mark + b"x" * 40_000_000 + rest, 1))
     assert isinstance(bad, BadRecord)
-    assert "a header of more than" in bad.reason
+    assert "the header is longer than" in bad.reason
     assert len(bad.id) < 100
     assert good == Record("b", "ACGT", 2)
     assert peak < 10_000_000
@@ -291,7 +291,7 @@ def test_memory_for_a_header_without_end(read: Read, mark: bytes) -> None:
 def test_memory_for_a_bam_record_of_gigabytes(read: Read) -> None:
     data = bam(bam_record(l_seq=10**9, block=2**31 - 1)) + bytes(1000)
     outcome, peak = peak_of(read, data)
-    check_end(outcome, [], "cut off")
+    check_end(outcome, [], "truncated")
     assert peak < 4_000_000
 
 

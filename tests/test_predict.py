@@ -488,7 +488,7 @@ def test_the_expected_number_of_false_calls_is_told_with_what_is_assumed(
         assert found["estimated"] is (how != "given")
         assert found["calls"] == record(tmp_path / "out")["result"]["verdicts"]["virus"]
         assert 0 < found["expected_false"] < found["calls"]
-        line = f"expected to be false: {found['expected_false']:.1f} of {found['calls']} called virus, if"
+        line = f"expected false calls: {found['expected_false']:.1f} of {found['calls']} called virus, assuming that"
         assert line in " ".join(done.stderr.split())
         assert how in done.stderr
     assert found["share"] == 0.25
@@ -587,7 +587,7 @@ def test_a_file_that_is_cut_off_gives_what_was_read(tmp_path: Path, toy: Path, c
     assert [row["sequence_id"] for row in found] == [f"s{i}" for i in range(len(found))]
     ((place),) = rows(tmp_path / "out" / "in.failed.tsv")
     assert (place["record"], place["sequence_id"]) == ("0", "")
-    assert f"reading ended after {len(found)} records" in place["reason"]
+    assert f"reading stopped after {len(found)} records" in place["reason"]
 
 
 # What cannot be done: exit code, reason and hint, and nothing begun.
@@ -611,7 +611,7 @@ def test_a_file_that_is_cut_off_gives_what_was_read(tmp_path: Path, toy: Path, c
         (["in.fa", "-o", "out", "--prefix", ""], 2, "must be the beginning of a file name"),
         (["in.fa", "-o", "out", "--prefix", ".."], 2, "must be the beginning of a file name"),
         (["in.fa", "-o", "out", "--model", "minni"], 4, "did you mean mini?"),
-        (["in.fa", "-o", "out", "--model", "esm2-mini"], 4, "is an encoder alone; a set has a classifier"),
+        (["in.fa", "-o", "out", "--model", "esm2-mini"], 4, "is only an encoder; a model set also has a classifier"),
         (["in.fa", "-o", "out", "-d", "7"], 5, "there is no GPU 7"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else None,
@@ -641,7 +641,7 @@ def test_a_result_that_is_an_input(tmp_path: Path, toy: Path, cli: Cli) -> None:
     before = path.read_bytes()
     done = cli("predict", path, "-o", tmp_path, "--prefix", "in", "--force", "--model", toy, *CPU)
     assert done.returncode == 2
-    assert f"{path}, which is written" in done.stderr
+    assert f"the output {path} is also an input" in done.stderr
     assert path.read_bytes() == before
 
 
@@ -794,7 +794,7 @@ def test_other_settings_need_force(what: str, done_before: PredictConfig, toy: P
     words = ("predict", *done_before.inputs, "-o", done_before.output, "--model", toy, *CPU, *options)
     done = cli(*words)
     assert done.returncode == 3
-    assert f"was made from other settings ({name})" in done.stderr
+    assert f"was made with other settings ({name})" in done.stderr
     assert "--force" in done.stderr
     assert stamps(done_before.output) == before
 

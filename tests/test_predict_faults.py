@@ -156,8 +156,8 @@ def test_a_work_file_that_kills_is_given_up(
         changed.setattr(caller, "call_files_worker", poisoned)
         with caplog.at_level(logging.INFO, "virnucpro"):
             result = run_predict(replace(settings, device="cpu,cpu"))
-    assert caplog.text.count("died (SIGKILL; was memory short?)") == 2
-    reason = "its work file failed: 2 workers died on it, the last on cpu (SIGKILL; was memory short?)"
+    assert caplog.text.count("died (SIGKILL; out of memory?)") == 2
+    reason = "its work file failed: 2 workers died on it, the last on cpu (SIGKILL; out of memory?)"
     check_given_up(settings, complete, reason)
     assert [row[2] for row in result.failures if reason in row[3]] == sorted_ids(given_up(settings))
     done = cli(*words(settings))
@@ -242,7 +242,7 @@ def test_work_files_that_are_cut_are_made_again(
     path = paths_of(settings).parts / f"000001{suffix}"
     path.write_bytes(path.read_bytes()[:-5])
     run_predict(settings)
-    assert f"work file 000001{suffix} is gone or damaged; starting anew" in caplog.text
+    assert f"work file 000001{suffix} is missing or damaged; starting from the beginning" in caplog.text
     run_predict(replace(settings, output=tmp_path / "fresh"))
     assert results(settings.output) == results(tmp_path / "fresh")
 
@@ -269,7 +269,7 @@ def test_what_other_settings_made_is_not_taken_up(
     settings = config(clean, tmp_path / "out", toy)
     interrupt(replace(settings, window=300, exact=True), "calling")
     run_predict(settings)
-    assert "not resuming the earlier run: frames, window changed; starting anew" in caplog.text
+    assert "not resuming the earlier run: frames, window changed; starting from the beginning" in caplog.text
     run_predict(replace(settings, output=tmp_path / "fresh"))
     assert results(settings.output) == results(tmp_path / "fresh")
 

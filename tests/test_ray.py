@@ -326,7 +326,7 @@ def test_addresses_that_make_no_sense(address: str, config: EmbedConfig) -> None
 
 
 def test_single_devices_of_a_cluster_cannot_be_chosen(config: EmbedConfig) -> None:
-    with pytest.raises(UsageError, match="of a cluster's nodes all devices are used"):
+    with pytest.raises(UsageError, match="on a cluster, all devices of the nodes are used"):
         replace(config, ray="auto", device="0,1")
 
 

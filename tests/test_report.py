@@ -33,7 +33,7 @@ SEQUENCES = [
     silent("short", 80, "shorter than 100 bases"),
     made("framed", 1200, 0.3, frames="F1,R2"),
     silent("stops", 700, "a stop codon in every frame (2 windows)"),
-    Made("unread", 0, "not_scored", None, [], note="line 7: 'M' is no DNA letter"),
+    Made("unread", 0, "not_scored", None, [], note="line 7: 'M' is not a DNA letter"),
 ]
 
 
@@ -143,7 +143,7 @@ def test_what_is_read_without_a_script(folder: Path) -> None:
     assert "<strong>0.5 are expected to be false</strong>, if 5.0% of the" in text
     assert "The model set mini is small." in text
     assert "shorter than 100 bases" in text
-    assert "<td>&#39;M&#39; is no DNA letter</td>" in text  # its line is of one record
+    assert "<td>&#39;M&#39; is not a DNA letter</td>" in text  # its line is of one record
     assert "Viral sequences were identified with virnucpro 0, an implementation of VirNucPro (Li et al. 2025)" in text
     assert "doi.org/10.1093/bib/bbaf224" in text
 
@@ -151,7 +151,10 @@ def test_what_is_read_without_a_script(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("model_set", "words"),
     [
-        ({"name": "toy", "trained": False}, "is untrained: these calls show that the tool works, and mean nothing"),
+        (
+            {"name": "toy", "trained": False},
+            "is untrained: these calls show only that the tool works, and mean nothing",
+        ),
         ({"name": "mini-1", "trained": True}, "The model set mini-1 is small."),
         ({"name": "500", "trained": True}, None),
     ],
@@ -243,7 +246,7 @@ def test_of_too_many_windows_those_of_viral_sequences_are_shown(
 def test_rare_reasons_are_one(tmp_path: Path) -> None:
     folder = write_results(tmp_path / "out", [silent(f"s{i}", 60, f"reason {i}") for i in range(130)])
     text = Page(write_report(folder, "x")).text
-    assert 'for other reasons, which stand in the tables</td><td class="number">30</td>' in text
+    assert 'for other reasons (see the tables)</td><td class="number">30</td>' in text
 
 
 # Whatever stands in the headers
@@ -329,7 +332,7 @@ def test_a_run_on_two_workers_has_the_same_report(tmp_path: Path, toy: Path, com
 def test_only_a_report_is_overwritten(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "r.html"
     path.write_text("<!DOCTYPE html>\n<html>mine")
-    with pytest.raises(OutputError, match="exists and is no report"):
+    with pytest.raises(OutputError, match="exists and is not a report"):
         write_report(folder, "x", path)
     assert path.read_text().endswith("mine")
     write_report(folder, "x", tmp_path / "other.html")
@@ -395,7 +398,7 @@ def test_a_table_that_is_cut_off_is_noticed_wherever_the_cut_is(tmp_path: Path, 
 def test_a_sequence_without_windows_that_is_gone(folder: Path) -> None:
     path = folder / "x.sequences.tsv"
     path.write_bytes(without_last_row(path.read_bytes()))
-    with pytest.raises(InputError, match=r"x\.sequences\.tsv has 6 rows where .*x\.run\.json counts 7"):
+    with pytest.raises(InputError, match=r"x\.sequences\.tsv has 6 rows, but .*x\.run\.json counts 7"):
         write_report(folder, "x")
 
 
@@ -423,7 +426,7 @@ def test_tables_that_do_not_belong_together(folder: Path, suffix: str, change: C
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"command": "embed"}, "record of `virnucpro embed`"), ({"state": "working"}, "of a run that has not ended")],
+    [({"command": "embed"}, "record of `virnucpro embed`"), ({"state": "working"}, "belongs to an unfinished run")],
 )
 def test_a_record_of_something_else(folder: Path, changes: dict[str, str], words: str) -> None:
     (folder / "x.run.json").write_text(json.dumps(RECORD | changes))

@@ -195,7 +195,7 @@ def test_what_changed_is_said_and_the_run_starts_anew(what: str, config: EmbedCo
     changed = CHANGES[what](config)
     done = cli(*options(changed))
     assert done.returncode == (6 if what == "max tokens" else 0), done.stderr
-    assert f"not resuming the earlier run: {what} changed; starting anew" in done.stderr
+    assert f"not resuming the earlier run: {what} changed; starting from the beginning" in done.stderr
     assert "resuming: " not in done.stderr
     assert record(config)["devices"][0]["files"] == PARTS
     fresh = replace(changed, output=tmp_path / "fresh.h5")
@@ -271,7 +271,7 @@ def test_damaged_work_files_are_cut_again(
     harm(sorted(paths.parts.glob("*.fa"))[-1])
     done = cli(*options(config))
     assert done.returncode == 0
-    assert "000015.fa is gone or damaged; starting anew" in done.stderr
+    assert "000015.fa is missing or damaged; starting from the beginning" in done.stderr
     assert config.output.read_bytes() == expected
 
 
@@ -331,7 +331,7 @@ def test_other_settings_do_not_overwrite_a_complete_run(what: str, config: Embed
     before = config.output.read_bytes()
     done = cli(*options(CHANGES[what](config)))
     assert done.returncode == 3
-    assert f"was made from other settings ({what})" in done.stderr
+    assert f"was made with other settings ({what})" in done.stderr
     assert "--force" in done.stderr
     assert config.output.read_bytes() == before
     assert not RunPaths(config.output).work.exists()

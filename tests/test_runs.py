@@ -290,7 +290,7 @@ def test_a_file_system_without_locks(fasta: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "another run" not in done.stderr
-    assert "has no locks (No locks available)" in done.stderr
+    assert "does not support locks (No locks available)" in done.stderr
     assert (tmp_path / "o.h5").exists()
 
 
@@ -426,7 +426,7 @@ def test_an_input_that_changes_under_the_run(
         "predict": lambda: run_predict(PredictConfig(**calling), change),
         "orfs": lambda: run_orfs(OrfsConfig((fasta,), tmp_path / "o"), change),
     }[command]
-    with pytest.raises(InputError, match="was changed while the run was on"):
+    with pytest.raises(InputError, match="changed during the run"):
         run()
     assert not list(tmp_path.glob("o*/*.tsv")) + list(tmp_path.glob("o.h5")) + list(tmp_path.glob("*.windows.fa"))
     run()

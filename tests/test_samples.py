@@ -89,7 +89,7 @@ def test_a_bad_sample_does_not_stop_the_others(
     assert "2 samples failed; see " in done.stderr
     failed = {row["sample"]: row["reason"] for row in read_rows(tmp_path / "out" / "samples.failed.tsv")}
     assert [*failed] == ["proteins", "absent"]
-    assert failed["proteins"].startswith("no usable sequence in the input: line 2: 'L' is no DNA letter")
+    assert failed["proteins"].startswith("no usable sequence in the input: line 2: 'L' is not a DNA letter")
     assert failed["absent"] == f"{tmp_path}/absent.fa does not exist (check the path)"
     notes = {row["sample"]: row["note"] for row in read_rows(tmp_path / "out" / "samples.tsv")}
     assert notes == {"first": "", "last": "", "middle": "", **failed}
@@ -120,7 +120,7 @@ def test_results_of_other_settings_are_a_matter_of_their_sample(
     command = words([inputs[0], inputs[2]], toy, tmp_path / "out")
     assert cli(*command).returncode == 6
     first, last = read_rows(tmp_path / "out" / "samples.tsv")
-    assert "was made from other settings (window)" in first["note"]
+    assert "was made with other settings (window)" in first["note"]
     assert (first["sequences"], last["sequences"], last["note"]) == ("5", "3", "")
     assert cli(*command, "--force").returncode == 0
     assert [row["note"] for row in read_rows(tmp_path / "out" / "samples.tsv")] == ["", ""]
@@ -174,7 +174,7 @@ def test_a_sheet(inputs: list[Path], toy: Path, tmp_path: Path, cli: Cli) -> Non
         ("sample\tpath\n", "names no sample"),
         ("a a.fa\n", "line 1 is no sample"),
         ("a\ta.fa\n\tb.fa\n", "line 2 is no sample"),
-        ("a\ta.fa\nb\tb.fa\na\tc.fa\n", "line 3: the sample a is there already"),
+        ("a\ta.fa\nb\tb.fa\na\tc.fa\n", "line 3: the sample a is listed twice"),
         ("a/b\ta.fa\n", "the beginning of a file name"),
         ("..\ta.fa\n", "the beginning of a file name"),
     ],

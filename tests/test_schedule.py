@@ -381,11 +381,11 @@ def test_a_suspect_goes_to_another_device_first_and_alone() -> None:
 def test_one_device_tries_a_suspect_twice() -> None:
     play = Play(["a"], [1])
     assert play(0, *UP) == [Reply(0, file(0))]
-    assert play(0, Died("SIGKILL; was memory short?")) == [Start(0)]
+    assert play(0, Died("SIGKILL; out of memory?")) == [Start(0)]
     assert play(0, *UP) == [Reply(0, file(0))]
-    play(0, Died("SIGKILL; was memory short?"))
+    play(0, Died("SIGKILL; out of memory?"))
     assert play.schedule.ended
-    assert play.schedule.result.failed == {file(0): "2 workers died on it, the last on a (SIGKILL; was memory short?)"}
+    assert play.schedule.result.failed == {file(0): "2 workers died on it, the last on a (SIGKILL; out of memory?)"}
     assert Tell(0, FileFailed(file(0), play.schedule.result.failed[file(0)])) in play.orders
 
 
@@ -470,7 +470,7 @@ def test_where_no_host_is_left_another_is_waited_for() -> None:
     assert play(2, Joined("c")) == [Start(2)]
     assert play.after(STALL - 1) == []
     play(2, *UP, Lost("its node has left"))
-    with pytest.raises(DeviceError, match="no host is left, and for 1 min none came"):
+    with pytest.raises(DeviceError, match="no host is left, and none joined within 1 min"):
         play.after(62)
 
 

@@ -374,8 +374,8 @@ def test_command_lists_what_it_cannot_use(tmp_path: Path, run_orfs: Cli) -> None
     reasons = (
         "no sequence follows",
         "looks like protein",
-        "damaged or cut off",
-        "standard input is of no known format",
+        "damaged or truncated",
+        "standard input has an unknown format",
     )
     for row, reason in zip(rows[1:], reasons, strict=True):
         assert reason in row[3]

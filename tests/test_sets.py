@@ -167,7 +167,7 @@ def test_a_set_is_downloaded_by_its_parts(cli: Cli) -> None:
         f"  → run `virnucpro models import 500_model.pth --models-dir here` with the file from {SOURCE}",
     ]
     done = cli("models", "download", "mini")
-    assert done.stderr.splitlines()[1:] == ["  → nothing is to be downloaded: it is in the package"]
+    assert done.stderr.splitlines()[1:] == ["  → nothing to download: it is in the package"]
 
 
 def test_each_cure_has_a_line(cli: Cli, tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_each_cure_has_a_line(cli: Cli, tmp_path: Path) -> None:
     [
         ("minni", "did you mean mini?"),
         ("nothing like it", "see `virnucpro models list`"),
-        ("dnabert-s", "dnabert-s is an encoder alone; a set has a classifier, too"),
+        ("dnabert-s", "dnabert-s is only an encoder; a model set also has a classifier"),
     ],
 )
 def test_unknown_name(name: str, hint: str) -> None:
@@ -286,7 +286,7 @@ def test_window_by_name_or_option(file: Path, tmp_path: Path) -> None:
     assert ClassifierCard.read(store / "virnucpro-300").window == (300,)
     assert import_published(file, 500, store) == store / "virnucpro-500"
     for path, window in ((file, 300), (file, 400), (other, 400)):
-        with pytest.raises(UsageError, match=f"no classifier for windows of {window}"):
+        with pytest.raises(UsageError, match=f"is not a classifier for windows of {window}"):
             import_published(path, window, store)
 
 

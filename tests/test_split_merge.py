@@ -167,7 +167,7 @@ def no_split(parts: Path, toy: Path) -> None:
         (remove_results, InputError, r"piece 0002\.fa has no results in .*0002 \(run `virnucpro predict .*0002\.fa"),
         (change_piece, InputError, r"0003\.fa is not what `virnucpro split` wrote"),
         (other_settings, UsageError, r"0004 and .*0001 were made from other settings \(window\)"),
-        (not_complete, InputError, r"run over piece 0001\.fa is not complete"),
+        (not_complete, InputError, r"run on piece 0001\.fa is not complete"),
         (damaged_scores, InputError, r"scores in .*0002 are damaged"),
         (no_split, InputError, r"holds no pieces of `virnucpro split`"),
     ],
@@ -236,7 +236,7 @@ def test_a_piece_takes_the_name_of_no_other_file(size: dict[str, int], tmp_path:
 def test_a_piece_is_no_input(size: dict[str, int], tmp_path: Path) -> None:
     source = records_of(tmp_path / "parts" / "0002.fa")
     before = source.read_bytes()
-    with pytest.raises(UsageError, match=r"0002\.fa, which is written, is also an input"):
+    with pytest.raises(UsageError, match=r"the output .*0002\.fa is also an input"):
         run_split(SplitConfig((source,), tmp_path / "parts", force=True, **size))
     assert source.read_bytes() == before
 

@@ -105,7 +105,7 @@ def test_a_set_that_was_not_measured_has_no_expectation(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"state": "working"}, "is of a run that has not ended"), ({"result": {}}, "is damaged or no result")],
+    [({"state": "working"}, "belongs to an unfinished run"), ({"result": {}}, "is damaged or no result")],
 )
 def test_a_run_without_results_is_said(changes: dict[str, Any], words: str, out: Path) -> None:
     change(out / "first", **changes)
@@ -138,7 +138,7 @@ def test_what_stands_in_the_way(out: Path, tmp_path: Path, cli: Cli) -> None:
     with pytest.raises(InputError, match="no results of `virnucpro predict` in"):
         summarize([out, empty], tmp_path)
     done = cli("summarize", out, empty)
-    assert (done.returncode, "name one with -o" in done.stderr) == (2, True)
+    assert (done.returncode, "choose one with -o" in done.stderr) == (2, True)
     for name in ("samples.tsv", "samples.report.html"):
         (tmp_path / name).write_text("precious")
         with pytest.raises(OutputError, match=f"{name} exists and is"):

@@ -270,8 +270,8 @@ def test_too_many_false_positives_jump_to_the_eye() -> None:
     assert trial.false_positives["default"] > 0.1
     assert "more than twice" in line
     assert trial.surprises[1] == (
-        f"preset default: {trial.false_positives['default']:.1%} of the other windows of the test part are called "
-        "viral, meant are 5%"
+        f"preset default calls {trial.false_positives['default']:.1%} of the other windows of the test part "
+        "viral; the target is 5%"
     )
 
 

@@ -250,7 +250,7 @@ def test_direct_call_fails_a_file_as_a_whole(tmp_path: Path) -> None:
     processed, failed = process_dnabert_files_worker([cut, whole], "cpu", 256, tmp_path / "out", dtype="fp32")
     assert processed == [tmp_path / "out" / "whole.fa.h5"]
     assert [path for path, _ in failed] == [cut]
-    assert "reading ended after" in failed[0][1]
+    assert "reading stopped after" in failed[0][1]
     assert len(list((tmp_path / "out").iterdir())) == 1
 
 

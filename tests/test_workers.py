@@ -54,14 +54,14 @@ def test_poison_takes_its_workers_down_and_nothing_else(devices: list[str], tmp_
     assert outputs(tmp_path) == {f"{number}.fa" for number in (0, 1, 2, 4, 5)} == {path.name for path in result.done}
     reason = result.failed[Path("3.fa")]
     assert reason.startswith("2 workers died on it, the last on ")
-    assert reason.endswith(" (SIGKILL; was memory short?)")
+    assert reason.endswith(" (SIGKILL; out of memory?)")
 
 
 def test_what_a_device_kills_another_does(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     result = run(light.dies_on_bad, ["bad", "good"], tmp_path, 12)
     assert (len(result.done), result.failed) == (12, {})
     assert [stats.files for stats in result.stats] == [0, 12]
-    assert caplog.text.count("the worker on bad died (SIGKILL; was memory short?)") == 3
+    assert caplog.text.count("the worker on bad died (SIGKILL; out of memory?)") == 3
     assert "no more workers are started on bad: 3 workers died there without finishing a file" in caplog.text
 
 
@@ -85,7 +85,7 @@ def test_a_broken_device_loses_no_file(worker: Any, tmp_path: Path, caplog: pyte
         assert "the worker on bad crashed:\nTraceback (most recent call last):" in caplog.text
         assert "died (RuntimeError: CUDA error: an illegal memory access was encountered)" in caplog.text
     else:
-        assert "the worker on bad died (SIGKILL; was memory short?)" in caplog.text
+        assert "the worker on bad died (SIGKILL; out of memory?)" in caplog.text
 
 
 def test_a_device_that_cannot_be_used_leaves_the_work_to_the_others(
@@ -111,7 +111,7 @@ def test_death_of_an_idle_worker(number: int, tmp_path: Path, caplog: pytest.Log
     """Real-time signals have a number and no name."""
     result = run(light.dies_idle, ["idle", "busy"], tmp_path, 2, signal=number)
     assert (len(result.done), result.failed) == (2, {})
-    said = "SIGKILL; was memory short?" if number == signal.SIGKILL else f"signal {number:d}"
+    said = "SIGKILL; out of memory?" if number == signal.SIGKILL else f"signal {number:d}"
     assert f"the worker on idle died ({said})" in caplog.text
 
 
@@ -200,7 +200,7 @@ def test_a_program_without_a_guard_is_told_so(tmp_path: Path) -> None:
     assert done.returncode == 1
     said = "UsageError: worker processes fail as they import this program; see above (put the call under `if __name__"
     assert said in done.stderr.splitlines()[-1]
-    assert "UsageError: a worker process that imported this program came upon this call" in done.stderr
+    assert "UsageError: a worker process reached this call as it imported the program" in done.stderr
     assert outputs(tmp_path) == set()
 
 
@@ -256,7 +256,7 @@ def test_files_in_the_current_folder_are_not_imported(tmp_path: Path) -> None:
 
 def test_files_of_one_name_are_refused_where_all_are_known(tmp_path: Path) -> None:
     same = [tmp_path / folder / "same.fa" for folder in "xy"]
-    refused = f"{same[0]} and {same[1]} would have one result"
+    refused = f"{same[0]} and {same[1]} would have the same result file"
     with pytest.raises(InputError, match=refused):
         WorkQueue(light.copier, ["a", "b"], 0, tmp_path, dict.fromkeys(same, 1))
     with pytest.raises(InputError, match=refused):

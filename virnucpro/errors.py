@@ -56,7 +56,7 @@ class Interrupted(VirnucproError):
     def __init__(self, signal_number: int) -> None:
         super().__init__(
             "stopped by a signal; finished work files are kept",
-            hint="the same command continues where this run stopped",
+            hint="run the same command again to continue",
         )
         self.args = (signal_number,)  # for pickle
         self.exit_code = 128 + signal_number

@@ -42,8 +42,9 @@ class FalseDiscovery:
     def __str__(self) -> str:
         how = "estimated from the scores" if self.estimated else "given"
         return (
-            f"expected to be false: {self.expected_false:.1f} of {self.calls} called virus, if {self.share:.1%} of the "
-            f"sequences are viral ({how}); {self.expected_false_regions:.1f} of {self.regions} regions in mixed ones"
+            f"expected false calls: {self.expected_false:.1f} of {self.calls} called virus, assuming that "
+            f"{self.share:.1%} of the sequences are viral ({how}); "
+            f"{self.expected_false_regions:.1f} of {self.regions} regions in mixed sequences"
         )
 
 

@@ -15,7 +15,7 @@ from virnucpro.calls.tables import REGIONS, SEQUENCES, WINDOWS
 from virnucpro.errors import InputError, UsageError
 from virnucpro.runs.paths import PredictPaths
 
-HINT = "make it again with `virnucpro predict`"
+HINT = "rerun `virnucpro predict`"
 
 Row = TypeVar("Row")
 
@@ -80,7 +80,7 @@ def find_prefix(folder: Path) -> str:
     prefixes = sorted(path.name.removesuffix(ending[1:]) for path in folder.glob(ending))
     if not prefixes:
         raise InputError(
-            f"no results of `virnucpro predict` in {folder}", hint="give the folder of its -o, after it has ended"
+            f"no results of `virnucpro predict` in {folder}", hint="give the output folder (-o) of a finished run"
         )
     if len(prefixes) > 1:
         raise UsageError(f"{folder} holds several results: {', '.join(prefixes)}", hint="choose one with --prefix")
@@ -104,7 +104,7 @@ class Results:
             if record["command"] != "predict":
                 raise InputError(f"{path} is the record of `virnucpro {record['command']}`", hint=HINT)
             if record["state"] != "complete":
-                raise InputError(f"{path} is of a run that has not ended", hint="let the same command run to its end")
+                raise InputError(f"{path} belongs to an unfinished run", hint="run the same command again to finish it")
         return record
 
     def sequences(self) -> Iterator[SequenceRow]:
@@ -188,11 +188,11 @@ def _rows(path: Path, columns: Mapping[str, str]) -> Iterator[dict[str, str]]:
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rt", encoding="utf-8", errors="surrogateescape") as file:  # names of inputs
         if next(file, "") != "\t".join(columns) + "\n":
-            raise ValueError("its columns are not those of this version of virnucpro")
+            raise ValueError("its columns are not those that this version of virnucpro writes")
         for number, line in enumerate(file, 2):
             cells = line.rstrip("\n").split("\t")
             if not line.endswith("\n") or len(cells) != len(columns):
-                raise ValueError(f"line {number} is cut off")
+                raise ValueError(f"line {number} is truncated")
             yield dict(zip(columns, cells, strict=True))
 
 
@@ -202,8 +202,8 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist", hint="let `virnucpro predict` run to its end") from error
+        raise InputError(f"{path} does not exist", hint="run `virnucpro predict` first, to its end") from error
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}", hint=HINT) from error
     except (EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged or no result of `virnucpro predict`: {error}", hint=HINT) from error
+        raise InputError(f"{path} is damaged or not a result of `virnucpro predict`: {error}", hint=HINT) from error

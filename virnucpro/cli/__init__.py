@@ -34,8 +34,8 @@ Exit codes: 0 done · 2 usage · 3 input or output · 4 model · 5 device · 6 d
 
 click.rich_click.COMMAND_GROUPS["virnucpro"] = [
     {"name": "Find viruses", "commands": ["predict", "report", "summarize"]},
-    {"name": "On many hosts", "commands": ["split", "merge"]},
-    {"name": "Train, and parts of the way", "commands": ["train", "embed", "orfs"]},
+    {"name": "On several hosts", "commands": ["split", "merge"]},
+    {"name": "Training and single steps", "commands": ["train", "embed", "orfs"]},
     {"name": "This machine", "commands": ["models", "devices", "doctor"]},
 ]
 

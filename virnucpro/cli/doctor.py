@@ -94,7 +94,11 @@ def _tokenizer() -> str:
         from virnucpro.models.bpe import is_kept
     except ImportError:
         return "the tokenizers library (slower; pip install 'virnucpro[fast]')"
-    return "Numba" if is_kept() else "Numba, compiled at each start (NUMBA_CACHE_DIR can name a folder to keep it in)"
+    return (
+        "Numba"
+        if is_kept()
+        else "Numba, compiled at every start (set NUMBA_CACHE_DIR to a writable folder to cache it)"
+    )
 
 
 def _trial(report: dict[str, Any]) -> VirnucproError | None:

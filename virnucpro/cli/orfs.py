@@ -41,18 +41,18 @@ def orfs(quiet: bool, **settings: Any) -> int:
     zcat reads.fq.gz | virnucpro orfs - -o reads --window 300
 
     \b
-    PREFIX.windows.fa   windows: each record is covered by as few as can be, which overlap evenly
+    PREFIX.windows.fa   windows: as few as cover the record, evenly overlapping
     PREFIX.orfs.fna     DNA of their open frames
     PREFIX.orfs.faa     proteins of their open frames
     PREFIX.failed.tsv   records that could not be used, and why; only if there are any
     PREFIX.orfs.run.json, PREFIX.orfs.log   settings and counts; all messages
 
-    A window's id is the record's with _chunk_1, _chunk_2 … A frame's is its window's with F1, F2 or F3 (as it stands,
-    from the 1st, 2nd or 3rd base) or R1, R2 or R3 (on the reverse complement): contig7_chunk_2R1.
+    A window's id is that of its record plus _chunk_1, _chunk_2 … A frame's id is that of its window plus F1, F2 or F3
+    (forward strand, from the 1st, 2nd or 3rd base) or R1, R2 or R3 (reverse complement): contig7_chunk_2R1.
 
-    A frame is open if it holds no stop codon from end to end; it needs no start codon and no length. A codon with a
-    letter other than A, C, G and T is left out of the protein. Before all that, lower case becomes upper case, and U
-    becomes T (the published tool leaves out codons with U).
+    A frame is open if it holds no stop codon from end to end; it needs neither a start codon nor a minimum length. A
+    codon with a letter other than A, C, G and T is left out of the protein. Lower case counts as upper case, and U as
+    T (the published tool leaves out codons with U).
     """
     from virnucpro.core import log
     from virnucpro.runs.orfs import run_orfs

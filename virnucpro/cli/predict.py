@@ -37,16 +37,16 @@ PANELS = {
         Option(
             "--per-sample",
             is_flag=True,
-            help="Each INPUT is a sample of its own, named by its file. Its results are in DIR/SAMPLE, the same as of "
-            "a run over it alone; DIR/samples.tsv has a row for each sample. Models are loaded once.",
+            help="Treat each INPUT as a separate sample, named after its file. Its results go to DIR/SAMPLE and are "
+            "the same as those of a separate run; DIR/samples.tsv has one row per sample. Models are loaded once.",
         ),
         Option(
             "--samples",
             "sheet",
             type=click.Path(path_type=Path, dir_okay=False),
             metavar="SHEET",
-            help="As --per-sample, with a table of samples instead of INPUT: in each line a name and, after tabs, one "
-            "file or several.",
+            help="Like --per-sample, but the samples come from a table instead of INPUT: one per line, with its name "
+            "and one or more files, separated by tabs.",
         ),
     ],
     "Model and calls": [
@@ -71,8 +71,9 @@ PANELS = {
         Option(
             "--preset",
             type=click.Choice(["conservative", "default", "relaxed"]),
-            help="Named threshold instead of --min-score, for classifiers that were measured: 1%, 2% or 5% of the "
-            "other sequences of any length with mini; with other sets 1%, 5% or 10% of other windows (docs/calls.md).",
+            help="Named threshold instead of --min-score, by its false positive rate: 1%, 2% or 5% of non-viral "
+            "sequences of any length with mini; 1%, 5% or 10% of non-viral windows with other sets that were "
+            "measured (docs/calls.md).",
         ),
         Option(
             "--min-length",
@@ -97,10 +98,10 @@ FILES = "\n\n".join(
         "PREFIX.sequences.tsv      one row per sequence, in input order",
         "PREFIX.windows.tsv.gz     one row per window",
         "PREFIX.regions.bed        viral regions, also those of sequences that are not viral as a whole",
-        "PREFIX.regions.gff3       the same regions as annotation, with their sequences",
+        "PREFIX.regions.gff3       the same regions as GFF3 annotation",
         "PREFIX.virus.fna          viral sequences, and viral regions of mixed ones",
-        "PREFIX.virus_summary.tsv  one row for each of these, highest score first",
-        "PREFIX.scores.gz          all scores: another threshold is applied without computing them again",
+        "PREFIX.virus_summary.tsv  one row per record of PREFIX.virus.fna, highest score first",
+        "PREFIX.scores.gz          all scores, so that another threshold can be applied in seconds",
         "PREFIX.failed.tsv         what could not be used, and why",
         "PREFIX.run.json           settings, versions, inputs, devices and times",
         "run.log                   all messages",

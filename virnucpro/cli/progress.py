@@ -149,7 +149,7 @@ def tell_trained(result: TrainResult) -> None:
     """The end of `virnucpro train`: what the classifier is worth, and where it is."""
     for name, found in result.metrics.items():
         if "auroc" in found:
-            logger.info("AUROC, %s: %.4f (%.4f to %.4f)", name, *found["auroc"])
+            logger.info("AUROC, %s: %.4f (95%% interval %.4f to %.4f)", name, *found["auroc"])
     logger.info("classifier: %s", result.folder)
     if result.failures:
         logger.warning("%d failed; see %s", len(result.failures), result.folder / "train.failed.tsv")

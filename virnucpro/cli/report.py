@@ -13,11 +13,11 @@ from virnucpro.core import log
 from virnucpro.errors import UsageError
 
 PAGE = {
-    "Which, and where to": [
+    "Results": [
         Option("-p", "--prefix", help="Prefix of the results' file names; needed if OUT_DIR holds several."),
         output(
             "FILE",
-            "The page; default: OUT_DIR/PREFIX.report.html. An earlier report there is replaced, nothing else is.",
+            "The page; default: OUT_DIR/PREFIX.report.html. Only an earlier report is overwritten.",
         ),
     ],
     "Messages": [QUIET],
@@ -28,17 +28,17 @@ PAGE = {
 @click.argument("folder", metavar="OUT_DIR", type=click.Path(path_type=Path))
 @options(PAGE)
 def report(folder: Path, prefix: str | None, output: Path | None, quiet: bool) -> None:
-    """Show results of `virnucpro predict` on one page, to open in a browser.
+    """Write a page for the browser that shows the results of `virnucpro predict`.
 
     OUT_DIR: the folder that `virnucpro predict` wrote.
 
     \b
     virnucpro report out
 
-    What was found and how many calls are expected to be false; scores by length, and what another threshold would
-    call; all sequences, to sort and to filter; the windows and regions of each; sequences that are viral in part; what
-    was not used, and why; settings and a paragraph for the methods of a paper. The page is one file that needs no
-    network, to keep or to send.
+    The page shows what was found and how many calls are expected to be false; scores by length, and what another
+    threshold would call; a table of all sequences to sort and filter; the windows and regions of each; sequences that
+    are viral in part; what was not used, and why; settings, and a paragraph for the methods of a paper. It is a single
+    file that needs no network, so it can be kept and sent.
     """
     from virnucpro.calls.read import find_prefix
     from virnucpro.report import write_report
@@ -51,8 +51,8 @@ SUMMARY = {
     "Output": [
         output(
             "DIR",
-            "Folder for the table and the page; default: the DIR that is given, if it is one. An earlier summary there "
-            "is replaced, nothing else is.",
+            "Folder for the table and the page; default: DIR, if only one is given. Only an earlier "
+            "summary is overwritten.",
             file_okay=False,
         )
     ],
@@ -75,15 +75,14 @@ def summarize(folders: tuple[Path, ...], output: Path | None, quiet: bool) -> No
     virnucpro summarize run1/out run2/out -o all
 
     \b
-    samples.tsv           a row for each sample: sequences, verdicts, what failed, expected false calls, settings that
-                          differ
-    samples.report.html   the same to look at and to sort
+    samples.tsv           one row per sample: sequences, verdicts, failures, expected false calls, settings that differ
+    samples.report.html   the same as a sortable page for the browser
     """
     from virnucpro.report import summarize as write
     from virnucpro.runs.paths import SamplePaths
 
     if output is None and len(folders) > 1:
-        raise UsageError("several folders, and none to write into", hint="name one with -o")
+        raise UsageError("several folders are given, but no output folder", hint="choose one with -o")
     log.set_up(Console(stderr=True), quiet)
     paths = SamplePaths((output or folders[0]) / "samples")
     found = write(folders, paths.folder)

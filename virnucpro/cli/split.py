@@ -30,7 +30,7 @@ SPLIT = {
 @inputs_argument
 @options(SPLIT, SplitConfig)
 def split(quiet: bool, **settings: Any) -> int:
-    """Cut inputs into pieces of whole records, so that many hosts can work on them; `merge` joins the results.
+    """Cut inputs into pieces of whole records, to be processed on several hosts; `merge` joins the results.
 
     \b
     virnucpro split contigs.fa -n 20 -o parts
@@ -39,7 +39,7 @@ def split(quiet: bool, **settings: Any) -> int:
 
     \b
     DIR/0001.fa, 0002.fa …   the pieces
-    DIR/split.json           what each piece holds, and the checksums of it all
+    DIR/split.json           contents and checksums of the pieces
     DIR/split.failed.tsv     records that cannot be used, and why; only if there are any
 
     docs/cluster.md has job scripts for SLURM, Nextflow and Snakemake.
@@ -58,9 +58,7 @@ def split(quiet: bool, **settings: Any) -> int:
 
 MERGE = {
     "Output": [
-        output(
-            "OUT", "Folder for the results, as of predict; or file for the embeddings (.h5, .npy, .pt), as of embed."
-        ),
+        output("OUT", "Folder for the results of predict, or file (.h5, .npy, .pt) for the embeddings of embed."),
         PREFIX,
         FORCE,
     ],
@@ -73,15 +71,15 @@ MERGE = {
 @click.argument("pieces", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @options(MERGE, MergeConfig)
 def merge(quiet: bool, **settings: Any) -> int:
-    """Join the results of the pieces that `virnucpro split` made in DIR: the same bytes as of one run over all.
+    """Join the results of the pieces that `virnucpro split` made in DIR: byte for byte those of a single run.
 
     \b
     virnucpro split contigs.fa -n 20 -o parts
     virnucpro predict parts/0001.fa -o parts/0001        (or: virnucpro embed parts/0001.fa -o parts/0001.h5)
     virnucpro merge parts -o out                         (or: virnucpro merge parts -o out.h5)
 
-    Refused: pieces without results, whose run failed or is not complete, that were changed, or that differ in models,
-    dtype, batch size, kind of device, versions or settings. No device is needed.
+    Pieces are refused if they were changed, if they have no results or an incomplete run, or if their runs differ in
+    models, dtype, batch size, kind of device, versions or settings. No GPU is needed.
     """
     from virnucpro.cli.progress import Reporter, tell_called, tell_embedded
     from virnucpro.runs.embed import EmbedResult

@@ -57,8 +57,8 @@ PANELS = {
     "Fit": [
         Option("--epochs", help="Largest number of epochs."),
         Option("--patience", help="Stop after this many epochs without a lower validation loss."),
-        Option("--learning-rate", help="Of AdamW."),
-        Option("--seed", help="Of division, initial weights and sampling."),
+        Option("--learning-rate", help="Learning rate of AdamW."),
+        Option("--seed", help="Seed for the data split, initial weights and sampling."),
     ],
     **RUN,
 }

@@ -180,11 +180,11 @@ def _ask_driver(built: str) -> list[Device]:
     if code == _NO_GPU:
         return []
     if code:
-        raise RuntimeError(f"CUDA's driver does not start: error {code}")
+        raise RuntimeError(f"the CUDA driver failed to start: error {code}")
     version = ctypes.c_int()
     _asked(driver.cuDriverGetVersion, ctypes.byref(version))
     if version.value // 1000 < int(built.partition(".")[0]):
-        raise RuntimeError(f"CUDA's driver is too old for this PyTorch, which was built for CUDA {built}")
+        raise RuntimeError(f"the CUDA driver is too old for this PyTorch, which was built for CUDA {built}")
     count = ctypes.c_int()
     _asked(driver.cuDeviceGetCount, ctypes.byref(count))
     return [_of_driver(driver, number) for number in range(count.value)]
@@ -207,7 +207,7 @@ def _attribute(driver: ctypes.CDLL, device: ctypes.c_int, which: int) -> int:
 
 def _asked(function: Any, *arguments: Any) -> None:
     if code := function(*arguments):
-        raise RuntimeError(f"CUDA's driver: {function.__name__} gives error {code}")
+        raise RuntimeError(f"the CUDA driver failed: {function.__name__} returned error {code}")
 
 
 def available_threads() -> int:
@@ -238,7 +238,7 @@ def select_devices(spec: str) -> list[Device]:
 def _select(entry: str, gpus: Sequence[Device]) -> Device:
     index = entry.removeprefix("cuda:")
     if not index.isdigit():
-        raise UsageError(f"--device: {entry!r} is no device", hint="say auto, cpu, cuda, or GPU numbers such as 0,2")
+        raise UsageError(f"--device: {entry!r} is not a device", hint="use auto, cpu, cuda, or GPU numbers such as 0,2")
     if int(index) >= len(gpus):
         seen = f"GPUs 0 to {len(gpus) - 1} are" if len(gpus) > 1 else "GPU 0 is" if gpus else "no GPU is"
         raise DeviceError(

@@ -41,7 +41,7 @@ def _record(stream: BinaryIO, size: int, number: int) -> tuple[bytes, bytes]:
     if l_name < 1 or l_seq < 0 or tags < 0:
         raise _contradiction(number)
     if flag & ~(_QC_FAIL | _DUPLICATE) != _UNMAPPED:
-        raise Damaged("BAM of aligned or paired reads: turn it into FASTQ by `samtools fastq`")
+        raise Damaged("BAM of aligned or paired reads: convert it to FASTQ with `samtools fastq`")
     name = _exactly(stream, l_name)
     if name.find(b"\0") != l_name - 1:
         raise _contradiction(number)
@@ -54,7 +54,7 @@ def _record(stream: BinaryIO, size: int, number: int) -> tuple[bytes, bytes]:
 def _number(stream: BinaryIO) -> int:
     (number,) = _NUMBER.unpack(_exactly(stream, _NUMBER.size))
     if number < 0:
-        raise Damaged(f"a length below zero in the BAM: {FETCH_AGAIN}")
+        raise Damaged(f"a negative length in the BAM: {FETCH_AGAIN}")
     return int(number)
 
 
@@ -80,4 +80,4 @@ def _contradiction(number: int) -> Damaged:
 
 
 def _cut_off() -> Damaged:
-    return Damaged(f"the BAM is cut off: {FETCH_AGAIN}")
+    return Damaged(f"the BAM is truncated: {FETCH_AGAIN}")

@@ -26,7 +26,7 @@ else:
 
 from virnucpro.errors import InputError
 
-FETCH_AGAIN = "fetch or make the file again"
+FETCH_AGAIN = "download or create the file again"
 
 #: Compressed bytes read at a time.
 _INPUT_BYTES = 1 << 16
@@ -116,7 +116,7 @@ class Content(io.RawIOBase):
             raise
         except Exception as error:
             cause = str(error) or type(error).__name__
-            self._damage = Damaged(f"the file is damaged or cut off ({cause}): {FETCH_AGAIN}")
+            self._damage = Damaged(f"the file is damaged or truncated ({cause}): {FETCH_AGAIN}")
             if not done:
                 raise self._damage from error
         if self._ends_in_cr is None:
@@ -154,7 +154,9 @@ class Content(io.RawIOBase):
         if self._is_bgzf and not rest and not self._is_empty:
             raise EOFError("its BGZF end block is missing")
         if not any(magic.match(rest) for magic, make in _FORMATS if make is self._make):
-            self.leftover = f"what follows the last whole compressed stream is damaged: {FETCH_AGAIN}" if rest else ""
+            self.leftover = (
+                f"the data after the last complete compressed stream is damaged: {FETCH_AGAIN}" if rest else ""
+            )
             return False
         self._stream, self._pending, self._is_empty = self._make(), rest, True
         return True
@@ -177,7 +179,7 @@ def _opening_cure(error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         return "check the spelling and the folder"
     if isinstance(error, IsADirectoryError):
-        return "name the files in this folder one by one or by a pattern such as *.fasta"
+        return "give the files in this folder, for example with a pattern such as *.fasta"
     if isinstance(error, PermissionError):
-        return "ask its owner for the permission to read it, or use a copy"
+        return "ask its owner for read permission, or use a copy"
     return "check the path"

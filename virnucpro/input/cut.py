@@ -120,7 +120,7 @@ def read_inputs(
         try:
             if alphabet is PROTEIN and looks_like_dna(path):
                 raise InputError(
-                    f"{path} looks like DNA, and the model embeds proteins",
+                    f"{path} looks like DNA, but the model embeds proteins",
                     hint="translate it (`virnucpro orfs` finds open frames), or choose a DNA model",
                 )
             for record in read_records(path, alphabet):
@@ -175,7 +175,9 @@ class NameWatch:
         if len(self._seen) < MOST_WATCHED:
             self._seen.add(key)
         if sequence.note and not self._warned_note:
-            logger.warning("a record has %s and is called %s, by its place in its file", sequence.note, sequence.id)
+            logger.warning(
+                "a record has %s and is called %s, after its position in its file", sequence.note, sequence.id
+            )
             self._warned_note = True
 
 

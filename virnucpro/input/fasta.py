@@ -55,7 +55,7 @@ class Alphabet:
 
 # X: what was masked, as RepeatMasker and cross_match write it.
 _BASES = {**{code: code for code in "ACGTRYSWKMBDHVN"}, "U": "T", "X": "N"}
-_BASES_CURE = "put N for an unknown base (allowed are A C G T U X and the IUPAC codes)"
+_BASES_CURE = "use N for an unknown base (allowed are A C G T U X and the IUPAC codes)"
 DNA = Alphabet("DNA", _BASES, b"", _BASES_CURE)
 #: The same, in the case in which it stands: lower case masks repeats.
 DNA_AS_WRITTEN = Alphabet(
@@ -65,7 +65,7 @@ PROTEIN = Alphabet(
     "protein",
     {code: code for code in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"},
     b"*",
-    "put X for an unknown amino acid (allowed are the letters A to Z, and one * at the end)",
+    "use X for an unknown amino acid (allowed are the letters A to Z, and one * at the end)",
 )
 
 #: Letters by which DNA in place of protein is found out, and the fewest that allow a judgement.
@@ -81,17 +81,17 @@ _LONGEST_SHOWN = 80
 _BEFORE_MARK = re.compile(rb"(?:[ \t\r\v\f]|%b)+" % codecs.BOM_UTF8)
 
 _FORMATS = "give FASTA, FASTQ or unaligned BAM, plain or compressed by gzip, bzip2, xz or zstd"
-_SAM_CURE = "turn it into FASTQ by `samtools fastq`"
+_SAM_CURE = "convert it to FASTQ with `samtools fastq`"
 #: Beginnings of files that are known and not read: their name, and the hint for their users.
 _REFUSED = (
     (re.compile(rb"@(HD\tVN|SQ\tSN|RG\tID|PG\tID):|[^>@\s]\S*\t\d+\t\S+\t\d+\t\d+\t"), "SAM text", _SAM_CURE),
     (re.compile(rb"CRAM"), "CRAM", _SAM_CURE),
-    (re.compile(rb"LOCUS +|ID   "), "GenBank or EMBL text", "turn it into FASTA, for example by `seqret` of EMBOSS"),
-    (re.compile(rb"\xff\xfe|\xfe\xff"), "UTF-16 text", "save it as UTF-8: `iconv -f UTF-16 -t UTF-8`"),
+    (re.compile(rb"LOCUS +|ID   "), "GenBank or EMBL text", "convert it to FASTA, for example with `seqret` of EMBOSS"),
+    (re.compile(rb"\xff\xfe|\xfe\xff"), "UTF-16 text", "convert it to UTF-8: `iconv -f UTF-16 -t UTF-8`"),
     (
         re.compile(rb"PK\x03\x04|(?=.{257}ustar)[^>@\0]+\0", re.DOTALL),
         "an archive of files",
-        "unpack it, and name the files in it",
+        "unpack it and give the files inside",
     ),
 )
 
@@ -156,7 +156,7 @@ def read_records(path: Path, alphabet: Alphabet = DNA) -> Iterator[Record | BadR
         for number, raw in enumerate(_raw_records(path), 1):
             yield _checked(raw, number, alphabet)
     except Damaged as damage:
-        yield BadRecord("", 0, f"{path}: reading ended after {number} records: {damage}")
+        yield BadRecord("", 0, f"{path}: reading stopped after {number} records: {damage}")
 
 
 def looks_like_dna(path: Path) -> bool:
@@ -183,7 +183,7 @@ def count_records(path: Path) -> int:
         for _ in _raw_records(path):
             number += 1
     except Damaged as damage:
-        message = f"cannot count the sequences of {path}: reading ended after {number} records: {damage}"
+        message = f"cannot count the sequences of {path}: reading stopped after {number} records: {damage}"
         raise InputError(message) from damage
     return number
 
@@ -223,7 +223,7 @@ def _parsed(content: Content, path: Path) -> Iterator[_Raw]:
         if start.startswith(b"@"):
             return _fastq(chain((text,), lines), number)
         if start.strip() and not start.startswith(b";"):
-            message = f"{path} is of no known format: line {number} begins with neither '>' nor '@'"
+            message = f"{path} has an unknown format: line {number} starts with neither '>' nor '@'"
             raise InputError(message, hint=_FORMATS)
     return iter(())
 
@@ -268,8 +268,8 @@ def _fastq(lines: Iterator[bytes], line: int) -> Iterator[_Raw]:
             sequence, plus, quality = _wrapped(chain((sequence, plus, quality), lines))
         if not (start.startswith(b"@") and plus.startswith(b"+") and _same_length(sequence, quality)):
             raise Damaged(
-                f"the FASTQ record at line {line} is cut off, or is not '@' and header, sequence, '+', "
-                f"and as many qualities on as many lines; {FETCH_AGAIN}"
+                f"the FASTQ record at line {line} is truncated or malformed (expected '@' and header, sequence, '+', "
+                f"and as many qualities on as many lines); {FETCH_AGAIN}"
             )
         yield _Raw(start[1:], b"\n" + sequence, line)
         line += 2 + sequence.count(b"\n") + quality.count(b"\n")
@@ -314,13 +314,15 @@ def _checked(raw: _Raw, number: int, alphabet: Alphabet) -> Record | BadRecord:
 def _problem(raw: _Raw, header: str, letters: bytes | bytearray, alphabet: Alphabet) -> str:
     """What is wrong, where, and a hint; empty if nothing is."""
     if len(raw.header) > _LONGEST_HEADER:
-        return f"{_place(raw)}a header of more than {_LONGEST_HEADER:,} bytes: {FETCH_AGAIN}"
+        return f"{_place(raw)}the header is longer than {_LONGEST_HEADER:,} bytes: {FETCH_AGAIN}"
     if "\0" in header:
         return f"{_place(raw)}a NUL byte in the header: {FETCH_AGAIN}"
     if "\r" in header or "\n" in header:
-        return f"{_place(raw)}a line break in the header: make all line ends alike, for example by `tr '\\r' '\\n'`"
+        return (
+            f"{_place(raw)}a line break in the header: use one kind of line ending, for example with `tr '\\r' '\\n'`"
+        )
     if not letters:
-        return f"{_place(raw)}no sequence follows this header: complete the record or take it out"
+        return f"{_place(raw)}no sequence follows this header: complete or remove the record"
     return _foreign_reason(raw, alphabet) if _FOREIGN_BYTE in letters else ""
 
 
@@ -334,7 +336,7 @@ def _foreign_reason(raw: _Raw, alphabet: Alphabet) -> str:
     found = next(alphabet.foreign.finditer(text))
     line = raw.line + text.count("\n", 0, found.start())
     place = f"line {line}" if raw.line else f"position {found.start() + 1} of the sequence"
-    return f"{place}: {found.group()!r} is no {alphabet.name} letter: {_letter_cure(found.group(), alphabet)}"
+    return f"{place}: {found.group()!r} is not a {alphabet.name} letter: {_letter_cure(found.group(), alphabet)}"
 
 
 def _letter_cure(character: str, alphabet: Alphabet) -> str:
@@ -345,11 +347,11 @@ def _letter_cure(character: str, alphabet: Alphabet) -> str:
     if character == "\0":
         return f"the file is damaged; {FETCH_AGAIN}"
     if character in _MARKS:
-        return "begin each record on a line of its own"
+        return "start each record on a new line"
     if character.isdigit():
-        return "this looks like the numbering of GenBank or EMBL; take the numbers out"
+        return "this looks like the numbering of GenBank or EMBL; remove the numbers"
     if character in _GAPS:
-        return "this looks like a gap of an alignment; take the gaps out"
+        return "this looks like a gap of an alignment; remove the gaps"
     return alphabet.hint
 
 

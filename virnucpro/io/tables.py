@@ -13,9 +13,9 @@ from virnucpro.io.files import refuse_other
 
 FAILED: Mapping[str, str] = {
     "input": "file",
-    "record": "place of the record in that file, from 1; 0 is the rest of the file",
+    "record": "position of the record in that file, counted from 1; 0 stands for the rest of the file",
     "sequence_id": "first word of the header",
-    "reason": "what is wrong, and a hint",
+    "reason": "what is wrong, and what to do about it",
 }
 
 

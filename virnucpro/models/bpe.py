@@ -118,7 +118,7 @@ def _check(content: Mapping[str, Any], model: Mapping[str, Any]) -> None:
     if content.get("normalizer") is not None:
         raise Unsuitable("it has a normalizer")
     if content["pre_tokenizer"] != {"type": "Whitespace"}:
-        raise Unsuitable("it cuts words otherwise than at whitespace")
+        raise Unsuitable("it does not split words at whitespace alone")
     if any(set(added["content"]).isdisjoint("[]<>") for added in content["added_tokens"]):
         raise Unsuitable("it has added tokens that could be part of a sequence")
 

@@ -75,7 +75,7 @@ class Classifier:
             raise ModelError(f"{path} takes {found} features, but by {path.with_name(CARD)} the encoders give {dim}")
         if card.files.get(path.name, checksum := sha256_of(path)) != checksum:
             raise ModelError(
-                f"{path} is not the file that {CARD} beside it names", hint="import or train the classifier again"
+                f"{path} is not the file that {CARD} next to it names", hint="import or train the classifier again"
             )
         return cls(card, state)
 
@@ -136,14 +136,14 @@ def check_state(path: Path, state: Mapping[str, Tensor]) -> None:
     check_keys(path, set(KEYS), set(state), "a classifier")
     weight = state["hidden.weight"]
     if weight.ndim != 2:
-        raise ModelError(f"{path}: hidden.weight is no matrix")
+        raise ModelError(f"{path}: hidden.weight is not a matrix")
     for key, shape in _shapes(*weight.shape).items():
         tensor = state[key]
         if tensor.shape != shape or tensor.dtype != torch.float32:
             found = f"{tuple(tensor.shape)} {tensor.dtype}"
             raise ModelError(f"{path}: {key} is {found}, expected {shape} torch.float32")
         if not tensor.isfinite().all() or (key == "norm.running_var" and (tensor < 0).any()):
-            raise ModelError(f"{path}: {key} holds numbers that no training gives", hint="the file is damaged")
+            raise ModelError(f"{path}: {key} holds NaN, infinity or a negative variance", hint="the file is damaged")
 
 
 def _shapes(hidden: int, features: int) -> dict[str, tuple[int, ...]]:

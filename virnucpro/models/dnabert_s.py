@@ -145,7 +145,7 @@ def load_dnabert(weights: Path, config: Path | None, device: torch.device = CPU)
     found = {key: value for key, value in found.items() if not key.startswith(UNUSED_PREFIXES)}
     layers = {match[1] for key in found if (match := _LAYER.match(key))}
     if numbers.num_hidden_layers > len(layers):  # asked first, since many take their time to make
-        raise ModelError(f"{weights} holds {len(layers)} layers, by {config} it has {numbers.num_hidden_layers}")
+        raise ModelError(f"{weights} holds {len(layers)} layers, but {config} says {numbers.num_hidden_layers}")
     with torch.device("meta"):
         model = DNABERT(numbers)
     wanted = {name: _published_key(name) for name, _ in model.named_parameters()}

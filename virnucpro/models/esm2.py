@@ -262,7 +262,7 @@ def _infer(path: Path, found: Mapping[str, Tensor], frequencies: list[Tensor]) -
     layers = {match[1] for key in found if (match := re.match(r"layers\.(\d+)\.", key))}
     embedding, fc1 = found.get("embed_tokens.weight"), found.get("layers.0.fc1.weight")
     if embedding is None or embedding.ndim != 2 or fc1 is None or fc1.ndim != 2:
-        raise ModelError(f"{path} holds no ESM-2 network", hint="give weights of fair-esm or Hugging Face")
+        raise ModelError(f"{path} holds no ESM-2 network", hint="use weights from fair-esm or Hugging Face")
     vocabulary, dim = embedding.shape
     if vocabulary < len(ALPHABET) or not dim:
         raise ModelError(f"{path} knows {vocabulary} tokens, not the {len(ALPHABET)} of ESM-2")
@@ -277,7 +277,7 @@ def _one_inv_freq(path: Path, frequencies: list[Tensor]) -> Tensor:
     """The frequencies that all layers share. They are rounded to fp16 in the published files: never recompute them."""
     first = frequencies[0].float().flatten()
     if any(not torch.equal(first, other.float().flatten()) for other in frequencies):
-        raise ModelError(f"the layers of {path} differ in their inv_freq", hint="this is no published ESM-2 network")
+        raise ModelError(f"the layers of {path} differ in their inv_freq", hint="this is not a published ESM-2 network")
     return first
 
 

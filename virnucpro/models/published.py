@@ -86,10 +86,10 @@ def read_published(path: Path) -> dict[str, Tensor]:
 def _load(path: Path) -> object:
     with path.open("rb") as file:
         if not is_zipfile(file):
-            raise _refusal(path, "PyTorch 1.6 or newer has not written it")
+            raise _refusal(path, "it was not written by PyTorch 1.6 or newer")
     foreign = set(torch.serialization.get_unsafe_globals_in_checkpoint(path)) - set(CLASSES)
     if foreign:
-        raise _refusal(path, f"it names {', '.join(sorted(foreign))}, and nothing of it was run")
+        raise _refusal(path, f"it names {', '.join(sorted(foreign))}; no code in it was run")
     with torch.serialization.safe_globals(list(_STAND_INS.values())):
         return torch.load(path, map_location="cpu", weights_only=True)
 
@@ -133,8 +133,8 @@ def _tensors(module: _Inert) -> dict[str, Tensor]:
 
 def _refusal(path: Path, why: str) -> ModelError:
     return ModelError(
-        f"{path} is no published classifier: {why}",
-        hint="download 300_model.pth or 500_model.pth again from where VirNucPro is published",
+        f"{path} is not a published classifier: {why}",
+        hint="download 300_model.pth or 500_model.pth again from the VirNucPro repository",
     )
 
 
@@ -151,7 +151,8 @@ def import_published(
     folder = next(spec.folders(models_dir), None)
     if folder is None:
         raise UsageError(
-            f"where shall {spec.classifier} go?", hint=f"give a folder of models: --models-dir DIR, or {VARIABLE}=DIR"
+            f"no folder is given for {spec.classifier}",
+            hint=f"give a folder of models: --models-dir DIR, or {VARIABLE}=DIR",
         )
     if os.path.exists(folder / CARD) and not force:
         raise OutputError(f"{folder} holds a classifier", hint="choose another place, or overwrite with --force")
@@ -170,9 +171,11 @@ def _set_of(path: Path, window: int | None) -> SetSpec:
     if window is None and by_name:
         return by_name
     if window is None:
-        raise UsageError(f"for which windows is {path}?", hint="give --window 500 or --window 300")
+        raise UsageError(f"the window length of {path} is not known", hint="give --window 500 or --window 300")
     if given is None or not given.published or by_name not in (None, given):
-        raise UsageError(f"{path} is no classifier for windows of {window}", hint="give the window it is published for")
+        raise UsageError(
+            f"{path} is not a classifier for windows of {window}", hint="give the window it is published for"
+        )
     return given
 
 

@@ -276,7 +276,7 @@ def _fetch(fetch: Callable[..., str], file: str, pin: FilePin, spec: ModelSpec, 
     if check.status == "mismatch":
         raise ModelError(
             f"{check.path} is not the pinned file: expected {check.expected}, found {check.found}",
-            hint="the source or a proxy on the way served another file; do not use it",
+            hint="the server or a proxy sent a different file; do not use it",
         )
 
 

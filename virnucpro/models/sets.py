@@ -36,7 +36,7 @@ _T = TypeVar("_T")
 SOURCE = "https://github.com/Li-Jing-1997/VirNucPro"
 
 #: What to say of one that is not trained, by its name.
-UNTRAINED = "model set %s is UNTRAINED: its calls show that the tool works, and mean nothing"
+UNTRAINED = "model set %s is UNTRAINED: its calls show only that the tool works, and mean nothing"
 
 #: Families of the encoders, in their order, by what a set reads.
 _KINDS: Mapping[Reads, tuple[tuple[str, ...], ...]] = {
@@ -151,7 +151,9 @@ def _spec(name: str) -> SetSpec:
         return SETS[name]
     folder = Path(os.path.expanduser(name)).absolute()
     if not os.path.isfile(folder / CARD):
-        hint = f"{name} is an encoder alone; a set has a classifier, too" if name in MODELS else nearest(name, SETS)
+        hint = (
+            f"{name} is only an encoder; a model set also has a classifier" if name in MODELS else nearest(name, SETS)
+        )
         raise ModelError(f"no model set {name!r}: neither {', '.join(SETS)}, nor a folder with {CARD}", hint=hint)
     card = ClassifierCard.read(folder)
     encoders = [pin.name if pin.name in MODELS else str(folder / pin.name) for pin in card.encoders]
@@ -200,7 +202,7 @@ def _classifier(spec: SetSpec, models_dir: Path | None) -> Path:
     places = "; ".join(map(str, spec.folders(models_dir)))
     places = places or f"no folder, as neither --models-dir nor ${VARIABLE} is given"
     raise ModelError(
-        f"classifier {spec.classifier} is not on this machine; {CARD} sought in: {places}",
+        f"classifier {spec.classifier} is not on this machine; {CARD}; looked for {places}",
         hint=_how_to_get(spec, models_dir),
     )
 
@@ -218,9 +220,7 @@ def no_download(name: str, models_dir: Path | None) -> ModelError:
     spec = SETS[name]
     encoders = [encoder for encoder in spec.encoders if MODELS[encoder].hub_id]
     cures = [f"run `virnucpro models download {encoder}{option(models_dir)}`" for encoder in encoders]
-    cures.append(
-        _how_to_get(spec, models_dir) if spec.published else "nothing is to be downloaded: it is in the package"
-    )
+    cures.append(_how_to_get(spec, models_dir) if spec.published else "nothing to download: it is in the package")
     what = f"{name} is a model set, of {' and '.join(spec.encoders)} and a classifier, not a model"
     return ModelError(what, hint="\n".join(cures))
 

@@ -37,7 +37,7 @@ class DNATokenizer:
 
     def __init__(self, path: Path | None) -> None:
         if path is None:
-            raise ModelError("the model has no tokenizer for DNA", hint="is it a model of proteins?")
+            raise ModelError("the model has no tokenizer for DNA", hint="is it a protein model?")
         self._path = path
         with self._reading():
             self._tokenizer = Tokenizer.from_file(str(path))
@@ -68,7 +68,7 @@ class DNATokenizer:
             first, *found, last = self._encode(["ACGT"])[0].tolist()
         unknown = self._tokenizer.token_to_id(UNKNOWN_TOKEN)
         if len(set(known.values())) < len(known) or not found or {first, last, unknown} & {*found}:
-            raise ModelError(f"the tokenizer {self._path} is none of DNA", hint="download it again")
+            raise ModelError(f"the tokenizer {self._path} is not a DNA tokenizer", hint="download it again")
 
     def check_fits(self, vocabulary: int) -> None:
         """Raise a ModelError if it knows tokens that a network of so many does not."""
@@ -97,11 +97,11 @@ class DNATokenizer:
             fast, tried = FastBPE(path), list(examples())
             pairs = zip(fast.encode(tried) or [], self._encode(tried), strict=True)
             if not all(np.array_equal(found, wanted) for found, wanted in pairs):
-                raise Unsuitable("the fast way does not agree with the tokenizers library on it")
+                raise Unsuitable("the Numba tokenizer and the tokenizers library disagree on it")
         except ImportError:
             logger.info("Numba is not installed: tokenizing more slowly; pip install 'virnucpro[fast]'")
             return None
         except Exception as error:  # whatever a tokenizer file holds or Numba stumbles over, the library remains
-            logger.warning("tokenizing more slowly: the fast way cannot take %s: %s", path, error)
+            logger.warning("tokenizing more slowly: the Numba tokenizer does not support %s: %s", path, error)
             return None
         return fast

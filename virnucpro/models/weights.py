@@ -56,7 +56,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def _read_file(path: Path) -> dict[str, Tensor]:
     if path.exists() and not path.is_file():  # a pipe may never answer
-        raise ValueError("it is no regular file")
+        raise ValueError("it is not a regular file")
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
@@ -67,7 +67,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     if isinstance(loaded, Mapping) and isinstance(loaded.get("model"), Mapping):
         loaded = loaded["model"]
     if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise ValueError("it is no dictionary of tensors")
+        raise ValueError("it is not a dictionary of tensors")
     return dict(loaded)
 
 

@@ -67,7 +67,7 @@ def refuse_equal_names(files: Iterable[Path]) -> None:
     seen: dict[str, Path] = {}
     for path in map(Path, files):
         if path.name in seen:
-            raise InputError(f"{seen[path.name]} and {path} would have one result", hint="rename one of them")
+            raise InputError(f"{seen[path.name]} and {path} would have the same result file", hint="rename one of them")
         seen[path.name] = path
 
 
@@ -93,7 +93,9 @@ def assign_files_by_sequences(
         loads[worker] += size
     for worker, (paths, load) in enumerate(zip(lists, loads, strict=True)):
         share = load / max(1, sum(loads))
-        logger.info("worker %d: %d files, %d sequences, %.0f%%", worker, len(paths), load, 100 * share)
+        logger.info(
+            "worker %d is assigned %d files: %d sequences to embed (%.0f%%)", worker, len(paths), load, 100 * share
+        )
     return lists
 
 
@@ -152,7 +154,7 @@ class WorkerOptions:
         """In a process of its own, send log records to the parent if so asked. Raises DeviceError."""
         if self.forward_logs and self.progress_queue is not None:
             set_up_worker_logging(self.progress_queue, torch_device(device_id))
-            logger.debug("the worker has come up")
+            logger.debug("the worker has started")
 
     def kept_or(self, key: object, load: Callable[[], Loaded]) -> Loaded:
         """What `load` gives, or gave an earlier call with that key; of several only the last is kept."""
@@ -362,7 +364,7 @@ class _Trial:
         what = f"a batch of {size} tokens"
         if smaller < BUDGET_STEP:
             raise _too_small(what, self.device)
-        hint = f"--batch-size {round_budget(smaller)} does; results then differ in their last bits"
+        hint = f"--batch-size {round_budget(smaller)} fits; results then differ in their last bits"
         raise _too_small(what, self.device, hint)
 
     def _pass(self, size: int) -> Pass | None:
@@ -411,6 +413,6 @@ def torch_device(device_id: int | str) -> torch.device:
             torch.cuda.set_device(device)
         except (RuntimeError, AssertionError, AttributeError) as error:  # the last from a build without CUDA
             # The driver, which lists GPUs, knows nothing of the PyTorch that is to use them.
-            hint = "see `virnucpro devices`\nif it is there, install a PyTorch for its driver, or a newer driver"
+            hint = "see `virnucpro devices`\nif it is listed, install a PyTorch build for its driver, or a newer driver"
             raise DeviceError(f"cannot use {device}: {error}", hint=hint) from error
     return device

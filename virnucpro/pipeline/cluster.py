@@ -98,8 +98,8 @@ class Cluster:
         except (EOFError, OSError) as error:
             self.process.join(GONE_SECONDS)
             raise DeviceError(
-                f"the Ray cluster is lost: its client has ended ({cause_of(self.process.exitcode)})",
-                hint="when the cluster is there, run the same command again: it goes on from what is finished",
+                f"lost the Ray cluster: its client ended ({cause_of(self.process.exitcode)})",
+                hint="when the cluster is back, run the same command again: it continues from the finished work files",
             ) from error
         if isinstance(found, VirnucproError):
             raise found

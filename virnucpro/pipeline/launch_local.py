@@ -125,7 +125,7 @@ def check_can_spawn(devices: Sequence[str]) -> None:
             hint="use concurrent.futures.ProcessPoolExecutor, or one CPU as the device",
         )
     if getattr(process, "_inheriting", False):
-        raise UsageError("a worker process that imported this program came upon this call", hint=_GUARD)
+        raise UsageError("a worker process reached this call as it imported the program", hint=_GUARD)
     if path and program.__spec__ is None and not Path(path).exists():
         raise UsageError(f"workers cannot import the program, since there is no file {path}", hint="save it as a file")
 
@@ -469,7 +469,7 @@ def cause_of(exit_code: int | None) -> str:
         name = signal.Signals(-exit_code).name
     except ValueError:  # real-time signals have no names
         return f"signal {-exit_code}"
-    return f"{name}; was memory short?" if name == "SIGKILL" else name
+    return f"{name}; out of memory?" if name == "SIGKILL" else name
 
 
 def _worker_process(connection: Connection, packed: bytes | None, device: str, log_level: int, stays: bool) -> None:

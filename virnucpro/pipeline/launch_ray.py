@@ -170,7 +170,7 @@ class Client:
         try:
             found: Found = ray.get(member.answer)
         except RayError as error:
-            return _refuse(member, f"it cannot be asked: {_reason(error)}")
+            return _refuse(member, f"it does not answer: {_reason(error)}")
         member.device = replace(found.device, host=member.address)
         there, here = found.traits, self.terms.traits
         unlike = [
@@ -289,7 +289,7 @@ def _join(address: str) -> None:
         is_loopback(node["NodeManagerAddress"]) for node in _alive()
     ):
         raise DeviceError(
-            f"the Ray cluster {address} is open to whoever reaches it, since it asks for no token",
+            f"the Ray cluster {address} asks for no token, so whoever reaches it can run programs on it",
             hint="start its nodes, and this, with RAY_AUTH_MODE=token; see docs/cluster.md",
         )
 

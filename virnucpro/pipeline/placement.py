@@ -90,7 +90,9 @@ def announce(
         logger.info("resuming: %d of %d work files are done", len(done), len(counts))
     for model in models:
         if not model.trained:
-            logger.warning("%s is UNTRAINED: its embeddings show that the tool works, and mean nothing", model.name)
+            logger.warning(
+                "%s is UNTRAINED: its embeddings show only that the tool works, and mean nothing", model.name
+            )
     each = zip(models, budgets, strict=True)
     how = " and ".join(f"{model.name} ({budget} tokens a batch)" for model, budget in each)
     units, files = _counted(sum(counts.values()), unit), _counted(len(counts), "work files")

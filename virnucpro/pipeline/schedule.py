@@ -248,8 +248,8 @@ class Schedule:
             return []
         if self.open and not self.usable and now - self.lost_at > self.wait_seconds:
             raise DeviceError(
-                f"no host is left, and for {self.wait_seconds / 60:.0f} min none came",
-                hint="run the same command again when there is one: it goes on from what is finished",
+                f"no host is left, and none joined within {self.wait_seconds / 60:.0f} min",
+                hint="run the same command again when there is one: it continues from the finished work files",
             )
         slept = now - self.last_tick > SLEPT_SECONDS
         self.last_tick = now
@@ -257,7 +257,7 @@ class Schedule:
             if slot.alive and slept:
                 slot.heard = now  # the workers slept, too
             elif slot.alive and now - slot.heard > self._patience(slot):
-                self._kill(slot, f"it said nothing for {now - slot.heard:.0f} s")
+                self._kill(slot, f"it was silent for {now - slot.heard:.0f} s")
         return self._taken()
 
     # What a worker says.
@@ -363,7 +363,7 @@ class Schedule:
         for path in reversed(held):
             self._return(slot, path, cause)
         if self.open:
-            self._note(logging.WARNING, f"{slot.device} is gone ({cause}); others do what it had to do")
+            self._note(logging.WARNING, f"{slot.device} is gone ({cause}); its files go to others")
 
     def _return(self, slot: _Slot, path: Path, cause: str) -> None:
         """A file whose host went away is as it was before, unless hosts go away again and again."""

@@ -109,7 +109,7 @@ def _says(output: Path, wanted: Mapping[str, object]) -> bool:
     found = read_shard(output).attributes
     same = all(found.get(name) == value for name, value in wanted.items())
     if not same:
-        logger.warning("%s was made from something else; it is made again", output)
+        logger.warning("%s was made from other data or settings; it is computed again", output)
     return same
 
 

@@ -28,11 +28,11 @@ def warnings(record: Record) -> Iterator[str]:
     """What a reader must know of the model set before the first figure."""
     name = record["model set"]["name"]
     if not record["model set"]["trained"]:
-        yield f"The model set {name} is untrained: these calls show that the tool works, and mean nothing."
+        yield f"The model set {name} is untrained: these calls show only that the tool works, and mean nothing."
     elif name in SETS and not SETS[name].published:  # those that come with the package
         yield (
             f"The model set {name} is small. Its calls are hints: look at what a sequence encodes before you "
-            "believe it. How often it is right, by length and group, stands in its model card."
+            "believe it. Its model card says how often it is right, by length and group."
         )
 
 
@@ -90,8 +90,8 @@ def _of_sequences(scores: Mapping[str, Any]) -> str:
 
 def _share(discovery: Mapping[str, Any] | None) -> str:
     if discovery is None:
-        return "not asked: the scores of this set are no probabilities"
-    return "estimated from the scores" if discovery["estimated"] else f"{discovery['share']:.2%}, as was given"
+        return "not estimated: the scores of this set are not probabilities"
+    return "estimated from the scores" if discovery["estimated"] else f"{discovery['share']:.2%}, as given"
 
 
 def _versions(identity: Mapping[str, Any]) -> str:
@@ -110,11 +110,11 @@ def paragraph(record: Record) -> str:
         (
             f"Viral sequences were identified with virnucpro {identity['virnucpro_version']}, an implementation of "
             f"VirNucPro (Li et al. 2025), with its model set {model_set['name']} ({encoders}).",
-            f"{_count(sum(verdicts.values()), 'sequence')} of {result['bases']:,} bases together were cut into "
+            f"{_count(sum(verdicts.values()), 'sequence')} of {result['bases']:,} bases in total were cut into "
             f"{_count(result['windows'], 'window')} of at most {result['window']} bases, of which "
             f"{result['windows_scored']:,} could be scored.",
-            f"A sequence was called viral from a score of {_of_sequences(scores)} on: {verdicts['virus']:,} "
-            f"were viral as a whole, and {verdicts['mixed']:,} held viral regions beside other DNA.",
+            f"Sequences were called viral from a score of {_of_sequences(scores)}: {verdicts['virus']:,} "
+            f"were viral as a whole, and {verdicts['mixed']:,} contained viral regions next to other DNA.",
             *_false_calls(result["false_discovery"]),
             f"Computed in {identity['dtype']} with PyTorch {identity['torch_version']} on "
             f"{' and '.join(identity['device_kinds'])}.",

@@ -64,11 +64,11 @@ class Page:
         if self.survey.sequences != (counted := sum(verdict.count for verdict in self.verdicts)):
             paths = results.paths
             raise InputError(
-                f"{paths.sequences} has {self.survey.sequences} rows where {paths.manifest} counts {counted}", hint=HINT
+                f"{paths.sequences} has {self.survey.sequences} rows, but {paths.manifest} counts {counted}", hint=HINT
             )
 
     def _verdicts(self) -> Iterator[VerdictCount]:
-        words = ("viral as a whole", "viral in part: a prophage, say", "not viral", "without a score")
+        words = ("viral as a whole", "viral in part, for example a prophage", "not viral", "without a score")
         total = max(1, sum(self.result["verdicts"].values()))
         for name, meaning in zip(VERDICTS, words, strict=True):
             count = self.result["verdicts"][name]

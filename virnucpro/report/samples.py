@@ -128,7 +128,7 @@ def _in(folder: Path) -> list[Sample]:
     found += [Sample(name, folder / name, reason) for name, reason in failed.items()]
     if not found:
         raise InputError(
-            f"no results of `virnucpro predict` in {folder}", hint="give the folder of its -o, after it has ended"
+            f"no results of `virnucpro predict` in {folder}", hint="give the output folder (-o) of a finished run"
         )
     return found
 

@@ -100,7 +100,7 @@ def _reason(reasons: dict[str, Reason], note: str) -> Reason:
     """The one of a note; those that are rare in a sample of very many are one."""
     text = _PLACE.sub("", note)
     if text not in reasons and len(reasons) >= _MOST_REASONS:
-        text = "for other reasons, which stand in the tables"
+        text = "for other reasons (see the tables)"
     return reasons.setdefault(text, Reason(text))
 
 

@@ -141,7 +141,7 @@ class RunConfig(Settings):
         super().__post_init__()
         if self.ray is not None and self.device not in ("auto", "cpu", "cuda"):
             raise UsageError(
-                f"--device {self.device}: of a cluster's nodes all devices are used", hint="say auto, cpu or cuda"
+                f"--device {self.device}: on a cluster, all devices of the nodes are used", hint="use auto, cpu or cuda"
             )
 
 

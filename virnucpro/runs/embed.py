@@ -79,7 +79,7 @@ def _job(config: EmbedConfig) -> Job[EmbedConfig, RunPaths]:
     model = resolve(config.model, config.models_dir)
     worker = FAMILIES[model.kind]
     if config.dtype == "fp8" and not worker.fp8:
-        raise UsageError(f"--dtype fp8: {model.name} has no products in FP8, ESM-2 alone has", hint="use --dtype bf16")
+        raise UsageError(f"--dtype fp8: {model.name} cannot compute in FP8; only ESM-2 can", hint="use --dtype bf16")
     rules = Rules(reads="records", alphabet=worker.alphabet)
     placement = placed(config, [model])
     identity = {"max_tokens": config.max_tokens}

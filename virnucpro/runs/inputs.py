@@ -39,7 +39,7 @@ class Inputs:
         """Raise InputError unless they are still what the run began with: whoever has read them again asks."""
         for path, name, before in zip(self.paths, self.shown, self.sums, strict=True):
             if _described(path, name)["sha256"] != before:
-                raise InputError(f"{name} was changed while the run was on", hint="leave it alone, and run again")
+                raise InputError(f"{name} changed during the run", hint="wait until it is complete, then run again")
 
     def failures(self, found: Iterable[tuple[int, int, str, str]]) -> list[Failure]:
         """Those by (index of the input, record, id, reason), with the input's name, in input order."""
@@ -59,7 +59,7 @@ def _copied(name: Path, paths: RunPaths, index: int) -> Path:
     if name != STDIN and name.is_file():
         return name
     if name == STDIN and sys.stdin is None:
-        raise InputError("standard input is closed", hint="pipe sequences in, or name a file")
+        raise InputError("standard input is closed", hint="pipe sequences in, or give a file")
     paths.streams.mkdir(parents=True, exist_ok=True)
     copy = paths.streams / str(index)
     with contextlib.ExitStack() as stack:

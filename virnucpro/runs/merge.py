@@ -112,7 +112,7 @@ class Pieces(Inputs):
         for run in self.runs[1:]:
             if changed := differences(first.means, run.means):
                 raise UsageError(
-                    f"{run.results} and {first.results} were made from other settings ({', '.join(changed)})",
+                    f"{run.results} and {first.results} were made with other settings ({', '.join(changed)})",
                     hint="run all pieces by the same command, on devices of one kind",
                 )
 
@@ -140,9 +140,9 @@ def _piece_run(folder: Path, piece: Piece, embeds: bool) -> PieceRun:
     if record is None or record.command != ("embed" if embeds else "predict"):
         raise InputError(f"piece {piece.name} has no results in {results}", hint=f"run `{command}`")
     if record.state != "complete" or record.failed_work_files:
-        raise InputError(f"the run over piece {piece.name} is not complete", hint=f"run `{command}` again")
+        raise InputError(f"the run on piece {piece.name} is not complete", hint=f"run `{command}` again")
     if record.identity["inputs"] != [piece.sha256]:
-        raise InputError(f"{results} was made from another file than {path}", hint=f"run `{command}` again")
+        raise InputError(f"{results} was made from a file other than {path}", hint=f"run `{command}` again")
     return PieceRun(piece, path, record, results)
 
 
@@ -204,7 +204,7 @@ def _choice(config: PredictConfig, record: RunRecord) -> Choice:
     choice = choose(config)
     card = choice.model_set.classifier_folder / CARD
     if model_sha256(card) != record.choices["card"]:
-        raise UsageError(f"{card} is not the card by which the pieces were called", hint="give their --models-dir")
+        raise UsageError(f"{card} is not the card that the pieces were called with", hint="give their --models-dir")
     return replace(choice, thresholds=Thresholds(**record.choices["min score"]))
 
 

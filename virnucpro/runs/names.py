@@ -77,9 +77,9 @@ def _check_length(path: Path, more: int, hint: str) -> None:
     except (OSError, ValueError):
         longest = _LONGEST_NAME
     if max(*folders, name + more) > longest:
-        raise OutputError(f"{path} is too long a name, with what is put around it while it is written", hint=hint)
+        raise OutputError(f"the file name of {path} is too long", hint=hint)
     if len(os.fsencode(path.absolute())) + max(more, _INSIDE_WORK) >= _LONGEST_PATH:
-        raise OutputError(f"{path} is too long a path", hint=hint)
+        raise OutputError(f"the path {path} is too long", hint=hint)
 
 
 def _refuse_inputs(files: Iterable[Path], folders: Sequence[Path], reads: Iterable[Path], hint: str) -> None:
@@ -89,10 +89,10 @@ def _refuse_inputs(files: Iterable[Path], folders: Sequence[Path], reads: Iterab
     for path in files:
         identity = _identity(path)
         if same := names.get(path.resolve()) or (identity and identities.get(identity)):
-            raise UsageError(f"{path}, which is written, is also an input ({same})", hint=hint)
+            raise UsageError(f"the output {path} is also an input ({same})", hint=hint)
     for folder in folders:
         if inside := [path for path, resolved in read.items() if resolved.is_relative_to(folder.resolve())]:
-            raise UsageError(f"the input {inside[0]} lies in {folder}, which is cleared", hint=hint)
+            raise UsageError(f"the input {inside[0]} is in {folder}, which the run clears", hint=hint)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -84,15 +84,19 @@ class Record:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, RecursionError) as error:
-            logger.warning("%s is no run record (%s); starting anew", path, getattr(error, "strerror", None) or error)
+            logger.warning(
+                "%s is not a run record (%s); starting from the beginning",
+                path,
+                getattr(error, "strerror", None) or error,
+            )
             return None
 
     @classmethod
     def _parsed(cls, path: Path, values: dict[str, Any]) -> Record:
         if not all(key in values for key in _KEYS):
-            raise ValueError("it lacks what every record holds")
+            raise ValueError("required keys are missing")
         if values.pop("checksum", None) != fingerprint(values):
-            raise ValueError("its checksum is not that of its content")
+            raise ValueError("its checksum does not match")
         state, command, identity, choices, plan = (values.pop(key) for key in _KEYS)
         if state not in get_args(State):
             raise ValueError(f"its state is {state!r}")

@@ -191,14 +191,16 @@ class Run(Generic[Config, Paths]):
         if record is None or not record.plan or not self.config.resume:
             return None
         if changed := differences(record.identity, self.identity):
-            logger.warning("not resuming the earlier run: %s changed; starting anew", ", ".join(changed))
+            logger.warning("not resuming the earlier run: %s changed; starting from the beginning", ", ".join(changed))
             return None
         self.session.take_over()
         if not self.paths.parts.is_dir():
             return None
         plan = convert(record.plan, Plan)
         if lost := self._lost(plan):
-            logger.warning("not resuming the earlier run: work file %s is gone or damaged; starting anew", lost)
+            logger.warning(
+                "not resuming the earlier run: work file %s is missing or damaged; starting from the beginning", lost
+            )
             return None
         return plan
 

@@ -114,10 +114,10 @@ def read_sheet(path: Path) -> Samples:
     samples: dict[str, tuple[Path, ...]] = {}
     for number, (name, *files) in _lines(path):
         if not name or not files:
-            raise UsageError(f"{path}, line {number} is no sample", hint="write its name, a tab, and its file")
+            raise UsageError(f"{path}, line {number} is not a sample", hint="write its name, a tab, and its file")
         if name in samples:
             where = f"{path}, line {number}"
-            raise UsageError(f"{where}: the sample {name} is there already", hint="name all its files in one line")
+            raise UsageError(f"{where}: the sample {name} is listed twice", hint="give all its files on one line")
         samples[name] = tuple(map(Path, files))
     if not samples:
         raise UsageError(f"{path} names no sample", hint="write a name, a tab and a file on each line")

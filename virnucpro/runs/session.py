@@ -66,7 +66,7 @@ def _failing_as_output_error(output: Path) -> Iterator[None]:
     except OSError as error:
         where = error.filename or output
         raise OutputError(
-            f"{where}: {error.strerror or error}", hint="mend that, then run the same command again"
+            f"{where}: {error.strerror or error}", hint="fix that, then run the same command again"
         ) from error
 
 
@@ -94,7 +94,8 @@ def _lock(path: Path, output: Path) -> int:
             ) from error
         except OSError as error:
             logger.warning(
-                "the file system of %s has no locks (%s): start no second run on this output, or choose another place",
+                "the file system of %s does not support locks (%s): do not start a second run on this output, or "
+                "choose another place",
                 path.parent,
                 error.strerror,
             )
@@ -187,7 +188,7 @@ class Session:
             return None
         if changed := differences(record.identity | record.choices, identity | choices):
             raise OutputError(
-                f"{there} exists and was made from other settings ({', '.join(changed)})",
+                f"{there} exists and was made with other settings ({', '.join(changed)})",
                 hint="choose another output, or overwrite with --force",
             )
         return record if self._is_whole(record, results) else None
@@ -195,11 +196,11 @@ class Session:
     def _is_whole(self, record: Record, results: Iterable[Path]) -> bool:
         lost = [path for path in results if not path.exists()]
         if record.state != "complete":
-            logger.info("the run before ended while its results got their names; they are written again")
+            logger.info("the previous run stopped while it renamed its results; they are written again")
         elif record.failed_work_files:
             logger.info("some work files failed last time and are tried again")
         elif lost:
-            logger.info("%s is gone; the run is made again", lost[0])
+            logger.info("%s is missing; running again", lost[0])
         else:
             logger.info("%s is complete; nothing to do", self.paths.output)
             return True

@@ -73,7 +73,7 @@ def run_train(config: TrainConfig, listener: Listener | None = None) -> TrainRes
         fitted = _fit(run, data, parts, *((data.whole, "windows") if whole else (data.frames, "open frames")))
         dna_only = None
         if config.dna_only:
-            dna_only = _fit(run, data, parts, data.whole, "windows without an open frame", "fitting to DNA alone")
+            dna_only = _fit(run, data, parts, data.whole, "windows without an open frame", "fitting the DNA-only head")
         with run.session.stage("testing", FIGURES, "figures"):
             card = _card(run, reads, encoders, _dims(data, called, plan))
             of_whole = fitted if whole else dna_only

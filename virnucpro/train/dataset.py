@@ -171,7 +171,9 @@ def read_groups(path: Path) -> dict[str, str]:
     with failing_as(InputError, f"cannot read {path}", "check the path"):
         data = path.read_bytes()
     if b"\0" in data:
-        raise InputError(f"{path} is no plain text", hint="save it as UTF-8, for example by `iconv -f UTF-16 -t UTF-8`")
+        raise InputError(
+            f"{path} is not UTF-8 text", hint="convert it to UTF-8, for example with `iconv -f UTF-16 -t UTF-8`"
+        )
     groups: dict[str, str] = {}
     for number, line in enumerate(data.removeprefix(codecs.BOM_UTF8).splitlines(), 1):
         cells = [cell.strip() for cell in decoded(line).split("\t")]
@@ -179,7 +181,7 @@ def read_groups(path: Path) -> dict[str, str]:
             continue
         if len(cells) != 2 or not all(cells):
             raise InputError(
-                f"{path}, line {number} is not an id, a tab and a group", hint="give just these on each line"
+                f"{path}, line {number} is not an id, a tab and a group", hint="write just these on each line"
             )
         name, group = cells
         if groups.setdefault(name, group) != group:

@@ -91,7 +91,7 @@ class Trial:
     def surprises(self) -> list[str]:
         """Presets that let far more of the test part through than they mean, in words."""
         return [
-            f"preset {name}: {seen:.1%} of the other windows of the test part are called viral, meant are {meant:.0%}"
+            f"preset {name} calls {seen:.1%} of the other windows of the test part viral; the target is {meant:.0%}"
             for name, meant in PRESETS.items()
             if (seen := self.false_positives[name]) > TOO_MANY * meant
         ]
@@ -180,12 +180,12 @@ def _text(card: ClassifierCard, trial: Trial, fitted: Fitted, files: Mapping[str
 
 def _false_positives(trial: Trial) -> Iterator[str]:
     """What a preset means, and what it turned out to be on groups that decided nothing."""
-    yield "| preset | score | false positives, as meant (validation) | **as seen (test)** |"
+    yield "| preset | score | false positives: target (validation) | **observed (test)** |"
     yield "|---|---|---|---|"
     for name, score in trial.presets.items():
         seen, meant = trial.false_positives[name], PRESETS[name]
         shown = "none has a score" if np.isnan(seen) else f"{seen:.1%}"
-        warning = " **more than twice as many as meant**" if seen > TOO_MANY * meant else ""
+        warning = " **more than twice the target**" if seen > TOO_MANY * meant else ""
         yield f"| {name} | {score:.4f} | {meant:.0%} | {shown}{warning} |"
 
 
