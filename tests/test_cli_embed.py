@@ -35,7 +35,7 @@ BAD = [
     ("protein", ">protein x\nACGT\nMKVLE\n", ("line {2}", "'L'", "protein", "DNA that codes")),
     ("gap", ">gap\nAC-GT\n", ("line {1}", "'-'", "gap")),
     ("digit", ">digit\nACGT1\n", ("line {1}", "'1'", "numbering")),
-    ("accent", ">accent\nACÉGT\n", ("line {1}", "'É'", "put N")),
+    ("accent", ">accent\nACÉGT\n", ("line {1}", "'É'", "use N")),
     ("nul", ">nul\0byte\nACGT\n", ("line {0}", "NUL")),
     ("long", f">long\n{LONG}\n", ("--max-tokens 256", "windows")),
 ]

@@ -71,7 +71,7 @@ def test_cpu_may_be_given_several_times() -> None:
 @pytest.mark.parametrize("entry", ["gpu", "GPU-8d2b0c0a-5cf5", "MIG-4f8c", "cuda:-1", "", "0,", "1.5"])
 def test_nonsense_is_a_usage_error(entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "find_gpus", lambda: [OLD, NEW])
-    with pytest.raises(UsageError, match="is no device"):
+    with pytest.raises(UsageError, match="is not a device"):
         select_devices(entry)
 
 

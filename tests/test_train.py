@@ -326,7 +326,7 @@ def test_groups_by_a_table(inputs: tuple[Path, Path], cli: Cli, tmp_path: Path) 
     assert not (tmp_path / "model" / "train.work").exists()
     group_table(table, 6)
     done = cli(*arguments(inputs, tmp_path / "model", "--group-by", table, "--epochs", 2))
-    assert (done.returncode, "made from other settings (groups)" in done.stderr) == (3, True)
+    assert (done.returncode, "made with other settings (groups)" in done.stderr) == (3, True)
 
 
 def test_a_record_without_a_group_is_told_before_anything_is_computed(
