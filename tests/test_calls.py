@@ -349,3 +349,4 @@ def test_a_given_share_is_taken() -> None:
         "expected false calls: 4.0 of 8 called virus, assuming that 10.0% of the sequences are viral (given); "
         "0.5 of 2 regions in mixed sequences"
     )
+    assert str(discovery.expected(0, 0.1)).endswith("(estimated from the scores)")  # nothing of regions where none are

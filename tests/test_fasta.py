@@ -471,7 +471,7 @@ def check_refused(path: Path, message: str, hint: str) -> None:
 
 @pytest.mark.parametrize("text", [b"<html>\n", b"ACGT\n", b"\n\n{}", b"\x1f", b"; a comment\nACGT\n"])
 def test_unknown_format(save: Save, text: bytes) -> None:
-    check_refused(save(text), "no known format", "FASTA, FASTQ or unaligned BAM")
+    check_refused(save(text), "unknown format", "FASTA, FASTQ or unaligned BAM")
 
 
 @truly_compressed

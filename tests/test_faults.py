@@ -180,7 +180,7 @@ def test_signals(number: signal.Signals, code: int, fasta: Path, tmp_path: Path,
         (os.killpg if number == signal.SIGINT else os.kill)(run.process.pid, number)
         returncode, said = run.end()
     assert returncode == code
-    assert "stopped by a signal; finished work files are kept" in said
+    assert "interrupted; finished work files are kept" in said
     assert "run the same command again to continue" in said
     assert "Traceback" not in said
     assert alive(workers) == []

@@ -139,7 +139,7 @@ def test_whole_windows_need_no_frames(tmp_path: Path) -> None:
 
 def test_what_is_read_without_a_script(folder: Path) -> None:
     text = Page(write_report(folder, "x")).text
-    assert "<strong>2</strong> of 7 sequences hold a virus" in text
+    assert "<strong>2</strong> of 7 sequences contain a virus" in text
     assert "<strong>0.5 are expected to be false</strong>, if 5.0% of the" in text
     assert "The model set mini is small." in text
     assert "shorter than 100 bases" in text
@@ -165,7 +165,7 @@ def test_warnings(tmp_path: Path, model_set: dict[str, Any], words: str | None) 
     (folder / "x.run.json").write_text(json.dumps(record | {"model set": model_set}))
     text = Page(write_report(folder, "x")).text
     assert "How many of the calls are false is not known" in text
-    assert (words or "of 7 sequences hold a virus") in text
+    assert (words or "of 7 sequences contain a virus") in text
     assert ('<p class="warning">The model set' in text) == (words is not None)
 
 
@@ -188,13 +188,13 @@ def test_thresholds_of_one_length_or_many(
     folder = write_results(tmp_path / "out", SEQUENCES, thresholds={"window": 0.6, **thresholds})
     page = Page(write_report(folder, "x"))
     assert page.facts["thresholds"] == {"window": 0.6, "byLength": points}
-    assert f"called viral from a score of {words} on: 1 were viral" in page.text
+    assert f"called viral from a score of {words}: 1 were viral" in page.text
     assert ("which depends on the length" in page.text) == (len(points) > 1)
 
 
 def test_nothing_at_all(tmp_path: Path) -> None:
     page = Page(write_report(write_results(tmp_path / "out", []), "x"))
-    assert "<strong>0</strong> of 0 sequences hold a virus" in page.text
+    assert "<strong>0</strong> of 0 sequences contain a virus" in page.text
     assert "Everything was read and scored" in page.text
 
 
@@ -220,7 +220,7 @@ def test_of_too_many_the_viral_ones_are_shown_and_the_rest_is_counted(
     assert not page.facts["complete"]
     assert page.columns["density"].sum() == 22
     assert page.columns["scores"].sum() == 24
-    assert "This page holds 2 of 27 sequences, those that hold a virus;" in page.text
+    assert "This page holds 2 of 27 sequences, those that contain a virus;" in page.text
 
 
 def test_of_too_many_viral_ones_the_best_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +229,7 @@ def test_of_too_many_viral_ones_the_best_are_shown(tmp_path: Path, monkeypatch: 
     folder = write_results(tmp_path / "out", [made(f"v{score}", 600, score) for score in scores])
     page = Page(write_report(folder, "x"))
     assert page.facts["ids"] == ["v0.9", "v0.95"]
-    assert "those that hold a virus, the highest scores first;" in page.text
+    assert "those that contain a virus, the highest scores first;" in page.text
 
 
 def test_of_too_many_windows_those_of_viral_sequences_are_shown(

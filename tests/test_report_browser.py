@@ -119,7 +119,7 @@ def test_a_click_on_the_second_row(opened: Any) -> None:
     report = opened()
     report.page.click("#visible .row:nth-child(2)")
     assert report.text("#name") == "second"
-    assert "virus · 4,000 bp · score 0.800 (viral from 0.750 on) · " in report.text("#about")
+    assert "virus · 4,000 bp · score 0.800 (threshold 0.750) · " in report.text("#about")
     assert report.page.get_attribute("#visible .row:nth-child(2)", "aria-selected") == "true"
     report.page.keyboard.press("Tab")
     report.page.focus("#rows")
@@ -159,9 +159,9 @@ def test_the_slider_tells_and_changes_no_file(opened: Any, tmp_path: Path) -> No
     before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     assert report.text("#counts") == "As in the run: 2 sequences called virus, of which 0.5 are expected to be false."
     report.page.fill("#threshold", "850")
-    assert "From 0.850 on: 1 sequence would be called virus (−1), of which about " in report.text("#counts")
+    assert "At 0.850: 1 sequence would be called virus (−1), of which about " in report.text("#counts")
     report.page.fill("#threshold", "300")
-    assert "From 0.300 on: 3 sequences would be called virus (+1), of which about " in report.text("#counts")
+    assert "At 0.300: 3 sequences would be called virus (+1), of which about " in report.text("#counts")
     report.page.click("#as-run")
     assert report.text("#counts").startswith("As in the run: 2 sequences")
     assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
@@ -273,4 +273,4 @@ def test_a_hundred_thousand_contigs(opened: Any, tmp_path: Path) -> None:
     report.page.click("#visible .row")
     assert report.text("#name").startswith("NODE_77777_")
     report.page.fill("#threshold", "500")
-    assert "From 0.500 on: " in report.text("#counts")
+    assert "At 0.500: " in report.text("#counts")

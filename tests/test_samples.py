@@ -86,7 +86,7 @@ def test_a_bad_sample_does_not_stop_the_others(
     done = cli(*words(order, toy, tmp_path / "out", "--keep-embeddings"))
     assert done.returncode == 6
     assert "3 of 5 samples have results" in done.stderr
-    assert "2 samples failed; see " in done.stderr
+    assert "2 failed; see " in done.stderr
     failed = {row["sample"]: row["reason"] for row in read_rows(tmp_path / "out" / "samples.failed.tsv")}
     assert [*failed] == ["proteins", "absent"]
     assert failed["proteins"].startswith("no usable sequence in the input: line 2: 'L' is not a DNA letter")
@@ -172,8 +172,8 @@ def test_a_sheet(inputs: list[Path], toy: Path, tmp_path: Path, cli: Cli) -> Non
     [
         ("", "names no sample"),
         ("sample\tpath\n", "names no sample"),
-        ("a a.fa\n", "line 1 is no sample"),
-        ("a\ta.fa\n\tb.fa\n", "line 2 is no sample"),
+        ("a a.fa\n", "line 1 is not a sample"),
+        ("a\ta.fa\n\tb.fa\n", "line 2 is not a sample"),
         ("a\ta.fa\nb\tb.fa\na\tc.fa\n", "line 3: the sample a is listed twice"),
         ("a/b\ta.fa\n", "the beginning of a file name"),
         ("..\ta.fa\n", "the beginning of a file name"),

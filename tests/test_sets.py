@@ -280,7 +280,7 @@ def test_the_same_weights_from_elsewhere_are_accepted_and_others_are_not(encoder
 def test_window_by_name_or_option(file: Path, tmp_path: Path) -> None:
     store = tmp_path / "models"
     other = Path(shutil.copy(file, tmp_path / "mine.pth"))
-    with pytest.raises(UsageError, match="for which windows"):
+    with pytest.raises(UsageError, match="window length"):
         import_published(other, models_dir=store)
     assert import_published(other, 300, store) == store / "virnucpro-300"
     assert ClassifierCard.read(store / "virnucpro-300").window == (300,)

@@ -79,7 +79,7 @@ def test_settings_that_differ_are_said(out: Path) -> None:
     }  # fmt: skip
     page = (out / "samples.report.html").read_text()
     assert f"differs: {found['fourth']}" in page
-    assert "most samples; what differs in others" in page
+    assert "most samples; where others differ" in page
 
 
 def test_another_estimate_is_no_other_setting(out: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_set_that_was_not_measured_has_no_expectation(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"state": "working"}, "belongs to an unfinished run"), ({"result": {}}, "is damaged or no result")],
+    [({"state": "working"}, "belongs to an unfinished run"), ({"result": {}}, "is damaged or not a result")],
 )
 def test_a_run_without_results_is_said(changes: dict[str, Any], words: str, out: Path) -> None:
     change(out / "first", **changes)
@@ -113,7 +113,7 @@ def test_a_run_without_results_is_said(changes: dict[str, Any], words: str, out:
     summarize([out], out)
     first, second, _ = rows(out)
     assert (first["sequences"], words in first["note"]) == ("", True)
-    assert (second["sequences"], "is damaged or no result" in second["note"]) == ("", True)
+    assert (second["sequences"], "is damaged or not a result" in second["note"]) == ("", True)
 
 
 def test_records_of_other_commands_are_passed_over(out: Path) -> None:

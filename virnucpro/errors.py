@@ -55,7 +55,7 @@ class Interrupted(VirnucproError):
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(
-            "stopped by a signal; finished work files are kept",
+            "interrupted; finished work files are kept",
             hint="run the same command again to continue",
         )
         self.args = (signal_number,)  # for pickle

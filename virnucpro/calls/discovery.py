@@ -41,10 +41,10 @@ class FalseDiscovery:
 
     def __str__(self) -> str:
         how = "estimated from the scores" if self.estimated else "given"
+        regions = f"; {self.expected_false_regions:.1f} of {self.regions} regions in mixed sequences"
         return (
             f"expected false calls: {self.expected_false:.1f} of {self.calls} called virus, assuming that "
-            f"{self.share:.1%} of the sequences are viral ({how}); "
-            f"{self.expected_false_regions:.1f} of {self.regions} regions in mixed sequences"
+            f"{self.share:.1%} of the sequences are viral ({how}){regions if self.regions else ''}"
         )
 
 

@@ -140,9 +140,9 @@ def tell_samples(result: SamplesResult) -> None:
     if untrained := [each.model for each in result.results.values() if not each.trained]:
         logger.warning(UNTRAINED, untrained[0])
     total = len(result.results) + len(result.failed)
-    logger.info("%d of %d samples have results; a row for each: %s", len(result.results), total, result.paths.table)
+    logger.info("%d of %d samples have results, listed in %s", len(result.results), total, result.paths.table)
     if result.failed:
-        logger.warning("%d samples failed; see %s", len(result.failed), result.paths.failed)
+        logger.warning("%d failed; see %s", len(result.failed), result.paths.failed)
 
 
 def tell_trained(result: TrainResult) -> None:

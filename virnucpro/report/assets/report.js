@@ -203,7 +203,7 @@ function trust(data, select) {
     const known = data.discovery ? `, of which about ${falseCalls(threshold).toFixed(1)} are expected to be false` : "";
     const signed = change ? ` (${change > 0 ? "+" : "−"}${integer(Math.abs(change))})` : "";
     return [
-      `From ${threshold.toFixed(3)} on: ${count(called, "sequence")} would be called virus${signed}${known}. To have it in the files, give the command of the run again with `,
+      `At ${threshold.toFixed(3)}: ${count(called, "sequence")} would be called virus${signed}${known}. To apply it to the files, run the same command again with `,
       element("code", { textContent: `--min-score ${threshold.toFixed(3)} --report` }), ", which takes seconds.",
     ];
   }
@@ -298,7 +298,7 @@ function table(data, show) {
     { name: "verdict", of: data.verdict, text: (i) => verdictOf(i) },
     { name: "score", number: true, of: data.score, text: (i) => (Number.isNaN(data.score[i]) ? "" : data.score[i].toFixed(3)) },
     { name: "false pos.", number: true, of: data.rate, text: (i) => share(data.rate[i]),
-      title: "Share of other sequences of this length that reach the threshold" },
+      title: "Share of non-viral sequences of this length that reach the threshold" },
     { name: "viral windows", number: true, of: data.viral, text: (i) => `${integer(data.viral[i])} of ${integer(data.scored[i])}` },
     { name: "regions, best", number: true, of: data.regions, text: (i) => (data.regions[i] ? `${integer(data.regions[i])}, ${bestRegion(i)}` : ""),
       title: "Viral regions, and the highest of their scores" },
@@ -481,7 +481,7 @@ function sequenceView(data) {
   }
 
   function facts(i) {
-    const score = Number.isNaN(data.score[i]) ? "no score" : `score ${data.score[i].toFixed(3)} (viral from ${data.threshold[i].toFixed(3)} on)`;
+    const score = Number.isNaN(data.score[i]) ? "no score" : `score ${data.score[i].toFixed(3)} (threshold ${data.threshold[i].toFixed(3)})`;
     return [
       plain(data.verdictNames[data.verdict[i]]), bases(data.length[i]), score,
       `${integer(data.viral[i])} of ${count(data.scored[i], "scored window")} viral`, count(data.regions[i], "viral region"),
