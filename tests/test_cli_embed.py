@@ -229,7 +229,7 @@ def unusable(case: str, folder: Path) -> tuple[list[object], str]:
     (folder / "folder.h5").mkdir()
     return {
         "empty file": ([folder / "empty.fa", "-o", output], "holds no sequences"),
-        "no known format": ([folder / "prose.txt", "-o", output], "neither '>' nor '@'"),
+        "unknown format": ([folder / "prose.txt", "-o", output], "neither '>' nor '@'"),
         "folder as input": ([folder, "-o", output], f"{folder} is a folder"),
         "missing input": ([folder / "nowhere.fa", "-o", output], "nowhere.fa does not exist"),
         "missing folder": ([good, "-o", folder / "no" / "o.h5"], "does not exist"),
@@ -245,7 +245,7 @@ def unusable(case: str, folder: Path) -> tuple[list[object], str]:
     "case",
     [
         "empty file",
-        "no known format",
+        "unknown format",
         "folder as input",
         "missing input",
         "missing folder",

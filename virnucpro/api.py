@@ -29,7 +29,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class RunSettings(TypedDict, total=False):
-    """What every run that embeds can be told; docs/options.md explains each."""
+    """Settings of every run that embeds; docs/options.md explains each."""
 
     model: PathLike
     models_dir: PathLike | None
@@ -47,13 +47,13 @@ class RunSettings(TypedDict, total=False):
 
 
 class EmbedSettings(RunSettings, total=False):
-    """What `embed` can be told."""
+    """Settings of `embed`."""
 
     max_tokens: int
 
 
 class SampleSettings(RunSettings, total=False):
-    """What `predict_samples` can be told."""
+    """Settings of `predict_samples`."""
 
     window: int | None
     exact: bool
@@ -67,13 +67,13 @@ class SampleSettings(RunSettings, total=False):
 
 
 class PredictSettings(SampleSettings, total=False):
-    """What `predict` can be told."""
+    """Settings of `predict`."""
 
     prefix: str | None
 
 
 class OrfsSettings(TypedDict, total=False):
-    """What `orfs` can be told."""
+    """Settings of `orfs`."""
 
     window: int
     exact: bool
@@ -112,7 +112,7 @@ def embed(
 
     Returns the ids and a (n, dim) float32 array in input order, or, with `output` (.h5, .npy, .pt), writes there
     and returns its path. Sequences that could not be embedded are left out and logged as warnings. Raises
-    VirnucproError. On anything but one CPU, processes are spawned: call it under `if __name__ == "__main__":`.
+    VirnucproError. Except on a single CPU, worker processes are spawned: call it under `if __name__ == "__main__":`.
     """
     from virnucpro.io.store import read_result
     from virnucpro.runs.embed import run_embed
@@ -127,13 +127,13 @@ def embed(
 def predict(
     paths: PathLike | Iterable[PathLike], output: PathLike | None = None, **settings: Unpack[PredictSettings]
 ) -> list[SequenceRow]:
-    """Call the DNA sequences of one or several files.
+    """Find the viral sequences in one or several files of DNA.
 
-    output: folder that keeps all results, as `virnucpro predict -o`; None keeps none. The keywords are the options of
+    output: folder for all results, as `virnucpro predict -o`; None keeps no files. The keywords are the options of
     the command (docs/options.md); exact: `--frames exact`.
 
     Returns the rows of the sequences table, in input order. What failed is logged as warnings. Raises VirnucproError.
-    On anything but one CPU, processes are spawned: call it under `if __name__ == "__main__":`.
+    Except on a single CPU, worker processes are spawned: call it under `if __name__ == "__main__":`.
     """
     with _kept_or_temporary(output, "out") as folder:
         chosen = config.PredictConfig(_inputs(paths), folder, **cast(Any, settings))
@@ -148,14 +148,14 @@ def predict_samples(
     output: PathLike | None = None,
     **settings: Unpack[SampleSettings],
 ) -> dict[str, list[SequenceRow]]:
-    """Call the DNA sequences of several samples; models are loaded once.
+    """Find the viral sequences of several samples of DNA; models are loaded once.
 
-    samples: the file, or files, of each name; or files that name themselves, as with `virnucpro predict --per-sample`.
-    output, and the keywords: as for `predict`; the results of a sample are in a folder of its name.
+    samples: the file or files of each sample by name; or files, named after themselves as with `predict --per-sample`.
+    output and the keywords: as for `predict`; the results of each sample go to a folder of its name.
 
-    Returns, by sample, the rows of its sequences table. A sample that came to nothing is left out and logged as an
-    error, what failed in others as warnings. Raises VirnucproError. On anything but one CPU, processes are spawned:
-    call it under `if __name__ == "__main__":`.
+    Returns the rows of the sequences table for each sample. A sample that failed is left out and logged as an
+    error; what failed in others is logged as warnings. Raises VirnucproError. Except on a single CPU, workers are
+    spawned: call it under `if __name__ == "__main__":`.
     """
     from virnucpro.runs.samples import named_by_file, run_samples
 
@@ -174,7 +174,7 @@ def orfs(
 ) -> tuple[Path, Path, Path]:
     """Cut the DNA of one or several files into windows, and find their open frames.
 
-    output: beginning of the results' names. The keywords are the options of `virnucpro orfs` (docs/options.md); exact:
+    output: prefix of the result files. The keywords are the options of `virnucpro orfs` (docs/options.md); exact:
     `--frames exact`.
 
     Returns the paths of three FASTA files: windows, and nucleotides and proteins of the frames. What failed is logged

@@ -1,4 +1,4 @@
-"""The rule of calls for model sets whose calls were not measured: means, and runs of viral windows (docs/calls.md).
+"""How calls are made for model sets that were not measured: means, and runs of viral windows (docs/calls.md).
 
 A window is viral from a score on. A sequence is by the mean of its windows; a viral region is a run of viral windows.
 Everything is added up in input order, in float64, so that equal scores give equal calls.

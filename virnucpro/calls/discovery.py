@@ -1,4 +1,4 @@
-"""How many of the calls of a sample are false, as far as the scores themselves tell.
+"""How many of the calls of a sample are false, estimated from the scores.
 
 A score is the probability that a sequence is viral where as many are viral as not. In a sample of which a share of the
 sequences is viral the odds are others: by Bayes' rule they are multiplied by share / (1 - share). The share is given,

@@ -1,4 +1,4 @@
-"""The numbers by which a measured model set calls sequences, for one size of windows; they stand in its card.
+"""The numbers with which a measured model set calls sequences, for one window size; they are stored in its card.
 
 `training/fit_sequences.py` fits them, on sequences of clusters that the encoders have not seen; docs/calls.md says how
 they are used and why.

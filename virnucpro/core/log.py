@@ -1,4 +1,4 @@
-"""Messages go to stderr, and all of them to a log file beside the output."""
+"""Messages go to stderr, and all of them to a log file next to the output."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class _LogFile(logging.FileHandler):
         return open(os.open(self.baseFilename, flags, 0o666), "a", encoding="utf-8", errors="backslashreplace")
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Say nothing: when the disk is full, the run says so itself."""
+        """Stay silent: when the disk is full, the run itself reports it."""
 
 
 def set_up(console: Console, quiet: bool = False, log_format: str = "text") -> None:

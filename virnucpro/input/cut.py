@@ -1,4 +1,4 @@
-"""Inputs → sequences → windows → open frames → work files: the unit of work, of failure, of resuming.
+"""Inputs → sequences → windows → open frames → work files, the unit of work, failure and resuming.
 
 What is read of a sequence is the open frames of its windows, or the windows as they stand, or the record as it stands.
 A work file is several files of one name. `.fna` and `.faa` hold nucleotides and proteins of frames, `.fna` also windows

@@ -1,4 +1,4 @@
-"""What workers, their parent and a run's listener tell each other. Small, picklable, nothing of torch."""
+"""Messages between workers, their parent and a run's listener: small, picklable, without torch."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class FileDone:
 
 @dataclass(frozen=True)
 class FileFailed:
-    """A work file came to nothing. `out_of_memory`: on this device, so that another may fare better."""
+    """A work file failed. `out_of_memory`: of this device, so that another may succeed."""
 
     path: Path
     reason: str
@@ -61,12 +61,12 @@ Event = Ready | Progress | FileDone | FileFailed
 
 @dataclass(frozen=True)
 class Request:
-    """My hands are free for a file."""
+    """The worker is ready for a file."""
 
 
 @dataclass(frozen=True)
 class Crashed:
-    """I met an error that nobody foresaw, and end."""
+    """The worker ends because of an unexpected error."""
 
     traceback: str
 
@@ -96,7 +96,7 @@ class Fatal:
 
 @dataclass(frozen=True)
 class Died:
-    """A worker has ended, be it that it was told to."""
+    """A worker has ended, for whatever reason."""
 
     cause: str
 
@@ -110,7 +110,7 @@ class Lost:
 
 @dataclass(frozen=True)
 class Joined:
-    """There is one more slot, whose number is the next, on this device."""
+    """A new slot on this device, with the next number."""
 
     device: str
 
@@ -154,4 +154,4 @@ Listener = Callable[[int | None, Heard], None]
 
 
 def unheard(worker: int | None, event: Heard) -> None:
-    """The listener of whoever wants to hear nothing."""
+    """A listener that ignores everything."""

@@ -1,4 +1,4 @@
-"""Workers on this host: spawned processes with a pipe each, or, on one CPU, the worker called in this process.
+"""Workers on this host: spawned processes with one pipe each, or, on a single CPU, the worker called in this process.
 
 What is started when, and who gets which file, `pipeline/schedule.py` decides. Here is how it is done: a process that
 dies closes its pipe, so its death is seen at once; a process whose parent is gone ends by itself within a second or

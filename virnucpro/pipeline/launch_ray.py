@@ -1,4 +1,4 @@
-"""Workers on the nodes of a Ray cluster that is there already: an actor a device, bytes to it and back.
+"""Workers on the nodes of a running Ray cluster: one actor per device, bytes to it and back.
 
 What a run tells its cluster (`pipeline/cluster.py`), a client does, in a process of its own. Agents, which are actors
 (`pipeline/agent.py`), start workers as a run on one host does. No file system is shared: the client reads work files,

@@ -1,4 +1,4 @@
-"""DNABERT-S on one device, and on many: the worker that is started once a device, and the driver that starts them.
+"""DNABERT-S on one or many devices: the worker, started once per device, and the driver that starts workers.
 
 The driver, `embed_dnabert_files`, plans: it counts the sequences of each file, spreads the files over the devices by
 greedy bin-packing on these numbers (`assign_files_by_sequences`), and starts one worker a device. Files then reach a
@@ -107,7 +107,7 @@ def process_dnabert_files_worker(
     output_dir: Path,
     **kwargs: Any,
 ) -> tuple[list[Path], list[tuple[Path, str]]]:
-    """Embed files of DNA sequences on one device; the target of a spawned process, or called as it is.
+    """Embed files of DNA sequences on one device; run in a spawned process or called directly.
 
     file_subset: paths of FASTA, FASTQ or uBAM files; any iterable, so that a queue can feed it as it goes.
     device_id: a GPU's number as CUDA_VISIBLE_DEVICES counts, "cuda:N", or "cpu".
@@ -115,7 +115,7 @@ def process_dnabert_files_worker(
     output_dir: gets one `<input name>.h5` a file, written whole or not at all.
     kwargs, as in `WorkerOptions`:
         model: a registered name, a folder or weights file, or what `resolve` returned; default: the embedded one.
-        models_dir: where named models are sought first.
+        models_dir: where named models are looked for first.
         dtype: auto (BF16 where the device multiplies it natively, else fp32), fp32, bf16, fp16 or, for ESM-2, fp8.
         max_tokens: longer sequences fail with a message.
         threads: CPU threads of this worker; None takes all there are.
@@ -139,16 +139,16 @@ def embed_dnabert_files(
     """Embed files of DNA sequences on several devices, one worker each, balanced by their numbers of sequences.
 
     files: as for the worker, with names that differ; devices: "cpu", "cuda:0", …, an entry for each worker.
-    output_dir: a result that is there, of the same content by the same means, is not made again.
+    output_dir: results already there are kept if they were made from the same content with the same settings.
     batch_size: tokens a batch; 0 takes `get_optimal_batch_size` of the smallest device, for all of them.
-    counts: sequences of each file, where they are known. listen: told of each event with the index of its worker.
-    stall_seconds: the least silence after which a worker counts as hung; launch: as for `WorkQueue`. Other keywords as
+    counts: sequences of each file, if known. listen: called with each event and the index of its worker.
+    stall_seconds: a worker silent for at least this long counts as hung; launch: as for `WorkQueue`. Other keywords as
     for `process_dnabert_files_worker`, but for progress and logs; dtype auto is BF16 if every device has it.
 
-    A worker that dies is replaced, and the files it held are tried again, on another device if there is one; a file
-    that kills two is given up. Returns the paths written, in the order of `files`, (input path, message) for each file
-    that failed, and how the devices shared the work. Raises InputError for two files of one name or one that cannot be
-    counted, ModelError and DeviceError. All but one CPU means processes of their own: call it under
+    A worker that dies is replaced, and its files are retried, on another device if there is one; a file
+    that kills two workers has failed. Returns the paths written, in the order of `files`, (input path,
+    message) for each file that failed, and how the devices shared the work. Raises InputError for two files of one name or one that cannot be
+    counted, ModelError and DeviceError. Except on a single CPU, workers are spawned: call it under
     `if __name__ == "__main__":`.
     """
     return embed_files(DNABERTWorker, files, devices, output_dir, batch_size, **kwargs)

@@ -1,4 +1,4 @@
-"""Who computes which file, and what follows when a worker dies: the policy of a run, without I/O and without a clock.
+"""Which worker computes which file, and what happens when one dies: the policy of a run, without I/O or a clock.
 
 A slot is a place for one worker on a device. `Schedule.on` takes what a worker said, or what became of it, and returns
 orders for a launcher (`pipeline/launch_local.py`); `pipeline/work_queue.py` carries the one to the other. The rules:

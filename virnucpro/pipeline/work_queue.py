@@ -1,4 +1,4 @@
-"""Brings work files to their end, done or failed, on one worker a device: `WorkQueue(…).run()`.
+"""Process work files until each is done or failed, with one worker per device: `WorkQueue(…).run()`.
 
 It carries what workers say to a schedule (`pipeline/schedule.py`, who gets what and what follows when one dies) and its
 orders to a launcher (`pipeline/launch_local.py`, processes and pipes, or `pipeline/launch_ray.py`, the nodes of a
@@ -42,9 +42,9 @@ TICK_SECONDS = 1.0
 class WorkQueue:
     """One run of work files over devices.
 
-    worker: a module-level function; device_names: one entry a worker; counts: sequences of each file;
-    kwargs: passed to every worker; on_event: told of each event with the index of its worker;
-    stall_seconds: the least silence after which a busy worker counts as hung; the one of a single CPU is waited for;
+    worker: a module-level function; device_names: one entry per worker; counts: sequences of each file;
+    kwargs: passed to every worker; on_event: called with each event and the index of its worker;
+    stall_seconds: a busy worker silent for at least this long counts as hung (not that of a single CPU);
     launch: makes the launcher; beside: as in `Work`.
     Raises InputError where two files would have one result, UsageError where workers cannot be started.
     """
@@ -69,7 +69,7 @@ class WorkQueue:
         self.on_event = on_event
 
     def run(self) -> QueueResult:
-        """Bring every file to its end. Raises ModelError, DeviceError; what is on disk stays whole at any exit."""
+        """Process all files until done or failed. Raises ModelError, DeviceError; files on disk are always whole."""
         try:
             self._carry_out(self.schedule.begin(time.monotonic()))
             while not self.schedule.ended:

@@ -1,4 +1,4 @@
-"""What every page is: one file of its own, that runs its scripts alone and asks for nothing from anywhere."""
+"""What all pages share: a single file that runs only its own scripts and loads nothing from elsewhere."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def citation(version: str) -> str:
 
 
 def warnings(record: Record) -> Iterator[str]:
-    """What a reader must know of the model set before the first figure."""
+    """What a reader must know about the model set before the first figure."""
     name = record["model set"]["name"]
     if not record["model set"]["trained"]:
         yield f"The model set {name} is untrained: these calls show only that the tool works, and mean nothing."

@@ -1,4 +1,4 @@
-"""A module of MultiQC: what each run of `virnucpro predict` found, by its record. MultiQC alone imports this."""
+"""A MultiQC module: what each run of `virnucpro predict` found, by its record. Only MultiQC imports this."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class MultiqcModule(BaseMultiqcModule):
         self.write_data_file(found, "multiqc_virnucpro")
 
     def _samples(self) -> dict[str, dict[str, Any]]:
-        """What was counted in each sample whose run is complete."""
+        """Counts of each sample whose run is complete."""
         found: dict[str, dict[str, Any]] = {}
         for file in self.find_log_files("virnucpro", filecontents=False):
             name = file["fn"].removesuffix(RECORD)

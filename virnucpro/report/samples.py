@@ -134,7 +134,7 @@ def _in(folder: Path) -> list[Sample]:
 
 
 def _failed(path: Path) -> dict[str, str]:
-    """By sample, why it came to nothing."""
+    """Why samples failed, by name."""
     if not path.exists():
         return {}
     with reading(path):

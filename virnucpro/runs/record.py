@@ -1,4 +1,4 @@
-"""The run record `run.json`: what a run was made of, how far it is, and whether a later one may go on from there.
+"""The run record `run.json`: what a run was made from, how far it is, and whether a later one may continue it.
 
 Two layers decide that. `identity` is everything that decides the vectors: what differs there is computed again.
 `choices` is what else decides the results, such as thresholds: another choice goes on from the same vectors. Which work

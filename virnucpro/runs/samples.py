@@ -1,4 +1,4 @@
-"""Several samples: a run of `predict` for each, one after the other, over workers that stay.
+"""Several samples: a run of `predict` for each, one after the other, with the same workers.
 
 A sample is a run like any other, in a folder of its own: its bytes, how it is resumed, what is forced or refused, and
 what is listed as failed are those of a single run, without a line here. What takes long at the start of a run is done
@@ -42,7 +42,7 @@ _HEADER = ["sample", "path"]
 
 @dataclass
 class SamplesResult:
-    """How each sample ended: its results, or, as it came to nothing, why."""
+    """How each sample ended: its results, or why it failed."""
 
     paths: SamplePaths
     results: dict[str, PredictResult] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class SamplesResult:
 
     @property
     def some_failed(self) -> bool:
-        """Whether a sample, or anything in one, came to nothing."""
+        """Whether a sample, or anything in one, failed."""
         return bool(self.failed) or any(result.failures for result in self.results.values())
 
 
@@ -106,7 +106,7 @@ def named_by_file(paths: Iterable[Path]) -> Samples:
 
 
 def read_sheet(path: Path) -> Samples:
-    """The samples of a sheet: in each line a name and, after tabs, one file or several.
+    """The samples of a sheet: each line has a name and, after tabs, one or more files.
 
     Empty lines and those that begin with # are passed over. Raises InputError for a sheet that cannot be read,
     UsageError for one that says no samples, or one twice.

@@ -1,4 +1,4 @@
-"""What a run holds while it is on: the lock on its output, its log, its record, the time of its stages.
+"""What a run holds while it is active: the lock on its output, its log, its record, the time of its stages.
 
     with session("embed", paths, force=False, listen=…) as run:
         ... run.record is that of an earlier run, if there was one ...
