@@ -283,7 +283,7 @@ def test_the_numbers_come_back_from_a_card_as_they_were() -> None:
         (("sequences", "level"), [], r"`array` of length >= 1 .*sequences\.level"),
         (("sequences", "slope"), [1, "2"], r"`float`, got `str` .*sequences\.slope"),
         (("sequences", "slope"), [math.inf], r"`float` <= 1000000000.0 .*sequences\.slope"),
-        (("false_positives", "bases"), [500, 100], "bases and scores must be numbers that rise"),
+        (("false_positives", "bases"), [500, 100], "bases and scores must be increasing"),
         (("false_positives", "scores"), [0.0, 0.5], r"`float` > 0.0 .*false_positives\.scores"),
         (("false_positives", "rates"), [[0.5, 0.25]], "rates must be a row for each length"),
         (("false_positives", "rates"), [[0.5], [0.25]], "rates must be a share for each score"),

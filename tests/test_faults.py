@@ -142,7 +142,7 @@ def test_kill_of_a_worker_at_any_moment(
     kill = KillOne(lambda event: isinstance(event, FileDone if moment else Ready) and finished(output) >= moment, rng)
     with caplog.at_level(logging.INFO, "virnucpro"):
         result = run_embed(config(fasta, output, "cpu,cpu"), kill)
-    assert caplog.text.count("died (SIGKILL; was memory short?)") == 1
+    assert caplog.text.count("died (SIGKILL; out of memory?)") == 1
     assert (result.sequences, result.failures) == (SEQUENCES, [])
     assert output.read_bytes() == expected
     assert workers_of(os.getpid()) == []

@@ -600,7 +600,7 @@ def test_a_file_that_is_cut_off_gives_what_was_read(tmp_path: Path, toy: Path, c
         (["in.fa", "nowhere.fa", "-o", "out"], 3, "nowhere.fa does not exist"),
         ([".", "-o", "out"], 3, "is a folder"),
         (["in.fa", "-o", "in.fa"], 2, "is a file"),
-        (["in.fa", "-o", "in.fa/out"], 3, "the folder in.fa/out cannot be made"),
+        (["in.fa", "-o", "in.fa/out"], 3, "cannot create the folder in.fa/out"),
         (["in.fa", "-o", "/proc/out"], 3, "/proc/out"),
         (["in.fa", "-o", "/proc"], 3, "/proc"),
         (["in.fa"], 2, "--output"),

@@ -143,7 +143,7 @@ def test_one_death_costs_nothing(settings: PredictConfig, complete: Path, caplog
     kill = KillOne(lambda event: isinstance(event, FileDone), random.Random(1))
     with caplog.at_level(logging.INFO, "virnucpro"):
         run_predict(replace(settings, device="cpu,cpu"), kill)
-    assert caplog.text.count("died (SIGKILL; was memory short?)") == 1
+    assert caplog.text.count("died (SIGKILL; out of memory?)") == 1
     assert results(settings.output) == results(complete)
 
 

@@ -159,7 +159,7 @@ def test_a_worker_that_hangs_is_replaced(
     hurried(tmp_path / "hung")
     result = run(worker, ["a", "b"], tmp_path, others=5)
     assert (len(result.done), result.failed) == (6, {})
-    (seconds,) = map(int, re.findall(r"died \(it said nothing for (\d+) s\)", caplog.text))
+    (seconds,) = map(int, re.findall(r"died \(it was silent for (\d+) s\)", caplog.text))
     assert seconds > STALL_SECONDS
 
 

@@ -81,7 +81,7 @@ class FalsePositives:
     rates: tuple[tuple[Share, ...], ...]
 
     def __post_init__(self) -> None:
-        _want(_rise(self.bases) and _rise(self.scores), "bases and scores must be numbers that rise")
+        _want(_rise(self.bases) and _rise(self.scores), "bases and scores must be increasing")
         _want(len(self.rates) == len(self.bases), "rates must be a row for each length")
         _want(all(len(row) == len(self.scores) for row in self.rates), "rates must be a share for each score")
 

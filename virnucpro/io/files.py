@@ -100,7 +100,7 @@ def writing(path: Path) -> contextlib.AbstractContextManager[None]:
 
 def make_folder(path: Path) -> None:
     """Make a folder that is not there, and those above it. Raises OutputError."""
-    with failing_as(OutputError, f"the folder {path} cannot be made", "choose another place with -o"):
+    with failing_as(OutputError, f"cannot create the folder {path}", "choose another place with -o"):
         path.mkdir(parents=True, exist_ok=True)
 
 
@@ -113,7 +113,7 @@ def refuse_other(path: Path, beginning: bytes, what: str) -> None:
         open(path, "rb") as file,
     ):
         if file.read(len(beginning)) != beginning:
-            raise OutputError(f"{path} exists and is no {what}", hint=hint)
+            raise OutputError(f"{path} exists and is not a {what}", hint=hint)
 
 
 def sync(path: Path) -> None:

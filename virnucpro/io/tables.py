@@ -66,7 +66,7 @@ def gzip_text(path: Path) -> Iterator[TextIO]:
 
 def refuse_other_table(path: Path, columns: Iterable[str]) -> None:
     """Raise OutputError for a file that is there and is no table of these columns."""
-    refuse_other(path, ("\t".join(columns) + "\n").encode(), "table such as would be written")
+    refuse_other(path, ("\t".join(columns) + "\n").encode(), "table of this kind")
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

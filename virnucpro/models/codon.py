@@ -268,4 +268,4 @@ def _stored_key(name: str) -> str:
 def _check_table(weights: Path, table: Tensor, values: CodonConfig) -> None:
     expected = (values.stem, OUTSIDE, values.channels)
     if tuple(table.shape) != expected:
-        raise ModelError(f"{weights}: stem.table is {tuple(table.shape)}, by its config.json {expected}")
+        raise ModelError(f"{weights}: stem.table is {tuple(table.shape)}, but its config.json says {expected}")

@@ -303,7 +303,7 @@ def _absent(spec: ModelSpec, models_dir: Path | None) -> Absent:
     files = ", ".join((*spec.files, " or ".join(spec.weights)))
     places = [*map(str, folders(spec.name, models_dir)), f"the Hub cache {HF_HUB_CACHE}"]
     return Absent(
-        f"model {spec.name} is not on this machine; {files} sought in: {'; '.join(places)}",
+        f"model {spec.name} is not on this machine; looked for {files} in: {'; '.join(places)}",
         hint=_how_to_get(spec, models_dir),
     )
 

@@ -202,7 +202,7 @@ def _classifier(spec: SetSpec, models_dir: Path | None) -> Path:
     places = "; ".join(map(str, spec.folders(models_dir)))
     places = places or f"no folder, as neither --models-dir nor ${VARIABLE} is given"
     raise ModelError(
-        f"classifier {spec.classifier} is not on this machine; {CARD}; looked for {places}",
+        f"classifier {spec.classifier} is not on this machine; looked for {CARD} in: {places}",
         hint=_how_to_get(spec, models_dir),
     )
 

@@ -145,9 +145,9 @@ def embed_dnabert_files(
     stall_seconds: a worker silent for at least this long counts as hung; launch: as for `WorkQueue`. Other keywords as
     for `process_dnabert_files_worker`, but for progress and logs; dtype auto is BF16 if every device has it.
 
-    A worker that dies is replaced, and its files are retried, on another device if there is one; a file
-    that kills two workers has failed. Returns the paths written, in the order of `files`, (input path,
-    message) for each file that failed, and how the devices shared the work. Raises InputError for two files of one name or one that cannot be
+    A worker that dies is replaced, and its files are retried, on another device if there is one; a file that kills two
+    workers has failed. Returns the paths written, in the order of `files`, (input path, message) for each file that
+    failed, and how the devices shared the work. Raises InputError for two files of one name or one that cannot be
     counted, ModelError and DeviceError. Except on a single CPU, workers are spawned: call it under
     `if __name__ == "__main__":`.
     """

@@ -35,7 +35,11 @@ MOST_PIECES = 100_000
 
 def whole(least: int, most: int | None = None) -> Meta:
     """A whole number from `least` on, or to `most`."""
-    return Meta(ge=least, le=most, description=f"a whole number from {least} {'on' if most is None else f'to {most}'}")
+    return Meta(
+        ge=least,
+        le=most,
+        description=f"a whole number {f'of at least {least}' if most is None else f'from {least} to {most}'}",
+    )
 
 
 def number(low: float, high: float | None = None) -> Meta:

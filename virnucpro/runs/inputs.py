@@ -50,7 +50,7 @@ class Inputs:
 
 def _spooled(names: Sequence[Path], paths: RunPaths) -> list[Path]:
     """`-` and named pipes as copies, so that they can be hashed, split, and resumed like any other input."""
-    hint = "free space, or choose a roomier place with --work-dir"
+    hint = "free space, or choose another place with --work-dir"
     with failing_as(OutputError, f"cannot copy the input to {paths.streams}", hint):
         return [_copied(name, paths, index) for index, name in enumerate(names)]
 

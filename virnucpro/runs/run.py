@@ -225,7 +225,7 @@ class Run(Generic[Config, Paths]):
 
         cutter = Cutter(self.job.rules, self.paths.part_file, self.config.sequences_per_file, devices, on_work)
         with self.session.stage("splitting"):
-            hint = "free space, or choose a roomier place with --work-dir"
+            hint = "free space, or choose another place with --work-dir"
             with failing_as(OutputError, f"cannot write work files in {self.paths.parts}", hint):
                 self.paths.parts.mkdir(parents=True)
                 plan = cutter.cut(self.inputs.paths, self.inputs.shown)
