@@ -244,7 +244,6 @@ def test_same_bytes(changes: dict[str, Any], complete: Path, fasta: Path, tmp_pa
     assert results(tmp_path) == results(complete)
 
 
-@pytest.mark.heavy
 def test_sequences_are_called_while_others_are_scored(
     tmp_path: Path, toy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,6 +264,7 @@ def test_sequences_are_called_while_others_are_scored(
     assert next(done) > 10
 
 
+@pytest.mark.heavy
 def test_workers_that_start_before_a_large_input_is_read(tmp_path: Path, toy: Path, cli: Cli) -> None:
     """Large it is by N, which nothing has to score."""
     large = to_fasta(tmp_path / "in.fa", [*random_records(20, seed=5), ("n", MUCH * "N")])
