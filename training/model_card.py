@@ -32,23 +32,24 @@ def model_card(card: ClassifierCard, figures: Mapping[str, Any], beside: Sequenc
     yield from [
         f"# {card.name}",
         "",
-        f"{encoders} and a classifier over the vectors, for windows of {sizes} bases. "
-        "Trained from nothing on viral and other genomes and genes; nothing of a published model is in it. How: "
+        f"{encoders} and a classifier on its vectors, for windows of {sizes} bases. "
+        "Trained from scratch on viral and other genomes and genes, without any published model. Details: "
         "training/README.md in the source repository.",
         "",
-        "All figures: `python -m training.measure`, that is `virnucpro predict` with its defaults, on sequences of "
-        "clusters that no network was trained on and no threshold was fitted to. Brackets: 95% intervals from drawing "
-        "clusters. Dev chose between recipes of the networks, so expect a little less elsewhere. Computed in "
+        "All figures are from `python -m training.measure`, which runs `virnucpro predict` with default settings on "
+        "sequences (dev) from clusters that were used neither for training the networks nor for fitting the "
+        "thresholds. Brackets: 95% intervals by bootstrap over clusters. Dev was used to choose between training "
+        "recipes, so expect slightly less elsewhere. Computed in "
         f"{' and '.join(figures['dtypes'])}.",
         "",
-        "**Not for clinical use. A call is a hint, not evidence:** look at what a sequence encodes before you believe "
-        "it.",
+        "**Not for clinical use. A call is a hint, not evidence:** check what a sequence encodes before you trust it.",
         "",
-        "## Sequences by length, as called by default",
+        "## Sequences by length, default settings",
         "",
         *table(by_length(figures["lengths"])),
         "",
-        "Calibration error: mean distance of the score and the share of viral sequences, classes weighing the same.",
+        "Calibration error: mean difference between the score and the share of viral sequences, with equal weight for "
+        "both classes.",
         "",
         *table(calibration(figures["lengths"])),
         "",
@@ -60,7 +61,7 @@ def model_card(card: ClassifierCard, figures: Mapping[str, Any], beside: Sequenc
         "",
         *spliced(figures["spliced"]),
         "",
-        "## One record at every length from 7.5 to 8.5 kb",
+        "## The same record cut at every length from 7.5 to 8.5 kb",
         "",
         *table(sweep(figures["sweep"])),
         "",
@@ -73,7 +74,7 @@ def model_card(card: ClassifierCard, figures: Mapping[str, Any], beside: Sequenc
         "",
         *thresholds(card.calls[size], size),
         "",
-        "## Groups, windows of 500 bases and records of 2 to 8 kb",
+        "## Groups: windows of 500 bases and records of 2 to 8 kb",
         "",
         *table(groups(figures["groups of windows"], figures["groups of records"])),
     ]
@@ -126,26 +127,26 @@ def calibration(lengths: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 def records(found: Mapping[str, Any]) -> Iterator[str]:
     """Of short records."""
-    yield f"{found['viral']} viral ones and {found['others']} others. AUROC {figure(found['AUROC'])}."
+    yield f"{found['viral']} viral and {found['others']} others. AUROC {figure(found['AUROC'])}."
     yield ""
-    rows = [("", "called by default"), ("viral", figure(found["recall"], percent=True))]
+    rows = [("", "called virus, default settings"), ("viral", figure(found["recall"], percent=True))]
     rows += [(name, figure(found[f"called, {key}"], percent=True)) for key, name in KINGDOMS.items()]
-    rows.append(("others, kingdoms weighing the same", figure(found["false positives"], percent=True)))
+    rows.append(("others, equal weight for each kingdom", figure(found["false positives"], percent=True)))
     yield from table(rows)
 
 
 def spliced(found: Mapping[str, Any]) -> Iterator[str]:
     """Of phages in hosts."""
     verdicts = ", ".join(f"{count} {name}" for name, count in found["verdicts"].items())
-    yield f"{found['phages']} phages of 15 to 40 kb, each put into a slice of a bacterial or archaeal genome, and"
-    yield f"slices alone; {found['Mbp of host']} Mbp of host. Verdicts of those with a phage: {verdicts}."
+    yield f"{found['phages']} phages of 15 to 40 kb, each inserted into a slice of a bacterial or archaeal genome, and"
+    yield f"slices without a phage; {found['Mbp of host']} Mbp of host. Verdicts for slices with a phage: {verdicts}."
     yield ""
     yield from table(
         [
             ("", ""),
             ("bases of phages found", f"{found['bases found']:.1%}"),
-            ("distance of an edge, median", f"{found['median edge']:.0f} bases"),
-            ("false regions in a Mbp of host", f"{found['false regions a Mbp']:.2f}"),
+            ("median error of a region's end", f"{found['median edge']:.0f} bases"),
+            ("false regions per Mbp of host", f"{found['false regions a Mbp']:.2f}"),
         ]
     )
 
@@ -165,12 +166,12 @@ def peers(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     if not rows:
         return
     yield from [
-        "## Beside other tools",
+        "## Compared with other tools",
         "",
-        "`python -m benchmarks.peers`: AUROC and recall of scores, no thresholds of the tools. All tools got the same "
-        "sequences, a part of those above; windows shorter than 500 bases are left out, for DeepMicroClass takes none, "
-        "and Jaeger takes 2,000 bases and more and knows no viruses but phages. **Their training may hold these "
-        "sequences; that of this set does not.**",
+        "`python -m benchmarks.peers`: AUROC and recall from the scores of each tool, not from its thresholds. All "
+        "tools got the same sequences, a subset of those above. Windows shorter than 500 bases are left out because "
+        "DeepMicroClass does not accept them; Jaeger needs 2,000 bases or more and recognises no viruses other than "
+        "phages. **Their training data may include these sequences; those of this set do not.**",
         "",
     ]
     yield from table([tuple(rows[0]), *(tuple(map(str, row.values())) for row in rows)])
@@ -180,10 +181,10 @@ def peers(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def thresholds(calls: CallModel, size: int) -> Iterator[str]:
     """By preset, with the false positives of sequences of some lengths in the fit."""
     lengths = [bases for bases in (300, 500, 1_000, 2_000, 4_000, 8_000, 20_000) if bases >= calls.min_length]
-    yield f"Sequences from {calls.min_length} bases on are scored. By length the score from which on one is viral,"
-    yield "and how many others reach it, in the fit:"
+    yield f"Sequences of {calls.min_length} bases or more are scored. The threshold at some lengths, and the share of"
+    yield "non-viral sequences that reach it, in the fit:"
     yield ""
-    rows: list[tuple[str, ...]] = [("preset", "score of windows", *(f"{bases} bases" for bases in lengths))]
+    rows: list[tuple[str, ...]] = [("preset", "threshold of windows", *(f"{bases} bases" for bases in lengths))]
     for name, score in calls.window_presets.items():
         scores = [(bases, calls.thresholds(name).of_sequence(bases)) for bases in lengths]
         cells = (f"{each:.3f}, {calls.false_positives.at(bases, each):.1%}" for bases, each in scores)
