@@ -218,7 +218,7 @@ def test_damaged_record(harm: str, config: EmbedConfig, cli: Cli, expected: byte
     RunPaths(config.output).manifest.write_text(harm)
     done = cli(*options(config))
     assert done.returncode == 0
-    assert "is no run record" in done.stderr
+    assert "is not a run record" in done.stderr
     assert config.output.read_bytes() == expected
 
 
