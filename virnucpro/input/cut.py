@@ -18,14 +18,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from virnucpro.errors import InputError
 from virnucpro.input.fasta import DNA, PROTEIN, Alphabet, BadRecord, Record, looks_like_dna, read_records, write_fasta
 from virnucpro.input.frames import ALL_STOPPED, BATCH_BASES, NO_CODON, Scan, batches, scan_windows
 from virnucpro.input.index import WHOLE, IndexedSequence, IndexedWindow, Plan, WorkFile, index_line
 from virnucpro.input.windows import DEFAULT_SIZE, SHORTEST, Window, iter_windows, unknown_bases, window_count
-from virnucpro.io.files import SummedFile
+from virnucpro.io.files import BUFFER, sealed
 
 logger = logging.getLogger("virnucpro.cut")
 
@@ -251,7 +251,8 @@ class Cutter:
         if self.plan.parts and self.plan.parts[-1].frames + self.plan.parts[-1].whole:
             self.on_work()
         name = f"{len(self.plan.parts) + 1:06d}"
-        files = {suffix: SummedFile(self.part_file(name, suffix)) for suffix in self.rules.suffixes}
+        paths = {suffix: self.part_file(name, suffix) for suffix in self.rules.suffixes}
+        files = {suffix: open(path, "wb", BUFFER) for suffix, path in paths.items()}  # noqa: SIM115  # closed by closed
         self._open = _OpenFile(self.rules, name, files, part_limit(self._embedded, self.most, self.devices))
         return self._open
 
@@ -266,7 +267,7 @@ class Cutter:
 class _OpenFile:
     """A work file that is being written; limit: of frames, windows or records that are embedded."""
 
-    def __init__(self, rules: Rules, name: str, files: Mapping[str, SummedFile], limit: int) -> None:
+    def __init__(self, rules: Rules, name: str, files: Mapping[str, BinaryIO], limit: int) -> None:
         self.rules, self.name, self.files, self.limit = rules, name, files, limit
         self.rows = self.windows = self.frames = self.whole = self.bases = 0
         self._nucleotides = files[rules.suffixes[0]]
@@ -315,4 +316,5 @@ class _OpenFile:
         with contextlib.ExitStack() as stack:
             for file in self.files.values():
                 stack.enter_context(file)
-        return WorkFile(self.name, self.windows, self.frames, self.whole, [file.sha256 for file in self.files.values()])
+        sums = [sealed(Path(file.name)) for file in self.files.values()]
+        return WorkFile(self.name, self.windows, self.frames, self.whole, sums)

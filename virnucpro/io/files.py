@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import io
 import json
 import os
 import re
@@ -22,7 +21,7 @@ from virnucpro.errors import OutputError, VirnucproError
 TEMPORARY_BYTES = len("..01234567-4194304.tmp")
 
 #: Bytes of a buffer between those who write a little at a time and the disk.
-_BUFFER = 1 << 20
+BUFFER = 1 << 20
 
 #: A temporary name, by any process of any host: what it stands for is its first group.
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}-[0-9]+\.tmp", re.DOTALL)
@@ -125,37 +124,6 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-class SummedFile(io.BufferedWriter):
-    """A new file that is synced when it is closed and whose `sha256` is then known."""
-
-    def __init__(self, path: Path) -> None:
-        self._summed = _Summed(path)
-        super().__init__(self._summed, _BUFFER)
-
-    @property
-    def sha256(self) -> str:
-        """Checksum, in hexadecimal, of what has left the buffer."""
-        return self._summed.digest.hexdigest()
-
-
-class _Summed(io.FileIO):
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, "wb")
-        self.digest = hashlib.sha256()
-
-    def write(self, data: Any, /) -> int:
-        written = super().write(data)
-        self.digest.update(memoryview(data)[:written])
-        return written
-
-    def close(self) -> None:
-        try:
-            if not self.closed:
-                os.fsync(self.fileno())
-        finally:
-            super().close()
-
-
 def open_regular(path: Path) -> BinaryIO:
     """Open a regular file for reading: a pipe or a device might never end. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -169,9 +137,15 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a regular file, in hexadecimal. Raises OSError."""
     digest = hashlib.sha256()
     with open_regular(path) as file:
-        while block := file.read(_BUFFER):
+        while block := file.read(BUFFER):
             digest.update(block)
     return digest.hexdigest()
+
+
+def sealed(path: Path) -> str:
+    """SHA-256 of a file that was just written, once it is on the disk. Raises OSError."""
+    sync(path)
+    return sha256_of(path)
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from virnucpro._version import __version__
 from virnucpro.errors import InputError, UsageError
 from virnucpro.input.cut import read_inputs
 from virnucpro.input.fasta import DNA_AS_WRITTEN, PROTEIN, BadRecord, Record, write_fasta
-from virnucpro.io.files import SummedFile
+from virnucpro.io.files import BUFFER, sha256_of
 from virnucpro.io.tables import FAILED, write_table
 from virnucpro.pipeline.events import Listener, unheard
 from virnucpro.runs.config import MOST_PIECES, SplitConfig
@@ -150,11 +150,12 @@ def _write(config: SplitConfig, inputs: Inputs, files: Sequence[Path], total: in
     split = Split()
     for _, rows in groupby(_shares(config, inputs, split, len(files), total), key=itemgetter(0)):
         piece = Piece(f"{len(split.pieces) + 1:04d}.fa")
-        with SummedFile(files[len(split.pieces)]) as file:
+        path = files[len(split.pieces)]
+        with open(path, "wb", BUFFER) as file:
             for _, number, index, record in rows:
                 write_fasta(file, record.header, record.sequence)
                 piece.add(number, index, record)
-        piece.sha256 = file.sha256
+        piece.sha256 = sha256_of(path)
         split.pieces.append(piece)
     return split
 
