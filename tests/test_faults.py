@@ -203,7 +203,7 @@ def test_interrupt_while_the_workers_start(fasta: Path, tmp_path: Path) -> None:
 
 def test_signal_while_input_is_read_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The signal breaks into a decompressor that waits for a pipe, whose errors mean a damaged file."""
-    pipe, going = tmp_path / "pipe", threading.Event()
+    pipe, raised = tmp_path / "pipe", threading.Event()
     os.mkfifo(pipe)
 
     def half_and_a_signal() -> None:
@@ -211,20 +211,27 @@ def test_signal_while_input_is_read_is_no_damage(tmp_path: Path, monkeypatch: py
             file.write(gzip.compress(b">a\nACGT\n" * 50_000)[:500])
             file.flush()
             wait_for(lambda: not int.from_bytes(fcntl.ioctl(file, termios.FIONREAD, bytes(4)), sys.byteorder))
-            os.kill(os.getpid(), signal.SIGTERM)
-            going.wait(HANGS)
+            while not raised.wait(0.05):  # a read that has not quite begun takes no notice
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    def raise_once(number: int, frame: Any) -> None:
+        if not raised.is_set():
+            raised.set()
+            handler(number, frame)
 
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(sys, "argv", ["virnucpro"])
     with pytest.raises(SystemExit):
         main()  # installs its handler, and finds no command
+    handler: Any = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, raise_once)
     writer = threading.Thread(target=half_and_a_signal)
     writer.start()
     try:
         with pytest.raises(BaseException) as caught:  # noqa: PT011
             list(read_records(pipe))
     finally:
-        going.set()
+        raised.set()
         writer.join()
         signal.signal(signal.SIGTERM, before)
     assert not isinstance(caught.value, Exception)
