@@ -76,7 +76,7 @@ def _thresholds(config: PredictConfig, model_set: ModelSet, window: int) -> Thre
     card, asked, preset = model_set.card, config.min_score, config.preset or DEFAULT_PRESET
     if asked is not None:
         if config.preset is not None:
-            raise UsageError("--preset and --min-score contradict each other", hint="give one of them")
+            raise UsageError("--preset and --min-score cannot be combined", hint="give one of them")
         return Thresholds(asked, asked, asked)
     calls, first = card.calls.get(window), window == card.window[0]
     presets = calls.window_presets if calls else card.presets if first else card.size_presets.get(window, {})

@@ -142,7 +142,7 @@ def default_prefix(first: Path) -> str:
     if first == STDIN:
         return "stdin"
     if re.fullmatch(r"/dev/fd|/proc/[^/]+/fd", str(first.parent)):
-        raise UsageError(f"{first} says nothing that results could be named by", hint="name them with --prefix")
+        raise UsageError(f"{first} has no name that results could be named after", hint="name them with --prefix")
     name = Path(first.name)
     for endings in (_COMPRESSED, _FORMATS):
         if name.suffix.lower() in endings:

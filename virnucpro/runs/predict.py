@@ -67,7 +67,7 @@ def run_predict(
             result = result_of(run, choice, done.details["result"], already_done=True)
         elif _has_scores(run):
             run.begin()
-            logger.info("calling by the scores in %s", paths.scores)
+            logger.info("calling again with the scores in %s", paths.scores)
             result = call(run, choice, Scores(read_scores(paths.scores), numbered_records(run.inputs.paths)))
         else:
             result = _score_and_call(run, choice)
