@@ -28,7 +28,7 @@ def read_config(kind: type[Config], path: Path | None, weights: Path, family: st
 
     A ModelError names the file, or the `weights` that lack one, and what is wrong.
     """
-    hint = f"is it {family}? if so, download it, or train it, again"
+    hint = f"if it is {family}, download or train it again"
     if path is None:
         raise ModelError(f"{weights} has no config.json", hint=hint)
     values = read_json(path)
