@@ -43,6 +43,12 @@ def run(worker: Any, devices: Sequence[str], folder: Path, number: int = 6, **op
     return WorkQueue(worker, devices, 0, folder, files(number), options).run()
 
 
+def test_what_only_a_start_can_hand_over_reaches_the_workers(tmp_path: Path) -> None:
+    """Locks and queues of multiprocessing, which cannot be sent later."""
+    result = run(light.copier, ["a", "b"], tmp_path, gate=multiprocessing.get_context("spawn").Barrier(2))
+    assert (len(result.done), result.failed) == (6, {})
+
+
 # Devices and files that kill.
 
 

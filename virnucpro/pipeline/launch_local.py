@@ -300,13 +300,9 @@ def _requested(receive: Callable[[], Answer], sink: Sink) -> Iterator[Path | Non
 _PIECE_BYTES = 8192
 
 
-def _packed(thing: Any) -> bytes:
-    return bytes(ForkingPickler.dumps(thing))
-
-
 def _send(connection: Connection, said: Any) -> None:
     """Send a message in pieces, the last of which is not full."""
-    packed = _packed(said)
+    packed = bytes(ForkingPickler.dumps(said))
     for start in range(0, len(packed) + 1, _PIECE_BYTES):
         connection.send_bytes(packed[start : start + _PIECE_BYTES])
 
@@ -333,14 +329,12 @@ class _Running:
     killed: bool = False
 
     @classmethod
-    def of(cls, work: Work | None, device: str, stays: bool) -> _Running:
-        """A worker on a device that is not started yet; work: None where it will come later."""
+    def of(cls, parcel: _Parcel | None, device: str, stays: bool) -> _Running:
+        """A worker on a device that is not started yet; parcel: None where its work will come later."""
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         level = logging.getLogger("virnucpro").getEffectiveLevel()
-        # The process unpacks its work by itself, when it watches its parent: that imports PyTorch, which may take long.
-        given = theirs, work and _packed(work), device, level, stays
-        process = context.Process(target=_worker_process, args=given, daemon=True)
+        process = context.Process(target=_worker_process, args=(theirs, parcel, device, level, stays), daemon=True)
         return cls(process, ours, theirs)
 
     def start(self) -> None:
@@ -370,10 +364,12 @@ class Processes:
             return
         self.running[slot] = woken
         with contextlib.suppress(OSError):  # it died just now: its closed pipe is the next thing heard
-            woken.connection.send(_packed(self.work))
+            woken.connection.send(_Parcel(self.work))
 
     def _spawn(self, slot: int) -> None:
-        running = self.running[slot] = _Running.of(self.work, self.work.devices[slot], self.workers is not None)
+        running = self.running[slot] = _Running.of(
+            _Parcel(self.work), self.work.devices[slot], self.workers is not None
+        )
         running.start()
 
     def answer(self, slot: int, answer: Answer) -> None:
@@ -472,18 +468,38 @@ def cause_of(exit_code: int | None) -> str:
     return f"{name}; out of memory?" if name == "SIGKILL" else name
 
 
-def _worker_process(connection: Connection, packed: bytes | None, device: str, log_level: int, stays: bool) -> None:
-    """What runs in a spawned process; packed: its work, None: it comes later; stays: for run after run, till killed."""
+class _Parcel:
+    """What a process unpacks by itself, when it watches its parent: it imports PyTorch, which may take long.
+
+    It is packed when the process starts, as locks and queues of multiprocessing must be.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+
+    def __getstate__(self) -> bytes:
+        return bytes(ForkingPickler.dumps(self.work))
+
+    def __setstate__(self, packed: bytes) -> None:
+        self.packed = packed
+
+    def open(self) -> Work:
+        work: Work = pickle.loads(self.packed)
+        return work
+
+
+def _worker_process(connection: Connection, parcel: _Parcel | None, device: str, log_level: int, stays: bool) -> None:
+    """What runs in a spawned process; stays: for run after run, until it is killed; parcel: None: it comes later."""
     threading.Thread(target=end_with_parent, daemon=True).start()
     sink = Sink(lambda said: _send(connection, said))
     kept: Kept | None = {} if stays else None
     try:
         sink.put(_Started())
         logging.getLogger("virnucpro").setLevel(log_level)
-        if packed is None:
+        if parcel is None:
             _warm_up(device)
-            packed = connection.recv()
-        error = _unpack_and_call(connection, packed, device, sink, kept)
+            parcel = connection.recv()
+        error = _unpack_and_call(connection, parcel, device, sink, kept)
         while stays and error is None:
             sink.put(_Rests())
             error = _unpack_and_call(connection, connection.recv(), device, sink, kept)
@@ -502,10 +518,10 @@ def _warm_up(device: str) -> None:
 
 
 def _unpack_and_call(
-    connection: Connection, packed: bytes, device: str, sink: Sink, kept: Kept | None
+    connection: Connection, parcel: _Parcel, device: str, sink: Sink, kept: Kept | None
 ) -> Exception | None:
     try:
-        work: Work = pickle.loads(packed)
+        work = parcel.open()
     except Exception as error:
         sink.put(_told(error))
         return error
