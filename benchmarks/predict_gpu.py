@@ -126,8 +126,8 @@ def timeline(log: Path, began: float, ended: float) -> list[Row]:
 
 def predict_row(
     path: Path, folder: Path, model: Path, devices: str, dtype: str, options: Sequence[str]
-) -> tuple[Row, str, list[Row]]:
-    """One run of the command; what is to be told of it, the sha256 of all its tables, and its timeline."""
+) -> tuple[Row, list[Row]]:
+    """One run of the command, with the sha256 of all its tables, and its timeline."""
     command = [sys.executable, "-m", "virnucpro", "predict", str(path), "-o", str(folder), "--model", str(model)]
     watched = Watched(folder)
     watched.start()
@@ -147,7 +147,8 @@ def predict_row(
     }
     row["frames"] = record["result"]["frames"]
     row["bytes a frame"] = watched.most / max(1, row["frames"])
-    return row, digest(folder), timeline(next(folder.glob("*.log")), began, began + wall)
+    row["sha256"] = digest(folder)
+    return row, timeline(next(folder.glob("*.log")), began, began + wall)
 
 
 def digest(folder: Path) -> str:
@@ -167,11 +168,11 @@ def measure(args: argparse.Namespace, folder: Path, report: Report) -> None:
     model = write_set(folder, *shapes, device, args.seed)
     path = write_contigs(folder / "in.fa", args.mbp, args.seed)
     rows: list[Row] = []
-    digests: dict[str, set[str]] = {dtype: set() for dtype in args.dtypes}
+    digests: dict[str, set[object]] = {dtype: set() for dtype in args.dtypes}
     for dtype, devices in product(args.dtypes, args.devices):
-        row, found, events = predict_row(path, folder / f"out{len(rows)}", model, devices, dtype, args.options.split())
+        row, events = predict_row(path, folder / f"out{len(rows)}", model, devices, dtype, args.options.split())
         rows.append(row)
-        digests[dtype].add(found)
+        digests[dtype].add(row["sha256"])
         report.table(f"timeline {dtype} {devices}", f"{dtype}, {devices}: the log by seconds", events)
         report.table("runs", f"predict, {args.mbp:g} Mbp", rows)
     each = [{"dtype": dtype, "different results": len(found)} for dtype, found in digests.items()]

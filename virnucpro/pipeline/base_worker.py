@@ -6,11 +6,12 @@ and streams files through. What it embeds, and how, its subclass says.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import logging.handlers
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -256,17 +257,27 @@ class StreamingWorker(BaseEmbeddingWorker):
 
     def load(self, device: torch.device, dtype: str, budget: int) -> Encoder:
         """The model on `device` in a dtype, for buffers of `budget` tokens. Raises ModelError, DeviceError."""
+        return self.encoder(self.read(device, dtype), device, dtype, budget)
+
+    def read(self, device: torch.device, dtype: str) -> Network:
+        """The model with its weights on `device`, in the dtype they are held in. Raises ModelError, DeviceError."""
         began = time.perf_counter()
-        try:
-            with self.model.unchanged():
-                model = self.read_model(TORCH_DTYPES[dtype], device)
-            module = model.module.to(device=device, dtype=TORCH_DTYPES[dtype])
-            if dtype == "fp8":
+        with self._fitting(device), self.model.unchanged():
+            model = self.read_model(TORCH_DTYPES[dtype], device)
+            model.module.to(device=device, dtype=TORCH_DTYPES[dtype])
+        logger.info("%s: weights read in %.1f s", self.model.name, time.perf_counter() - began)
+        return model
+
+    def encoder(self, model: Network, device: torch.device, dtype: str, budget: int) -> Encoder:
+        """What `read` gave, made ready for buffers of `budget` tokens. Raises DeviceError.
+
+        Of one encoder at a time: while a GPU records a pass, no other thread may use it.
+        """
+        began, module = time.perf_counter(), model.module
+        if dtype == "fp8":
+            with self._fitting(device):
                 model.quantize()
-        except torch.OutOfMemoryError as error:
-            raise _too_small(self.model.name, device) from error
         _describe(device, dtype, budget)
-        logger.debug("%s has its weights there after %.1f s", self.model.name, time.perf_counter() - began)
         encode: Pass = module
         if device.type == "cpu" and not prepack(module, budget):
             logger.warning(
@@ -274,10 +285,17 @@ class StreamingWorker(BaseEmbeddingWorker):
             )
         if device.type == "cuda":
             encode = _Trial(model, module, device, self.trial_length(model.tokenizer)).passed(budget)
-        logger.info("%s ready in %.1f s", self.model.name, time.perf_counter() - began)
+        logger.info("%s ready after another %.1f s", self.model.name, time.perf_counter() - began)
         tokenizer = model.tokenizer
         embed = partial(_embed, encode, model.pool)
         return Encoder(self.alphabet, self.shortest, model.dim, budget, tokenizer.pad_id, tokenizer.encode, embed)
+
+    @contextlib.contextmanager
+    def _fitting(self, device: torch.device) -> Iterator[None]:
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise _too_small(self.model.name, device) from error
 
     def process_files_worker(
         self,

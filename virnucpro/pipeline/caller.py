@@ -1,8 +1,9 @@
 """The worker of `predict` and `train`: the encoders of a set and its classifier on one device, started once.
 
-A work file goes through in one pass. Its DNA and its proteins are packed into buffers of their own encoder, one beside
-the other; what comes out is joined by id and classified, on the CPU and in blocks of one size, and the scores are
-written: eight bytes and an id a frame. Vectors are written only where they are asked for.
+The weights of both encoders are read side by side. A work file goes through in one pass: its DNA and its proteins are
+packed into buffers of their own encoder, one beside the other; what comes out is joined by id and classified, on the
+CPU and in blocks of one size, and the scores are written: eight bytes and an id a frame. Vectors are written only where
+they are asked for.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from virnucpro.core.threads import in_order
 from virnucpro.input.index import WorkFile
 from virnucpro.io.store import Shard, read_shard
 from virnucpro.models.backend import kernels_for
 from virnucpro.models.classifier import Classifier
 from virnucpro.models.local import LocalModel
-from virnucpro.pipeline.base_worker import WorkerOptions, torch_device
+from virnucpro.pipeline.base_worker import Network, StreamingWorker, WorkerOptions, torch_device
 from virnucpro.pipeline.events import Listener, Phase
 from virnucpro.pipeline.families import FAMILIES
 from virnucpro.pipeline.features import join
@@ -141,9 +143,15 @@ def call_files_worker(
     budgets = (batch_size,) if protein_batch_size is None else (batch_size, protein_batch_size)
     files = CalledFiles(Path(output_dir), models, budgets, dtype, classifier, vectors, run)
 
+    def read(worker: StreamingWorker) -> Network:
+        torch_device(device_id)  # each thread has a current GPU of its own
+        return worker.read(device, worker.dtype)
+
     def load() -> list[Encoder]:
         workers = [FAMILIES[model.kind](model, dtype) for model in models]
-        return [worker.load(device, worker.dtype, budget) for worker, budget in zip(workers, budgets, strict=True)]
+        networks = list(in_order(read, workers, len(workers)))
+        each = zip(workers, networks, budgets, strict=True)
+        return [worker.encoder(network, device, worker.dtype, budget) for worker, network, budget in each]
 
     encoders = options.kept_or((device, dtype, budgets, [(model, model.sums) for model in models]), load)
     classifiers = (Classifier.load(classifier), Classifier.load_dna_only(classifier)) if classifier else None
