@@ -6,11 +6,14 @@ import argparse
 import json
 import random
 import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import HANGS
 from safetensors.torch import load_file, save_file
 
 from virnucpro.errors import ModelError
@@ -310,6 +313,9 @@ def change(state: dict[str, torch.Tensor], what: str) -> None:
         state["esm.encoder.layer.99.output.dense.bias"] = state[key].clone()
     elif what == "shape":
         state[key] = torch.zeros(7)
+    elif what == "share":
+        query, value = (f"{layer}attention.self.{name}.bias" for name in ("query", "value"))
+        state[query], state[value] = state[query][1:], torch.cat((state[value], torch.zeros(1)))
     elif what == "heads":
         for name in [name for name in state if name.endswith("inv_freq")]:
             state[name] = torch.ones(11)
@@ -325,7 +331,8 @@ def change(state: dict[str, torch.Tensor], what: str) -> None:
         ("missing", "misses 1 tensor"),
         ("unknown", "unknown 1 tensor"),
         ("gap", "misses 16 tensors"),
-        ("shape", "do not fit each other"),
+        ("shape", "do not fit each other: layers.0.fc2.bias is \\(7,\\)"),
+        ("share", "do not fit each other"),
         ("heads", "heads of 22"),
         ("frequencies", "differ in their inv_freq"),
         ("embedding", "no ESM-2 network"),
@@ -337,6 +344,12 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path, what: str, words: s
     save_file(state, tmp_path / "model.safetensors")
     with pytest.raises(ModelError, match=words):
         load_esm2(tmp_path / "model.safetensors")
+
+
+def test_reading_weights_imports_no_compiler() -> None:
+    code = "import sys; from pathlib import Path; from virnucpro.models.esm2 import load_esm2; "
+    code += f"load_esm2(Path({str(MINI)!r})); assert not {{'torch._dynamo', 'sympy'}} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=HANGS)
 
 
 def test_weights_of_another_family_are_refused() -> None:

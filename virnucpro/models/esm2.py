@@ -9,7 +9,7 @@ The numbers of a network are read off its weights, in fair-esm's key layout or H
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -215,12 +215,7 @@ def load_esm2(weights: Path, dtype: torch.dtype = torch.float32, device: torch.d
         model = ESM2(config, inv_freq)
     wanted = {name: _published_keys(name) for name, _ in model.named_parameters()}
     check_keys(weights, {key for keys in wanted.values() for key in keys}, set(found), "ESM-2")
-    try:  # shapes alone
-        model.load_state_dict(
-            {name: torch.cat([found[key].to("meta") for key in keys]) for name, keys in wanted.items()}
-        )
-    except RuntimeError as error:
-        raise ModelError(f"the tensors in {weights} do not fit each other: {error}") from error
+    _check_shapes(weights, model, wanted, found)
     # Taken out of `found` one by one, so that a large network is not held twice, and converted on the device.
     each = in_order(
         lambda keys: torch.cat([found.pop(key).to(device).to(dtype) for key in keys]), wanted.values(), READING_THREADS
@@ -229,6 +224,17 @@ def load_esm2(weights: Path, dtype: torch.dtype = torch.float32, device: torch.d
     check_finite(weights, {**state, "inv_freq": inv_freq})
     model.load_state_dict(state, assign=True)
     return model.requires_grad_(False).eval()
+
+
+def _check_shapes(weights: Path, model: ESM2, wanted: Mapping[str, Sequence[str]], found: Mapping[str, Tensor]) -> None:
+    """Before anything is converted; by hand, since to join meta tensors PyTorch imports its compiler for seconds."""
+    for name, keys in wanted.items():
+        rows, *rest = model.get_parameter(name).shape
+        shape = (rows // len(keys), *rest)
+        for key in keys:
+            if tuple(found[key].shape) != shape:
+                what = f"{key} is {tuple(found[key].shape)}, and {shape} is what the others ask for"
+                raise ModelError(f"the tensors in {weights} do not fit each other: {what}")
 
 
 def _fair_key(key: str) -> str:
