@@ -137,6 +137,14 @@ def test_each_device_is_accounted_for(shared: Shared) -> None:
         assert 0 < stats.busy_share <= 1
 
 
+def test_a_worker_takes_its_files_in_input_order(tmp_path: Path) -> None:
+    """However their sizes differ: what is made of them is then taken while others are made."""
+    counts = {tmp_path / f"{number}.fa": size for number, size in enumerate([2, 5, 1, 4, 3])}
+    done: list[object] = []
+    WorkQueue(light.copier, ["cpu"], 0, tmp_path, counts, {}, lambda _, event: done.append(event)).run()
+    assert [event.path for event in done if isinstance(event, FileDone)] == list(counts)
+
+
 def test_nothing_to_do_starts_no_worker(tmp_path: Path) -> None:
     result = WorkQueue(light.teller, list(SPEEDS), 0, tmp_path, {}, {}).run()
     assert (result.done, result.failed) == ({}, {})

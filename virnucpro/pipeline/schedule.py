@@ -3,7 +3,8 @@
 A slot is a place for one worker on a device. `Schedule.on` takes what a worker said, or what became of it, and returns
 orders for a launcher (`pipeline/launch_local.py`); `pipeline/work_queue.py` carries the one to the other. The rules:
 
-- Files start in bin-packed lists. A slot whose list runs dry takes from the longest remaining one.
+- Files start in bin-packed lists, each in input order, so that what is made of them can be taken in that order while
+  others are still made. A slot whose list runs dry takes from the longest remaining one.
 - A file that a worker held when it died is a suspect. It is tried again when all other files are through, with nothing
   beside it, on a device that it has not died on if there is one. After two deaths, on two devices where there are two,
   it is given up. What a device had no memory for is tried on another device in the same way.
@@ -436,7 +437,8 @@ class Schedule:
 
     def _fresh_file(self, slot: _Slot) -> Path:
         source = slot if slot.files else max(self.slots, key=lambda other: (other.left, len(other.files)))
-        path = source.files.pop() if slot.deaths else source.files.popleft()
+        path = min(source.files, key=self.counts.__getitem__) if slot.deaths else source.files[0]
+        source.files.remove(path)
         source.left -= self.counts[path]
         self.fresh -= 1
         return path

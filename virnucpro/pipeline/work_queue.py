@@ -42,7 +42,7 @@ TICK_SECONDS = 1.0
 class WorkQueue:
     """One run of work files over devices.
 
-    worker: a module-level function; device_names: one entry per worker; counts: sequences of each file;
+    worker: a module-level function; device_names: one entry per worker; counts: sequences of each file, in input order;
     kwargs: passed to every worker; on_event: called with each event and the index of its worker;
     stall_seconds: a busy worker silent for at least this long counts as hung (not that of a single CPU);
     launch: makes the launcher; beside: as in `Work`.
@@ -62,7 +62,9 @@ class WorkQueue:
         launch: Launch = launcher_for,
         beside: Sequence[str] = (),
     ) -> None:
-        lists = assign_files_by_sequences(counts, len(device_names), counts)
+        place = {path: number for number, path in enumerate(counts)}
+        packed = assign_files_by_sequences(counts, len(device_names), counts)
+        lists = [sorted(files, key=place.__getitem__) for files in packed]
         stall = math.inf if runs_inline(device_names) else stall_seconds
         self.launcher = launch(Work(worker, device_names, batch_size, output_dir, dict(kwargs or {}), beside))
         self.schedule = Schedule(device_names, lists, counts, _sizes(counts), stall, self.launcher.wait_seconds)
