@@ -71,8 +71,8 @@ def write_esm(folder: Path, config: ESM2Config, device: str, seed: int) -> Path:
     return folder
 
 
-def write_set(folder: Path, dna: DNABERTConfig, esm: ESM2Config, device: str, seed: int) -> Path:
-    """A model set, encoders and all."""
+def write_set(folder: Path, dna: DNABERTConfig, esm: ESM2Config, device: str, seed: int) -> None:
+    """A model set, encoders and all, in `folder`, `set` and beside it."""
     folders = write_model(folder / "dna", dna, seed), write_esm(folder / "esm", esm, device, seed)
     dims = dna.hidden_size, esm.dim
     pins = [EncoderPin(str(path), dim, (resolve(str(path)).sha256,)) for path, dim in zip(folders, dims, strict=True)]
@@ -91,7 +91,6 @@ def write_set(folder: Path, dna: DNABERTConfig, esm: ESM2Config, device: str, se
         "output.bias": torch.zeros(2),
     }
     save(folder / "set", state, card)
-    return folder / "set"
 
 
 class Watched(threading.Thread):
@@ -165,12 +164,15 @@ def measure(args: argparse.Namespace, folder: Path, report: Report) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     small = DNABERTConfig(num_hidden_layers=1, hidden_size=64, intermediate_size=128, num_attention_heads=4)
     shapes = (small, ESM2_SMALL) if args.quick else (DNABERTConfig(), ESM2_3B)
-    model = write_set(folder, *shapes, device, args.seed)
-    path = write_contigs(folder / "in.fa", args.mbp, args.seed)
+    path = folder / "in.fa"
+    if not path.exists():
+        write_set(folder, *shapes, device, args.seed)
+        write_contigs(path, args.mbp, args.seed)
     rows: list[Row] = []
     digests: dict[str, set[object]] = {dtype: set() for dtype in args.dtypes}
     for dtype, devices in product(args.dtypes, args.devices):
-        row, events = predict_row(path, folder / f"out{len(rows)}", model, devices, dtype, args.options.split())
+        results = Path(tempfile.mkdtemp(prefix=f"{dtype}-", dir=folder))
+        row, events = predict_row(path, results, folder / "set", devices, dtype, args.options.split())
         rows.append(row)
         digests[dtype].add(row["sha256"])
         report.table(f"timeline {dtype} {devices}", f"{dtype}, {devices}: the log by seconds", events)
@@ -186,10 +188,15 @@ def main() -> None:
     command.add_argument("--devices", nargs="+", default=["0", "0,1"], help="a list of devices for each run")
     command.add_argument("--dtypes", nargs="+", default=["auto"], help="of each list of devices a run in each")
     command.add_argument("--options", default="", help="further options of `virnucpro predict`, in one word")
+    command.add_argument("--folder", type=Path, help="where the set and its input are kept, or are found")
     args = command.parse_args()
     if args.quick:
         args.mbp, args.devices = 0.05, ["cpu", "cpu,cpu"]
     report = Report("predict_gpu", args)
+    if args.folder:
+        args.folder.mkdir(exist_ok=True)
+        measure(args, args.folder, report)
+        return
     with tempfile.TemporaryDirectory(prefix="virnucpro-") as folder:
         measure(args, Path(folder), report)
 
