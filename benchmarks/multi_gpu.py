@@ -1,10 +1,10 @@
 """What more GPUs of one host bring: `python -m benchmarks.multi_gpu --gpus 1 2 4 --json multi_gpu.json`.
 
 DNABERT-S and ESM-2 3B, random weights, BF16, over the same input on each number of GPUs: work files of very unequal
-sizes, handed out by the work queue, from FASTA to one merged HDF5. Time runs from the moment that all workers are ready
-to the end of the last work file, and on to the end of the merged file; starting processes and loading weights is shown
-beside. At the end a worker is killed in the middle of a run on all GPUs. The sha256 of the merged file is the same each
-time, or the command ends with exit code 1.
+sizes, handed out by the work queue, from FASTA to one HDF5 into which results are merged meanwhile, as `embed` does.
+Time runs from the moment that all workers are ready to the end of the last work file, and on to the end of the merged
+file; starting processes and loading weights is shown beside. At the end a worker is killed in the middle of a run on
+all GPUs. The sha256 of the merged file is the same each time, or the command ends with exit code 1.
 
 `--device cpu --quick` tries the script without a GPU.
 """
@@ -30,11 +30,13 @@ from benchmarks.common import EngineRun, Report, Row, parser, random_sequences, 
 from benchmarks.esm import random_esm_worker, random_proteins
 from benchmarks.scaling import together, unequal_sizes
 from virnucpro.errors import DeviceError
-from virnucpro.io.results import write_merged
-from virnucpro.io.store import read_result, read_shards
+from virnucpro.io.results import open_result
+from virnucpro.io.store import read_result
 from virnucpro.models.local import sha256_of
 from virnucpro.models.registry import resolve
-from virnucpro.pipeline.events import FileDone, Progress, Ready
+from virnucpro.pipeline.events import FileDone, Heard, Progress, Ready
+from virnucpro.pipeline.launch_local import Workers
+from virnucpro.pipeline.merge import Merge
 from virnucpro.pipeline.parallel_dnabert import process_dnabert_files_worker
 from virnucpro.pipeline.work_queue import Worker, WorkQueue
 
@@ -90,13 +92,14 @@ class Watch:
         self.left, self.kill = files // 2, kill
         self.killed: int | None = None
 
-    def follow(self, queue: WorkQueue) -> None:
-        """Set before the queue runs: whose events these are."""
-        self.queue = queue
+    def follow(self, queue: WorkQueue, merge: Merge) -> None:
+        """Set before the queue runs: whose events these are, and what else hears them."""
+        self.queue, self.merge = queue, merge
         queue.on_event = self.take
 
-    def take(self, index: int | None, event: object) -> None:
+    def take(self, index: int | None, event: Heard) -> None:
         """One event of worker `index`."""
+        self.merge.hear(event)
         if isinstance(event, Ready) and self.killed is None:
             self.ready = time.perf_counter()
         if isinstance(event, (FileDone, Progress)):
@@ -112,23 +115,21 @@ def run(task: Task, devices: Sequence[str], folder: Path, kill: bool = False) ->
     (folder / "shards").mkdir(parents=True)
     watch = Watch(len(task.counts), kill)
     options = dict(task.options) | {"barrier": None if kill else SPAWN.Barrier(len(devices))}
-    queue = WorkQueue(task.worker, devices, task.budget, folder / "shards", task.counts, options)
-    watch.follow(queue)
-    result = queue.run()
-    if result.failed:
-        raise RuntimeError(f"{len(result.failed)} files failed: {next(iter(result.failed.values()))}")
-    began_merge = time.perf_counter()
-    merge([result.done[path] for path in task.counts], folder / "merged.h5")
-    merge_seconds = time.perf_counter() - began_merge
+    shards = {path: folder / "shards" / f"{path.name}.h5" for path in task.counts}
+    with Workers() as workers, Merge(open_result(folder / "merged.h5", {}, "hdf5"), shards) as merge:
+        given = task.worker, devices, task.budget, folder / "shards", task.counts, options
+        queue = WorkQueue(*given, launch=workers.launch)  # as for the command: nobody waits for processes to end
+        watch.follow(queue, merge)
+        result = queue.run()
+        if result.failed:
+            raise RuntimeError(f"{len(result.failed)} files failed: {next(iter(result.failed.values()))}")
+        merge.finish([*shards.values()])
+        merge.result.finish()
+        merge_seconds = time.perf_counter() - watch.end
+        rows, sha256 = len(read_result(folder / "merged.h5")[0]), sha256_of(folder / "merged.h5")
     run = EngineRun(watch.end - watch.ready, watch.ready - watch.began, result.stats, result.done)
-    rows, sha256 = len(read_result(folder / "merged.h5")[0]), sha256_of(folder / "merged.h5")
     shutil.rmtree(folder)
     return Outcome(run, merge_seconds, sha256, rows, watch.killed)
-
-
-def merge(shards: Sequence[Path], merged: Path) -> None:
-    """One HDF5 of all shards in their order, as a run of the engine ends."""
-    write_merged(merged, read_shards(shards), {}, "hdf5")
 
 
 def task_rows(task: Task, device: str, numbers: Sequence[int], folder: Path) -> Iterator[Row]:
