@@ -9,14 +9,13 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.input.fasta import first_word
 from virnucpro.io.store import Shard, hdf5
 from virnucpro.io.target import Target
 
@@ -25,7 +24,7 @@ OUTPUT_SUFFIXES = (".h5", ".hdf5", ".npy", ".pt")
 #: Layouts of a result: HDF5, NumPy, and the published tool's for DNABERT-S, for ESM-2, and for both joined.
 Layout = Literal["hdf5", "npy", "nucleotide", "proteins", "merged"]
 
-#: Headers that HDF5 is given at a time; fixed, so that the bytes do not depend on how the input was split.
+#: Ids, and headers, that HDF5 is given at a time; fixed, so that the bytes do not depend on how the input was split.
 MERGE_ROWS = 4096
 
 
@@ -101,7 +100,7 @@ class _Hdf5Result(Result):
     """Where HDF5 puts the embeddings does not depend on their number, so they are put there as they come.
 
     At the end HDF5 writes its structure around them, and the strings behind them, as if it had written all: the bytes
-    are the same. Headers wait in a file without a name, since there may be more than memory holds.
+    are the same. Ids and headers wait in a file without a name, since there may be more than memory holds.
     """
 
     def __init__(self, path: Path, attributes: Mapping[str, object]) -> None:
@@ -109,13 +108,13 @@ class _Hdf5Result(Result):
         self._attributes = attributes
         self._offset = 0
         self._target = Target(path)
-        self._headers = tempfile.TemporaryFile("w+", encoding="utf-8", dir=path.parent)  # noqa: SIM115  # see `close`
+        self._names = tempfile.TemporaryFile("w+", encoding="utf-8", dir=path.parent)  # noqa: SIM115  # see `close`
 
     def _add(self, shard: Shard) -> None:
         self._offset = self._offset or _offset_of_rows(self.dim, self._attributes)
         data = np.ascontiguousarray(shard.embeddings, "<f4")
         self._target.put(data.reshape(-1).view(np.uint8).data, self._offset + self.rows * self.dim * data.itemsize)
-        self._headers.write(json.dumps(shard.headers) + "\n")
+        self._names.write(json.dumps([shard.ids, shard.headers]) + "\n")
 
     def finish(self) -> None:
         # In a thread: a signal breaks into Python code of the main thread only, and HDF5 calls some to write.
@@ -132,24 +131,25 @@ class _Hdf5Result(Result):
             if self.rows:  # what is there already is written once more, so that HDF5 allocates all
                 file["embeddings"][0] = np.frombuffer(self._target.get(4 * self.dim, self._offset), "<f4")
             start = 0
-            for headers in self._blocks():
-                end = start + len(headers)
-                file["ids"][start:end] = [first_word(header) for header in headers]
+            for ids, headers in self._blocks():
+                end = start + len(ids)
+                file["ids"][start:end] = ids
                 file["headers"][start:end] = headers
                 self._target.check()
                 start = end
         self._target.check()
 
-    def _blocks(self) -> Iterator[list[str]]:
-        """All headers, MERGE_ROWS at a time."""
-        self._headers.seek(0)
-        headers = (header for line in self._headers for header in json.loads(line))
-        while block := list(islice(headers, MERGE_ROWS)):
-            yield block
+    def _blocks(self) -> Iterator[tuple[list[str], list[str]]]:
+        """All ids and headers, MERGE_ROWS at a time."""
+        self._names.seek(0)
+        names = chain.from_iterable(zip(*json.loads(line), strict=True) for line in self._names)
+        while block := list(islice(names, MERGE_ROWS)):
+            ids, headers = map(list, zip(*block, strict=True))
+            yield ids, headers
 
     def close(self) -> None:
         self._target.close()
-        _abandon(self._headers)
+        _abandon(self._names)
 
 
 def _abandon(file: IO[Any]) -> None:
