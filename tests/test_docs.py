@@ -14,6 +14,7 @@ from virnucpro.calls import tables
 from virnucpro.cli import cli
 from virnucpro.errors import UsageError
 from virnucpro.io.tables import FAILED
+from virnucpro.runs.changes import CAUSES, option
 from virnucpro.runs.config import EmbedConfig, PredictConfig, TrainConfig
 
 ROOT = Path(__file__).parent.parent
@@ -67,13 +68,21 @@ CONFIGS = {"embed": EmbedConfig, "predict": PredictConfig, "train": TrainConfig}
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_python_and_the_command_line_refuse_the_same_numbers(name: str) -> None:
-    for option in cli.commands[name].params:
-        if isinstance(option.type, click.IntRange | click.FloatRange) and option.name:
-            for end in filter(lambda end: end is not None, (option.type.min, option.type.max)):
+    for param in cli.commands[name].params:
+        if isinstance(param.type, click.IntRange | click.FloatRange) and param.name:
+            for end in filter(lambda end: end is not None, (param.type.min, param.type.max)):
                 for value in (end - 1, end, end + 1):
-                    setting = {"inputs": ("in.fa",), "output": "out", option.name: value}
-                    by_command = is_taken(click.BadParameter, partial(option.type.convert, value, option, None))
+                    setting = {"inputs": ("in.fa",), "output": "out", param.name: value}
+                    by_command = is_taken(click.BadParameter, partial(param.type.convert, value, param, None))
                     assert is_taken(UsageError, partial(CONFIGS[name], **setting)) == by_command, setting
+
+
+@pytest.mark.parametrize("name", [*CONFIGS, "split", "orfs"])
+def test_options_are_named_after_the_settings_that_they_change(name: str) -> None:
+    deciding = {cause for causes in CAUSES.values() for cause in causes}
+    options = {param.name: param.opts for param in cli.commands[name].params if isinstance(param, click.Option)}
+    for setting in options.keys() & deciding:
+        assert option(setting) in options[setting]
 
 
 def is_taken(error: type[Exception], take: Callable[[], object]) -> bool:

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import HANGS, Cli, Records, random_records, to_fasta
+from safetensors.torch import load_file
 from slow_chain import Line, Slow, SlowChain
 from toy_set import other, toy_calls, toy_records, viral
 
@@ -37,9 +38,11 @@ from virnucpro.input.frames import ALL_STOPPED, NO_CODON
 from virnucpro.io.store import read_result
 from virnucpro.io.tables import FAILED, number
 from virnucpro.models.card import CARD, DNA_ONLY, ClassifierCard
+from virnucpro.models.classifier import save
 from virnucpro.models.registry import EMBEDDED
 from virnucpro.pipeline import caller
 from virnucpro.pipeline.events import FileDone, Heard, Phase
+from virnucpro.runs.changes import CAUSES
 from virnucpro.runs.choice import choose
 from virnucpro.runs.config import PredictConfig
 from virnucpro.runs.names import default_prefix
@@ -780,21 +783,21 @@ def test_a_complete_run_with_failures_says_so_again(complete: Path, fasta: Path,
     assert results(complete) == before
 
 
-CHANGES: dict[str, tuple[str, tuple[object, ...]]] = {
-    "window": ("window", ("--window", 300)),
-    "length": ("min length", ("--min-length", 5)),
-    "frames": ("frames", ("--frames", "exact")),
-    "budget": ("token budget", ("--batch-size", 256)),
+CHANGES: dict[str, tuple[object, ...]] = {
+    "--window": ("--window", 300),
+    "--min-length": ("--min-length", 5),
+    "--frames": ("--frames", "exact"),
+    "--batch-size": ("--batch-size", 256),
+    "--frames, --window": ("--window", 300, "--frames", "exact"),
 }
 
 
 @pytest.mark.parametrize("what", CHANGES)
 def test_other_settings_need_force(what: str, done_before: PredictConfig, toy: Path, cli: Cli) -> None:
-    before, (name, options) = stamps(done_before.output), CHANGES[what]
-    words = ("predict", *done_before.inputs, "-o", done_before.output, "--model", toy, *CPU, *options)
-    done = cli(*words)
+    before, words = stamps(done_before.output), ("predict", *done_before.inputs, "-o", done_before.output, *CPU)
+    done = cli(*words, "--model", toy, *CHANGES[what])
     assert done.returncode == 3
-    assert f"was made with other settings ({name})" in done.stderr
+    assert f"was made with other settings ({what})" in done.stderr
     assert "--force" in done.stderr
     assert stamps(done_before.output) == before
 
@@ -860,11 +863,31 @@ def test_foreign_files_are_not_taken_by_other_calls(done_before: PredictConfig, 
 def test_another_classifier_or_input_needs_force(done_before: PredictConfig, tmp_path: Path, cli: Cli) -> None:
     before, words = stamps(done_before.output), ("predict", *done_before.inputs, "-o", done_before.output, *CPU)
     done = cli(*words, "--model", "mini-1")
-    assert (done.returncode, "other settings (card, classifier, " in done.stderr) == (3, True), done.stderr
+    assert (done.returncode, "other settings (--model)" in done.stderr) == (3, True), done.stderr
     to_fasta(done_before.inputs[0], CLEAN[:2])
     done = cli(*words, "--model", done_before.model)
     assert (done.returncode, "other settings (inputs)" in done.stderr) == (3, True), done.stderr
     assert stamps(done_before.output) == before
+
+
+def test_another_set_of_the_same_name_is_named_by_its_files(
+    done_before: PredictConfig, toy: Path, tmp_path: Path, cli: Cli
+) -> None:
+    words = ("predict", *done_before.inputs, "-o", tmp_path / "mine", *CPU, "--model", tmp_path / "set")
+    shutil.copytree(toy, tmp_path / "set")
+    assert cli(*words).returncode == 0
+    card = ClassifierCard.read(tmp_path / "set")
+    weights = load_file(tmp_path / "set" / "model.safetensors")
+    save(tmp_path / "set", {name: 2 * tensor for name, tensor in weights.items()}, replace(card, min_score=0.3))
+    done = cli(*words)
+    assert (done.returncode, "other settings (classifier)" in done.stderr) == (3, True), done.stderr
+
+
+def test_what_decides_results_is_known_to_follow_from_options(done_before: PredictConfig) -> None:
+    """But for what no option changes."""
+    found = record(done_before.output)
+    alone = {"inputs", "virnucpro_version", "torch_version"}
+    assert {*found["identity"], *found["choices"]} - alone <= set(CAUSES)
 
 
 def test_a_result_that_is_gone_is_made_again(done_before: PredictConfig) -> None:

@@ -269,7 +269,7 @@ def test_what_other_settings_made_is_not_taken_up(
     settings = config(clean, tmp_path / "out", toy)
     interrupt(replace(settings, window=300, exact=True), "calling")
     run_predict(settings)
-    assert "not resuming the earlier run: frames, window changed; starting from the beginning" in caplog.text
+    assert "not resuming the earlier run: --frames, --window changed; starting from the beginning" in caplog.text
     run_predict(replace(settings, output=tmp_path / "fresh"))
     assert results(settings.output) == results(tmp_path / "fresh")
 

@@ -194,7 +194,7 @@ def test_train(nodes: Nodes, tmp_path: Path) -> None:
         to_fasta(tmp_path / f"{make.__name__}.fa", [(f"{make.__name__}{i}", make(400, i)) for i in range(12)])
         for make in (viral, other)
     )
-    settings = {"model": "mini-1", "device": "cpu", "dtype": "fp32", "sequences_per_file": 10, "window": 200}
+    settings = {"model_set": "mini-1", "device": "cpu", "dtype": "fp32", "sequences_per_file": 10, "window": 200}
     config = TrainConfig(paths, tmp_path / "here" / "model", **settings, epochs=5)
     run_train(config)
     run_train(on(nodes, config, tmp_path / "there" / "model"))

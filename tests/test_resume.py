@@ -179,9 +179,9 @@ def change_tokenizer(config: EmbedConfig) -> EmbedConfig:
 
 CHANGES: dict[str, Callable[[EmbedConfig], EmbedConfig]] = {
     "inputs": change_input,
-    "dtype": lambda config: replace(config, dtype="bf16"),
-    "token budget": lambda config: replace(config, batch_size=1024),
-    "max tokens": lambda config: replace(config, max_tokens=30),
+    "--dtype": lambda config: replace(config, dtype="bf16"),
+    "--batch-size": lambda config: replace(config, batch_size=1024),
+    "--max-tokens": lambda config: replace(config, max_tokens=30),
     "model weights": change_tensor,
     "model tokenizer": change_tokenizer,
 }
@@ -194,7 +194,7 @@ def test_what_changed_is_said_and_the_run_starts_anew(what: str, config: EmbedCo
     interrupt(config)
     changed = CHANGES[what](config)
     done = cli(*options(changed))
-    assert done.returncode == (6 if what == "max tokens" else 0), done.stderr
+    assert done.returncode == (6 if what == "--max-tokens" else 0), done.stderr
     assert f"not resuming the earlier run: {what} changed; starting from the beginning" in done.stderr
     assert "resuming: " not in done.stderr
     assert record(config)["devices"][0]["files"] == PARTS
@@ -325,7 +325,7 @@ def test_a_complete_run_with_failures_still_says_so(config: EmbedConfig, cli: Cl
     assert RunPaths(config.output).failed.exists()
 
 
-@pytest.mark.parametrize("what", ["inputs", "token budget", "max tokens"])
+@pytest.mark.parametrize("what", ["inputs", "--batch-size", "--max-tokens"])
 def test_other_settings_do_not_overwrite_a_complete_run(what: str, config: EmbedConfig, cli: Cli) -> None:
     run_embed(config)
     before = config.output.read_bytes()

@@ -261,7 +261,7 @@ def test_the_lock_of_another_run_is_not_removed(tmp_path: Path) -> None:
     paths = RunPaths(tmp_path / "o.h5")
 
     def begin() -> AbstractContextManager[Session]:
-        return session("embed", paths, force=False, listen=unheard)
+        return session("embed", paths, {}, force=False, listen=unheard)
 
     with ExitStack() as stack:
         with begin():

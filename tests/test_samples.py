@@ -121,7 +121,7 @@ def test_results_of_other_settings_are_a_matter_of_their_sample(
     command = words([inputs[0], inputs[2]], toy, tmp_path / "out")
     assert cli(*command).returncode == 6
     first, last = read_rows(tmp_path / "out" / "samples.tsv")
-    assert "was made with other settings (window)" in first["note"]
+    assert "was made with other settings (--window)" in first["note"]
     assert (first["sequences"], last["sequences"], last["note"]) == ("5", "3", "")
     assert cli(*command, "--force").returncode == 0
     assert [row["note"] for row in read_rows(tmp_path / "out" / "samples.tsv")] == ["", ""]

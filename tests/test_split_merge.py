@@ -166,7 +166,7 @@ def no_split(parts: Path, toy: Path) -> None:
     [
         (remove_results, InputError, r"piece 0002\.fa has no results in .*0002 \(run `virnucpro predict .*0002\.fa"),
         (change_piece, InputError, r"0003\.fa is not what `virnucpro split` wrote"),
-        (other_settings, UsageError, r"0004 and .*0001 were made with other settings \(window\)"),
+        (other_settings, UsageError, r"0004 and .*0001 were made with other settings \(--window\)"),
         (not_complete, InputError, r"run on piece 0001\.fa is not complete"),
         (damaged_scores, InputError, r"scores in .*0002 are damaged"),
         (no_split, InputError, r"holds no pieces of `virnucpro split`"),
@@ -216,7 +216,7 @@ def test_a_complete_split_has_nothing_to_do(size: dict[str, int], tmp_path: Path
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "parts").glob("0*")} == times
     (tmp_path / "parts" / "0002.fa").unlink()
     assert run_split(settings).split == split
-    with pytest.raises(OutputError, match=r"made with other settings \(pieces"):
+    with pytest.raises(OutputError, match=r"made with other settings \(--"):
         run_split(replace(settings, pieces=1, bases=None))
     run_split(replace(settings, pieces=1, bases=None, force=True))
     assert [path.name for path in (tmp_path / "parts").glob("0*")] == ["0001.fa"]

@@ -213,8 +213,8 @@ def trained(inputs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("trained") / "model"
     run_train(
         TrainConfig(
-            inputs, folder, virus=1, model="mini-1", device="cpu", dtype="fp32", batch_size=512,
-            epochs=20, validation_fraction=0.2, test_fraction=0.2, dna_only=True,
+            inputs, folder, virus=1, model_set="mini-1", device="cpu", dtype="fp32", batch_size=512,
+            epochs=20, validation_fraction=0.2, test_fraction=0.2, dna_only_head=True,
         )
     )  # fmt: skip
     return folder

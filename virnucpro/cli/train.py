@@ -42,7 +42,6 @@ PANELS = {
     "Model": [
         Option(
             "--model-set",
-            "model",
             help="Set whose encoders are used: mini (reads whole windows), mini-1, 500 or 300 (both with DNABERT-S and "
             "ESM-2 3B), or the folder of a classifier.",
         ),
@@ -50,7 +49,6 @@ PANELS = {
         Option("--window", metavar="BASES", help="Longest window."),
         Option(
             "--dna-only-head",
-            "dna_only",
             help="Also fit a network that scores windows without an open frame from their DNA alone.",
         ),
     ],

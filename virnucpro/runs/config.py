@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
@@ -78,6 +78,11 @@ Share = Annotated[float, above(0, 0.5)]
 @dataclass(frozen=True)
 class Settings:
     """Checks each field by its annotation as soon as all are there. Raises UsageError for a value that is none."""
+
+    @property
+    def described(self) -> dict[str, str]:
+        """Each setting as text, for the run record, which tells more about the inputs."""
+        return {field.name: str(getattr(self, field.name)) for field in fields(self) if field.name != "inputs"}
 
     def __post_init__(self) -> None:
         for field, hint in get_type_hints(type(self), include_extras=True).items():
@@ -162,19 +167,20 @@ class TrainConfig(RunConfig):
     """What `virnucpro train` was asked for: `output` is the folder of the classifier.
 
     virus: so many of the inputs, the first ones, are viral.
-    model: a set or the folder of a classifier, whose encoders are taken. window: bases. validation_fraction,
+    model_set: a set or the folder of a classifier, whose encoders are taken. window: bases. validation_fraction,
     test_fraction: of the windows of each class. group_by: a table of record ids and groups, which are never divided
-    between the parts; None: every record is a group. dna_only: also fit a network for windows without an open frame.
+    between the parts; None: every record is a group. dna_only_head: also fit a network for windows without an open
+    frame.
     """
 
     sequences_per_file: Count = DEFAULT_FRAMES_PER_FILE
     virus: Count = 1
-    model: Text = DEFAULT_MODEL_SET
+    model_set: Text = DEFAULT_MODEL_SET
     window: Count = DEFAULT_SIZE
     validation_fraction: Share = 0.1
     test_fraction: Share = 0.1
     group_by: APath | None = None
-    dna_only: Switch = False
+    dna_only_head: Switch = False
     epochs: Count = 200
     patience: Count = 5
     learning_rate: Annotated[float, above(0)] = 1e-3

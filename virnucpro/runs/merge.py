@@ -32,6 +32,7 @@ from virnucpro.models.local import sha256_of as model_sha256
 from virnucpro.pipeline.events import Listener, unheard
 from virnucpro.pipeline.placement import Placement
 from virnucpro.runs.calling import PredictResult, Scores, call, kept, results_of
+from virnucpro.runs.changes import changes
 from virnucpro.runs.choice import Choice, choose
 from virnucpro.runs.config import MergeConfig, PredictConfig
 from virnucpro.runs.embed import EmbedResult
@@ -39,7 +40,7 @@ from virnucpro.runs.inputs import Failure, Inputs
 from virnucpro.runs.names import check, default_prefix
 from virnucpro.runs.paths import PredictPaths, RunPaths, SplitPaths
 from virnucpro.runs.record import Record as RunRecord
-from virnucpro.runs.record import differences, fingerprint
+from virnucpro.runs.record import fingerprint
 from virnucpro.runs.run import Job, Run, by_part
 from virnucpro.runs.session import session
 from virnucpro.runs.split import Piece, Split
@@ -96,7 +97,12 @@ class Pieces(Inputs):
         """For the record of the whole."""
         first = self.runs[0].record.details
         pieces = {run.piece.name: {name: run.record.details.get(name) for name in _OWN} for run in self.runs}
-        return {**{name: first[name] for name in ("settings", "models")}, "inputs": self.described, "pieces": pieces}
+        return {"models": first["models"], "inputs": self.described, "pieces": pieces}
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Those of the first run; what decides results is the same in all."""
+        return self.runs[0].record.settings
 
     def refuse_changed(self) -> None:
         """Raise InputError unless the pieces are what `split` wrote."""
@@ -110,7 +116,7 @@ class Pieces(Inputs):
         """Raise UsageError unless all pieces were run by the same means."""
         first = self.runs[0]
         for run in self.runs[1:]:
-            if changed := differences(first.means, run.means):
+            if changed := changes(first.means, run.means, first.record.settings, run.record.settings):
                 raise UsageError(
                     f"{run.results} and {first.results} were made with other settings ({', '.join(changed)})",
                     hint="run all pieces by the same command, on devices of one kind",
@@ -164,7 +170,7 @@ def _merge_calls(config: MergeConfig, listener: Listener, pieces: Pieces) -> Pre
     choices = {name: value for name, value in record.choices.items() if name != "results"}
     models = by_part(choice.model_set.encoders)
     job = Job("predict", as_one, paths, results, models, choice.rules, placement, {}, choices)
-    with session("predict", paths, force=config.force, listen=listener) as opened:
+    with session("predict", paths, pieces.settings, force=config.force, listen=listener) as opened:
         run = Run(job, opened, pieces, identity)
         run.already_done(recall=True)
         opened.begin(results, identity, choices, {}, pieces.details)
@@ -186,7 +192,7 @@ def _config(config: MergeConfig, record: RunRecord, inputs: Pieces) -> PredictCo
         inputs.names,
         config.output,
         prefix=config.prefix,
-        model=record.details["settings"]["model"],
+        model=record.settings["model"],
         models_dir=config.models_dir,
         window=identity["window"],
         exact=identity["frames"] == "exact",
@@ -247,7 +253,7 @@ def _merge_embeddings(config: MergeConfig, listener: Listener, pieces: Pieces) -
     results = (output, ids_path(output)) if output.suffix == ".npy" else (output,)
     files = [run.results for run in runs]
     check(paths, results, [run.path for run in runs], force=config.force, others=files)
-    with session("embed", paths, force=config.force, listen=listener) as opened:
+    with session("embed", paths, pieces.settings, force=config.force, listen=listener) as opened:
         opened.already_done(results, identity, {})
         opened.begin(results, identity, {}, {}, pieces.details)
         failures, summaries = _failures(pieces), [run.record.details["result"] for run in runs]

@@ -47,7 +47,7 @@ def run_orfs(config: OrfsConfig, listener: Listener | None = None) -> OrfsResult
     if not paths.folder.is_dir():
         raise OutputError(f"the folder {paths.folder} does not exist", hint=f"mkdir -p {paths.folder}")
     check(paths, paths.results, config.inputs, force=config.force, hint="choose another PREFIX")
-    with session("orfs", paths, force=config.force, listen=listener or unheard) as run:
+    with session("orfs", paths, config.described, force=config.force, listen=listener or unheard) as run:
         with run.stage("reading input"):
             inputs = Inputs(config.inputs, paths)
         identity = {

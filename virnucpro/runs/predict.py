@@ -39,7 +39,6 @@ from virnucpro.runs.choice import Choice, choose
 from virnucpro.runs.config import PredictConfig
 from virnucpro.runs.names import check, check_names, default_prefix
 from virnucpro.runs.paths import PredictPaths
-from virnucpro.runs.record import differences
 from virnucpro.runs.run import Job, by_part, placed, started, work_folder
 
 logger = logging.getLogger("virnucpro.run")
@@ -142,7 +141,7 @@ def _job(
 def _has_scores(run: PredictRun) -> bool:
     """Whether an earlier run has left all scores, and the embeddings if they are to be kept."""
     record, config = run.session.record, run.config
-    if record is None or config.force or not config.resume or differences(record.identity, run.identity):
+    if record is None or config.force or not config.resume or record.identity != run.identity:
         return False
     there = all(path.exists() and path.name in record.results for path in kept(config, run.paths))
     return there and holds_scores(run.paths.scores, run.fingerprint)

@@ -32,12 +32,6 @@ def fingerprint(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What of two identities differs, in words."""
-    names = sorted(old.keys() | new.keys())
-    return [name.replace("_", " ") for name in names if old.get(name) != new.get(name)]
-
-
 @dataclass
 class Record:
     """Contents of `run.json`; plan: the split; details: host, inputs, settings, models, devices, times, results."""
@@ -54,6 +48,12 @@ class Record:
     def results(self) -> list[str]:
         """Names, in the folder of the record, of the files that the run publishes or has published."""
         return [name for name in self.choices.get("results", ()) if Path(name).name == name]
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What the run was asked for; empty where an older version did not write it down."""
+        found: dict[str, str] = self.details.get("settings", {})
+        return found
 
     @property
     def failed_work_files(self) -> bool:

@@ -34,11 +34,12 @@ from virnucpro.pipeline.families import place
 from virnucpro.pipeline.launch_local import Launch, Launcher, launcher_for
 from virnucpro.pipeline.placement import Placement, threads_a_worker
 from virnucpro.pipeline.schedule import DeviceStats
+from virnucpro.runs.changes import changes
 from virnucpro.runs.config import RunConfig
 from virnucpro.runs.inputs import Inputs
 from virnucpro.runs.names import HINT, check_names
 from virnucpro.runs.paths import RunPaths
-from virnucpro.runs.record import Record, differences, fingerprint
+from virnucpro.runs.record import Record, fingerprint
 from virnucpro.runs.session import Session, session
 
 logger = logging.getLogger("virnucpro.run")
@@ -88,7 +89,8 @@ def started(job: Job[Config, Paths], listener: Listener | None) -> Iterator[Run[
     files = [path for model in job.models.values() for path in model.files]
     with contextlib.closing(job.placement):
         check_names(job.paths, job.results, files, job.hint)
-        with session(job.command, job.paths, force=job.config.force, listen=listener or unheard) as opened:
+        asked, force = job.config.described, job.config.force
+        with session(job.command, job.paths, asked, force=force, listen=listener or unheard) as opened:
             with opened.stage("reading input"):
                 inputs = Inputs(job.config.inputs, job.paths)
                 identity = _identity(job, inputs)
@@ -169,10 +171,8 @@ class Run(Generic[Config, Paths]):
         self.session.begin(self.job.results, self.identity, self.job.choices, values, self._details())
 
     def _details(self) -> dict[str, Any]:
-        settings = {name: str(value) for name, value in asdict(self.config).items() if name != "inputs"}
         return {
             "host": {"python": platform.python_version(), "platform": platform.platform()},
-            "settings": settings,
             "inputs": self.inputs.described,
             "models": {part: _described(model) for part, model in self.job.models.items()},
         }
@@ -190,7 +190,7 @@ class Run(Generic[Config, Paths]):
         record = self.session.record
         if record is None or not record.plan or not self.config.resume:
             return None
-        if changed := differences(record.identity, self.identity):
+        if changed := changes(record.identity, self.identity, record.settings, self.session.settings):
             logger.warning("not resuming the earlier run: %s changed; starting from the beginning", ", ".join(changed))
             return None
         self.session.take_over()

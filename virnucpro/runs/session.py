@@ -1,6 +1,6 @@
 """What a run holds while it is active: the lock on its output, its log, its record, the time of its stages.
 
-    with session("embed", paths, force=False, listen=…) as run:
+    with session("embed", paths, config.described, force=False, listen=…) as run:
         ... run.record is that of an earlier run, if there was one ...
         run.begin(results, identity, choices, plan, details)
         with run.publishing([result]) as names: ...  # write names[result]
@@ -29,15 +29,16 @@ from virnucpro.core import log
 from virnucpro.errors import OutputError
 from virnucpro.io.files import atomic_paths, make_folder, remove_unfinished
 from virnucpro.pipeline.events import Listener, Phase
+from virnucpro.runs.changes import Asked, changes
 from virnucpro.runs.names import refuse_taken, remove, taken
 from virnucpro.runs.paths import RunPaths
-from virnucpro.runs.record import Record, differences
+from virnucpro.runs.record import Record
 
 logger = logging.getLogger("virnucpro.run")
 
 
 @contextlib.contextmanager
-def session(command: str, paths: RunPaths, *, force: bool, listen: Listener) -> Iterator[Session]:
+def session(command: str, paths: RunPaths, settings: Asked, *, force: bool, listen: Listener) -> Iterator[Session]:
     """A run of `command` over `paths`. Raises OutputError for what stands in its way, and for every OSError within."""
     first_line = f"virnucpro {command} of {paths.output.name}"
     make_folder(paths.output.parent)
@@ -47,7 +48,7 @@ def session(command: str, paths: RunPaths, *, force: bool, listen: Listener) -> 
         if record is not None and record.command != command:
             record = None  # --force has removed it
         with log.to_file(paths.log, first_line):
-            run = Session(command, paths, record, force, listen)
+            run = Session(command, paths, settings, record, force, listen)
             try:
                 logger.debug("virnucpro %s", __version__)
                 yield run
@@ -114,8 +115,11 @@ def _is_still_there(path: Path, descriptor: int) -> bool:
 class Session:
     """One run; made by `session`. `record` is that of an earlier run until `begin`, and then its own."""
 
-    def __init__(self, command: str, paths: RunPaths, record: Record | None, force: bool, listen: Listener) -> None:
-        self.command, self.paths, self.record, self.force, self.listen = command, paths, record, force, listen
+    def __init__(
+        self, command: str, paths: RunPaths, settings: Asked, record: Record | None, force: bool, listen: Listener
+    ) -> None:
+        self.command, self.paths, self.settings, self.record = command, paths, settings, record
+        self.force, self.listen = force, listen
         self.started = datetime.now(timezone.utc)
         self._began = time.monotonic()
         self._seconds: dict[str, float] = {}
@@ -182,11 +186,12 @@ class Session:
         if record is None or record.state == "working":
             raise taken(there)
         choices = choices | _names(results)
-        if recall and not differences(record.identity, identity) and differences(record.choices, choices):
+        if recall and record.identity == identity and record.choices != choices:
             if foreign := [path for path in results if os.path.lexists(path) and path.name not in _published(record)]:
                 raise taken(foreign[0])
             return None
-        if changed := differences(record.identity | record.choices, identity | choices):
+        old, new = record.identity | record.choices, identity | choices
+        if changed := changes(old, new, record.settings, self.settings):
             raise OutputError(
                 f"{there} exists and was made with other settings ({', '.join(changed)})",
                 hint="choose another output, or overwrite with --force",
@@ -229,6 +234,7 @@ class Session:
             {
                 "started": self.started.isoformat(timespec="seconds"),
                 "output": str(self.paths.output.absolute()),
+                "settings": dict(self.settings),
                 **details,
                 "obsolete": obsolete,
             },

@@ -96,7 +96,7 @@ def run_split(config: SplitConfig, listener: Listener = unheard) -> SplitResult:
     """Split `config.inputs` into pieces in `config.output`; raises VirnucproError."""
     paths = SplitPaths(config.output / "split")
     check(paths, paths.pieces(config.pieces or 1), config.inputs, force=config.force, hint=HINT)
-    with session("split", paths, force=config.force, listen=listener) as run:
+    with session("split", paths, config.described, force=config.force, listen=listener) as run:
         with run.stage("reading input"):
             inputs = Inputs(config.inputs, paths)
             records = (record for _, _, record in _records(config, inputs) if isinstance(record, Record))

@@ -52,10 +52,10 @@ def run_train(config: TrainConfig, listener: Listener | None = None) -> TrainRes
     groups = read_groups(config.group_by) if config.group_by else None
     paths = TrainPaths(config.output / "train", work_folder(config.output / "train", config.work_dir))
     # What tells about the classifier, and its files, the card last.
-    results = (paths.text, paths.curves, *(paths.folder / name for name in classifier_files(config.dna_only)))
+    results = (paths.text, paths.curves, *(paths.folder / name for name in classifier_files(config.dna_only_head)))
     others = (config.group_by,) if config.group_by else ()
     check(paths, results, config.inputs, force=config.force, resume=config.resume, others=others)
-    reads, encoders = resolve_encoders(config.model, config.models_dir)
+    reads, encoders = resolve_encoders(config.model_set, config.models_dir)
     with started(_job(config, paths, results, reads, tuple(encoders.values()), groups), listener) as run:
         if done := run.already_done():
             found = done.details["result"]
@@ -72,7 +72,7 @@ def run_train(config: TrainConfig, listener: Listener | None = None) -> TrainRes
         whole = reads == "windows"
         fitted = _fit(run, data, parts, *((data.whole, "windows") if whole else (data.frames, "open frames")))
         dna_only = None
-        if config.dna_only:
+        if config.dna_only_head:
             dna_only = _fit(run, data, parts, data.whole, "windows without an open frame", "fitting the DNA-only head")
         with run.session.stage("testing", FIGURES, "figures"):
             card = _card(run, reads, encoders, _dims(data, called, plan))
@@ -99,9 +99,11 @@ def _job(
     groups: Mapping[str, str] | None,
 ) -> Job[TrainConfig, TrainPaths]:
     """Rules of cutting, devices, and the one dtype and token budgets of the run."""
-    if config.dna_only and reads == "windows":
-        raise UsageError(f"--dna-only-head: {config.model} reads the DNA of every window anyway", hint="leave it out")
-    rules = Rules(config.window, dna_only=config.dna_only, reads=reads)
+    if config.dna_only_head and reads == "windows":
+        raise UsageError(
+            f"--dna-only-head: {config.model_set} reads the DNA of every window anyway", hint="leave it out"
+        )
+    rules = Rules(config.window, dna_only=config.dna_only_head, reads=reads)
     placement = placed(config, encoders)
     choices = {
         "viral inputs": config.virus,
