@@ -260,7 +260,7 @@ def test_weights_that_do_not_fit_the_card_are_refused(folder: Path) -> None:
         ("norm.weight", lambda t: t.half(), r"norm.weight is \(512,\) torch.float16"),
         ("norm.bias", lambda t: t * float("nan"), "norm.bias holds NaN, infinity or a negative variance"),
         ("norm.running_var", lambda t: -t, "norm.running_var holds NaN, infinity or a negative variance"),
-        ("output.bias", lambda _: None, "misses 1 tensors of a classifier, for example output.bias"),
+        ("output.bias", lambda _: None, "misses 1 tensor of a classifier, for example output.bias"),
     ],
 )
 def test_weights_that_are_no_classifier_are_refused(
@@ -384,7 +384,7 @@ OTHER = {
     "net.body[2] = nn.LeakyReLU()": "it names torch.nn.modules.activation.LeakyReLU",
     "net.body[1] = nn.BatchNorm1d(512, eps=1e-3)": "adds 0.001, expected 1e-05",
     "net.body[1] = nn.BatchNorm1d(512, track_running_stats=False)": "damaged, or another kind",
-    "net.last = nn.Linear(512, 2, bias=False)": "misses 1 tensors of a classifier, for example output.bias",
+    "net.last = nn.Linear(512, 2, bias=False)": "misses 1 tensor of a classifier, for example output.bias",
     "net.last = nn.Linear(512, 3)": r"output.weight is \(3, 512\)",
     "net = net.half()": "torch.float16",
     "net = net.state_dict()": "no network of class __main__.MLPClassifier",

@@ -21,6 +21,7 @@ from conftest import Cli, Records, random_records, run_cli, to_fasta, vectors_by
 import virnucpro
 from virnucpro.cli import cli as group
 from virnucpro.cli.embed import embed as embed_command
+from virnucpro.core.words import counted
 from virnucpro.errors import InputError
 from virnucpro.io.store import read_result
 from virnucpro.models.registry import EMBEDDED
@@ -419,6 +420,16 @@ def test_quiet(fasta: Fasta, cli: Cli, tmp_path: Path) -> None:
     assert said["--quiet"] == ""
     assert "UNTRAINED" in said[None]
     assert "5 embeddings of 128 numbers" in said[None]
+
+
+def test_one_is_no_plural(fasta: Fasta, cli: Cli, tmp_path: Path) -> None:
+    done = cli("embed", fasta(text_of(GOOD[:1])), "-o", tmp_path / "o.h5", *CPU)
+    assert "1 sequence in 1 work file; " in done.stderr
+    assert "worker 0 is assigned 1 file: 1 sequence to embed (100%)" in done.stderr
+    assert "cpu: 1 file, 1 sequence, " in done.stderr
+    assert "1 embedding of 128 numbers" in done.stderr
+    assert counted(1, "windows and proteins") == "1 window and protein"
+    assert counted(1200, "windows", ",") == "1,200 windows"
 
 
 @pytest.mark.parametrize("command", [None, *group.commands])

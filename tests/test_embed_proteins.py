@@ -82,7 +82,7 @@ def test_an_interrupted_run_goes_on(config: EmbedConfig, expected: bytes, cli: C
     assert len(list(RunPaths(config.output).shards.glob("0*.h5"))) == 5
     said = cli("embed", *config.inputs, "-o", config.output, *MODEL, *CPU, "--sequences-per-file", 8)
     assert said.returncode == 0, said.stderr
-    assert "resuming: 5 of 12 work files are done" in said.stderr
+    assert "resuming: 5 of 12 work files done" in said.stderr
     assert config.output.read_bytes() == expected
 
 

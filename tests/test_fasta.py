@@ -431,7 +431,7 @@ def test_bam_whose_content_is_cut(tmp_path: Path) -> None:
         assert first == Record("a", "ACGT", 1)
         assert isinstance(end, BadRecord)
         assert end.number == 0
-        assert end.reason.startswith(f"{path}: reading stopped after 1 records: ")
+        assert end.reason.startswith(f"{path}: reading stopped after 1 record: ")
         assert "again" in end.reason
 
 

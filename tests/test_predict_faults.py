@@ -259,7 +259,7 @@ def test_results_of_work_files_that_are_damaged_are_made_again(
     for path in damaged:
         assert f"{path} is damaged" in caplog.text
     parts = len(record(settings.output)["plan"]["parts"])
-    assert caplog.text.count(f"of {parts} work files are done") == 1
+    assert caplog.text.count(f"of {parts} work files done") == 1
     assert results(settings.output) == results(complete)
 
 

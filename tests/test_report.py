@@ -139,7 +139,7 @@ def test_whole_windows_need_no_frames(tmp_path: Path) -> None:
 
 def test_what_is_read_without_a_script(folder: Path) -> None:
     text = Page(write_report(folder, "x")).text
-    assert "<strong>2</strong> of 7 sequences contain a virus" in text
+    assert "<strong>2</strong> of 7 sequences with a virus" in text
     assert "<strong>0.5 are expected to be false</strong>, if 5.0% of the" in text
     assert "The model set mini is small." in text
     assert "shorter than 100 bases" in text
@@ -165,7 +165,7 @@ def test_warnings(tmp_path: Path, model_set: dict[str, Any], words: str | None) 
     (folder / "x.run.json").write_text(json.dumps(record | {"model set": model_set}))
     text = Page(write_report(folder, "x")).text
     assert "How many of the calls are false is not known" in text
-    assert (words or "of 7 sequences contain a virus") in text
+    assert (words or "of 7 sequences with a virus") in text
     assert ('<p class="warning">The model set' in text) == (words is not None)
 
 
@@ -194,7 +194,7 @@ def test_thresholds_of_one_length_or_many(
 
 def test_nothing_at_all(tmp_path: Path) -> None:
     page = Page(write_report(write_results(tmp_path / "out", []), "x"))
-    assert "<strong>0</strong> of 0 sequences contain a virus" in page.text
+    assert "<strong>0</strong> of 0 sequences with a virus" in page.text
     assert "Everything was read and scored" in page.text
 
 
@@ -240,7 +240,7 @@ def test_of_too_many_windows_those_of_viral_sequences_are_shown(
     page = Page(write_report(folder, "x"))
     assert page.columns["tracks"].tolist() == [0, 10]
     assert page.columns["windows"].tolist() == [10, 10]
-    assert "The windows of 1 sequences are left out here" in page.text
+    assert "The windows of 1 sequence are left out here" in page.text
 
 
 def test_rare_reasons_are_one(tmp_path: Path) -> None:
@@ -337,7 +337,7 @@ def test_only_a_report_is_overwritten(folder: Path, tmp_path: Path) -> None:
     assert path.read_text().endswith("mine")
     write_report(folder, "x", tmp_path / "other.html")
     write_results(folder, SEQUENCES[:1])
-    assert "<strong>0</strong> of 1 sequences" in Page(write_report(folder, "x", tmp_path / "other.html")).text
+    assert "<strong>0</strong> of 1 sequence with" in Page(write_report(folder, "x", tmp_path / "other.html")).text
 
 
 @pytest.mark.parametrize("where", ["file/r.html", "absent/r.html", "folder"])

@@ -103,7 +103,7 @@ def test_it_says_that_it_resumes(config: EmbedConfig, cli: Cli, expected: bytes)
     paths = interrupt(config, after=7)
     done = cli(*options(config))
     assert done.returncode == 0
-    assert f"resuming: 7 of {PARTS} work files are done" in done.stderr
+    assert f"resuming: 7 of {PARTS} work files done" in done.stderr
     assert f"resuming: 7 of {PARTS}" in paths.log.read_text()
     assert config.output.read_bytes() == expected
 

@@ -386,7 +386,7 @@ def test_another_work_folder_takes_over_what_is_done(
     assert list((tmp_path / "one").rglob("*.h5"))
     with caplog.at_level("INFO", "virnucpro"):
         run_embed(EmbedConfig(**settings, work_dir=tmp_path / "two"))
-    assert "resuming: 4 of 4 work files are done" in caplog.text
+    assert "resuming: 4 of 4 work files done" in caplog.text
     assert list((tmp_path / "one").iterdir()) == list((tmp_path / "two").iterdir()) == []
 
 

@@ -86,7 +86,7 @@ def test_a_bad_sample_does_not_stop_the_others(
     order = [bad, inputs[0], tmp_path / "absent.fa", *inputs[1:]]
     done = cli(*words(order, toy, tmp_path / "out", "--keep-embeddings"))
     assert done.returncode == 6
-    assert "3 of 5 samples have results" in done.stderr
+    assert "3 of 5 samples with results" in done.stderr
     assert "2 failed; see " in done.stderr
     failed = {row["sample"]: row["reason"] for row in read_rows(tmp_path / "out" / "samples.failed.tsv")}
     assert [*failed] == ["proteins", "absent"]

@@ -129,7 +129,7 @@ def test_the_same_bytes_each_time_and_from_anywhere(out: Path, tmp_path: Path, c
     assert [(out / name).read_bytes() for name in names] == before
     other = tmp_path / "all"
     done = cli("summarize", out / "first", out / "second", "-o", other)
-    assert "2 of 2 samples have results" in done.stderr
+    assert "2 of 2 samples with results" in done.stderr
     assert [row["folder"] for row in rows(other)] == ["../out/first", "../out/second"]
 
 

@@ -336,10 +336,10 @@ def test_a_record_without_a_group_is_told_before_anything_is_computed(
     table.write_text("virus0\tg\n")
     done = cli(*arguments(inputs, tmp_path / "model", "--group-by", table))
     assert done.returncode == 3
-    assert "no group for record 'virus1' (59 records have none)" in done.stderr
+    assert "no group for record 'virus1' (59 records without one)" in done.stderr
     table.write_text("".join(f"{kind}{i}\t{kind}\n" for kind in ("virus", "other") for i in range(30)))
     done = cli(*arguments(inputs, tmp_path / "model", "--group-by", table))
-    assert (done.returncode, "1 groups of viral sequences cannot make three parts" in done.stderr) == (2, True)
+    assert (done.returncode, "1 group of viral sequences cannot make three parts" in done.stderr) == (2, True)
     assert not list((tmp_path / "model").glob("train.work/shards/*"))
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.calls.model import MOST, log_odds
+from virnucpro.core.words import counted
 
 #: Scores are counted in bins of log-odds, so that memory does not grow with the sample and order does not matter.
 BINS = 4096
@@ -41,7 +42,7 @@ class FalseDiscovery:
 
     def __str__(self) -> str:
         how = "estimated from the scores" if self.estimated else "given"
-        regions = f"; {self.expected_false_regions:.1f} of {self.regions} regions in mixed sequences"
+        regions = f"; {self.expected_false_regions:.1f} of {counted(self.regions, 'regions')} in mixed sequences"
         return (
             f"expected false calls: {self.expected_false:.1f} of {self.calls} called virus, assuming that "
             f"{self.share:.1%} of the sequences are viral ({how}){regions if self.regions else ''}"

@@ -9,6 +9,7 @@ import rich_click as click
 from rich.console import Console
 
 from virnucpro.cli.options import FORCE, FRAMES, QUIET, Option, inputs_argument, options, output
+from virnucpro.core.words import counted
 from virnucpro.errors import EXIT_SOME_FAILED
 from virnucpro.runs.config import OrfsConfig
 
@@ -61,11 +62,11 @@ def orfs(quiet: bool, **settings: Any) -> int:
     result = run_orfs(OrfsConfig(**settings))
     counts = result.counts
     logger.info(
-        "%d records, %d windows (%d without an open frame), %d frames in %s.*%s",
-        counts.records,
-        counts.windows,
+        "%s, %s (%d without an open frame), %s in %s.*%s",
+        counted(counts.records, "records"),
+        counted(counts.windows, "windows"),
         counts.silent,
-        counts.frames,
+        counted(counts.frames, "frames"),
         result.paths.output,
         f"; {counts.failed} failed, see {result.paths.failed}" if counts.failed else "",
     )

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from virnucpro.core import log
+from virnucpro.core.words import counted
 from virnucpro.models.sets import UNTRAINED
 from virnucpro.pipeline import events
 
@@ -110,13 +111,16 @@ def tell_embedded(result: EmbedResult) -> None:
     busy: list[float] = [stats.busy_seconds for stats in result.devices]
     for stats in result.devices:
         logger.info(
-            "%s: %d files, %d sequences, %d tokens, busy %.1f of %.1f s (%.0f%%)",
-            *(stats.device, stats.files, stats.sequences, stats.tokens),
+            "%s: %s, %s, %s, busy %.1f of %.1f s (%.0f%%)",
+            stats.device,
+            counted(stats.files, "files"),
+            counted(stats.sequences, "sequences"),
+            counted(stats.tokens, "tokens"),
             *(stats.busy_seconds, stats.seconds, 100 * stats.busy_share),
         )
     if len(busy) > 1 and sum(busy) > 0:
         logger.info("busy time, longest over mean: %.3f", max(busy) * len(busy) / sum(busy))
-    logger.info("%d embeddings of %d numbers in %s", result.sequences, result.dim, result.output)
+    logger.info("%s of %d numbers in %s", counted(result.sequences, "embeddings"), result.dim, result.output)
     if result.failures:
         logger.warning("%d failed; see %s.failed.tsv", len(result.failures), result.output)
 
@@ -126,8 +130,8 @@ def tell_called(result: PredictResult) -> None:
     if not result.trained:
         logger.warning(UNTRAINED, result.model)
     verdicts = ", ".join(f"{count} {verdict}" for verdict, count in result.verdicts.items())
-    logger.info("%d sequences: %s", sum(result.verdicts.values()), verdicts)
-    logger.info("%d of %d windows have a score", result.windows_scored, result.windows)
+    logger.info("%s: %s", counted(sum(result.verdicts.values()), "sequences"), verdicts)
+    logger.info("%d of %s scored", result.windows_scored, counted(result.windows, "windows"))
     if result.discovery:
         logger.info("%s", result.discovery)
     logger.info("results: %s.*", result.paths.output)
@@ -139,8 +143,8 @@ def tell_samples(result: SamplesResult) -> None:
     """The end of several samples: how many have results, and where what tells about all is."""
     if untrained := [each.model for each in result.results.values() if not each.trained]:
         logger.warning(UNTRAINED, untrained[0])
-    total = len(result.results) + len(result.failed)
-    logger.info("%d of %d samples have results, listed in %s", len(result.results), total, result.paths.table)
+    samples = counted(len(result.results) + len(result.failed), "samples")
+    logger.info("%d of %s with results, listed in %s", len(result.results), samples, result.paths.table)
     if result.failed:
         logger.warning("%d failed; see %s", len(result.failed), result.paths.failed)
 

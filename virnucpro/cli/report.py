@@ -10,6 +10,7 @@ from rich.console import Console
 
 from virnucpro.cli.options import QUIET, Option, options, output
 from virnucpro.core import log
+from virnucpro.core.words import counted
 from virnucpro.errors import UsageError
 
 PAGE = {
@@ -87,5 +88,5 @@ def summarize(folders: tuple[Path, ...], output: Path | None, quiet: bool) -> No
     paths = SamplePaths((output or folders[0]) / "samples")
     found = write(folders, paths.folder)
     logging.getLogger("virnucpro.cli").info(
-        "%d of %d samples have results: %s", len(found.complete), len(found.all), paths.table
+        "%d of %s with results: %s", len(found.complete), counted(len(found.all), "samples"), paths.table
     )

@@ -10,6 +10,7 @@ import rich_click as click
 from rich.console import Console
 
 from virnucpro.cli.options import FORCE, MODELS_DIR, PREFIX, QUIET, Option, inputs_argument, options, output
+from virnucpro.core.words import counted
 from virnucpro.errors import EXIT_SOME_FAILED
 from virnucpro.runs.config import MergeConfig, SplitConfig
 
@@ -50,7 +51,8 @@ def split(quiet: bool, **settings: Any) -> int:
     log.set_up(Console(stderr=True), quiet)
     result = run_split(SplitConfig(**settings))
     found = result.split
-    logger.info("%d records in %d pieces", sum(piece.records for piece in found.pieces), len(found.pieces))
+    records = counted(sum(piece.records for piece in found.pieces), "records")
+    logger.info("%s in %s", records, counted(len(found.pieces), "pieces"))
     if found.rejected:
         logger.warning("%d failed; see %s", len(found.rejected), result.paths.failed)
     return EXIT_SOME_FAILED if found.rejected else 0

@@ -20,6 +20,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from virnucpro.core.words import counted
 from virnucpro.errors import InputError
 from virnucpro.input.fasta import DNA, PROTEIN, Alphabet, BadRecord, Record, looks_like_dna, read_records, write_fasta
 from virnucpro.input.frames import ALL_STOPPED, BATCH_BASES, NO_CODON, Scan, batches, scan_windows
@@ -83,9 +84,9 @@ class Rules:
         """Why a sequence is not cut; empty if it is. Bases that are not known do not make it longer."""
         least = self.min_length
         if len(sequence) < least:
-            return f"shorter than {least} bases (--min-length)"
+            return f"shorter than {counted(least, 'bases')} (--min-length)"
         if least and len(sequence) - unknown_bases(sequence) < least:
-            return f"fewer than {least} known bases (--min-length)"
+            return f"fewer than {counted(least, 'known bases')} (--min-length)"
         return ""
 
     def scan(self, windows: Iterable[Window]) -> Iterator[Scan]:

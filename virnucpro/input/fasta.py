@@ -16,6 +16,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from virnucpro.core.words import counted
 from virnucpro.errors import InputError
 from virnucpro.input.bam import read_bam
 from virnucpro.input.compressed import BAM_MAGIC, FETCH_AGAIN, OUTPUT_BYTES, Content, Damaged, opened
@@ -156,7 +157,7 @@ def read_records(path: Path, alphabet: Alphabet = DNA) -> Iterator[Record | BadR
         for number, raw in enumerate(_raw_records(path), 1):
             yield _checked(raw, number, alphabet)
     except Damaged as damage:
-        yield BadRecord("", 0, f"{path}: reading stopped after {number} records: {damage}")
+        yield BadRecord("", 0, f"{path}: reading stopped after {counted(number, 'records')}: {damage}")
 
 
 def looks_like_dna(path: Path) -> bool:
@@ -183,7 +184,8 @@ def count_records(path: Path) -> int:
         for _ in _raw_records(path):
             number += 1
     except Damaged as damage:
-        message = f"cannot count the sequences of {path}: reading stopped after {number} records: {damage}"
+        stopped = f"reading stopped after {counted(number, 'records')}: {damage}"
+        message = f"cannot count the sequences of {path}: {stopped}"
         raise InputError(message) from damage
     return number
 

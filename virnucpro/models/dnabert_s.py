@@ -16,6 +16,7 @@ import torch
 from msgspec import Meta
 from torch import Tensor, nn
 
+from virnucpro.core.words import counted
 from virnucpro.errors import ModelError
 from virnucpro.models.attention import PackedLayout, alibi_slopes, packed_attention
 from virnucpro.models.layers import Norm, gated_gelu
@@ -145,7 +146,8 @@ def load_dnabert(weights: Path, config: Path | None, device: torch.device = CPU)
     found = {key: value for key, value in found.items() if not key.startswith(UNUSED_PREFIXES)}
     layers = {match[1] for key in found if (match := _LAYER.match(key))}
     if numbers.num_hidden_layers > len(layers):  # asked first, since many take their time to make
-        raise ModelError(f"{weights} holds {len(layers)} layers, but {config} says {numbers.num_hidden_layers}")
+        held = counted(len(layers), "layers")
+        raise ModelError(f"{weights} holds {held}, but {config} says {numbers.num_hidden_layers}")
     with torch.device("meta"):
         model = DNABERT(numbers)
     wanted = {name: _published_key(name) for name, _ in model.named_parameters()}

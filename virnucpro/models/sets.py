@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from virnucpro.core.words import counted
 from virnucpro.errors import ModelError
 from virnucpro.models.card import CARD, DNA_ONLY, ClassifierCard, Reads, check_encoders
 from virnucpro.models.local import LocalModel
@@ -232,7 +233,7 @@ def _check(found: ModelSet) -> None:
 
     card = found.card
     if len(found.encoders) != len(card.encoders):
-        raise _misfit(found, f"it has {len(card.encoders)} encoders, expected {len(found.encoders)}")
+        raise _misfit(found, f"it has {counted(len(card.encoders), 'encoders')}, expected {len(found.encoders)}")
     for pin, model, kinds in zip(card.encoders, found.encoders, _KINDS[card.reads], strict=True):
         if model.kind not in kinds:
             raise _misfit(found, f"{pin.name} is of the family {model.kind}, expected {' or '.join(kinds)}")

@@ -15,6 +15,7 @@ from msgspec import convert
 from torch import Tensor
 
 from virnucpro.core.threads import unbroken
+from virnucpro.core.words import counted
 from virnucpro.errors import ModelError
 from virnucpro.models.local import read_json, weight_files
 
@@ -85,6 +86,6 @@ def check_keys(path: Path, wanted: set[str], found: set[str], family: str) -> No
         if keys:
             some = ", ".join(sorted(keys)[:3])
             raise ModelError(
-                f"{path} {what} {len(keys)} tensors of {family}, for example {some}",
+                f"{path} {what} {counted(len(keys), 'tensors')} of {family}, for example {some}",
                 hint="give the weights and the config.json of one and the same model",
             )

@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from virnucpro.core.device import Device, available_threads, describe, select_dtype, supports_bf16
+from virnucpro.core.words import counted
 from virnucpro.errors import DeviceError, InputError, UsageError
 from virnucpro.input.fasta import DNA, Alphabet, count_records
 from virnucpro.models.attention import PackedLayout
@@ -94,9 +95,8 @@ def assign_files_by_sequences(
         loads[worker] += size
     for worker, (paths, load) in enumerate(zip(lists, loads, strict=True)):
         share = load / max(1, sum(loads))
-        logger.info(
-            "worker %d is assigned %d files: %d sequences to embed (%.0f%%)", worker, len(paths), load, 100 * share
-        )
+        assigned, sequences = counted(len(paths), "files"), counted(load, "sequences")
+        logger.info("worker %d is assigned %s: %s to embed (%.0f%%)", worker, assigned, sequences, 100 * share)
     return lists
 
 

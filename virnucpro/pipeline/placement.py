@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from virnucpro.core.device import Device, available_threads, select_dtype, triton_version
+from virnucpro.core.words import counted
 from virnucpro.pipeline.launch_local import Launch, check_can_spawn
 from virnucpro.pipeline.packing import round_budget
 
@@ -87,7 +88,7 @@ def announce(
 ) -> None:
     """Log what is about to be computed, with what and where; counts: units of each work file."""
     if done:
-        logger.info("resuming: %d of %d work files are done", len(done), len(counts))
+        logger.info("resuming: %d of %s done", len(done), counted(len(counts), "work files"))
     for model in models:
         if not model.trained:
             logger.warning(
@@ -95,9 +96,5 @@ def announce(
             )
     each = zip(models, budgets, strict=True)
     how = " and ".join(f"{model.name} ({budget} tokens a batch)" for model, budget in each)
-    units, files = _counted(sum(counts.values()), unit), _counted(len(counts), "work files")
+    units, files = counted(sum(counts.values()), unit), counted(len(counts), "work files")
     logger.info("%s in %s; %s in %s, on %s", units, files, how, dtype, ", ".join(devices))
-
-
-def _counted(number: int, things: str) -> str:
-    return f"{number} {things.removesuffix('s') if number == 1 else things}"

@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from virnucpro.core.threads import Aborted, Channel
+from virnucpro.core.words import counted
 from virnucpro.errors import InputError, VirnucproError
 from virnucpro.input.fasta import Alphabet, BadRecord, Record, read_records
 from virnucpro.input.frames import batches
@@ -384,7 +385,7 @@ def _good_records(source: Path, reading: _Reading, encoder: Encoder) -> Iterator
         if isinstance(record, BadRecord):
             reading.failed.append((record.number, record.id, record.reason))
         elif len(record.sequence) < encoder.shortest:
-            reading.failed.append((record.number, record.id, f"shorter than {encoder.shortest} letters"))
+            reading.failed.append((record.number, record.id, f"shorter than {counted(encoder.shortest, 'letters')}"))
         else:
             yield record
 

@@ -6,12 +6,14 @@ import base64
 import hashlib
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from virnucpro.core.words import counted
 from virnucpro.io.files import atomic_path, refuse_other
 
 logger = logging.getLogger("virnucpro.report")
@@ -29,6 +31,7 @@ def render(template: str, scripts: Sequence[str], styles: Sequence[str], **value
         lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     environment.filters["integer"] = lambda value: f"{value:,}"
+    environment.filters["counted"] = partial(counted, form=",")
     environment.filters["share"] = lambda value: f"{value:.1%}"
     text = environment.get_template(template).render(
         policy=_policy(texts, style), style=Markup(style), scripts=[Markup(script) for script in texts], **values

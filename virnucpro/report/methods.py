@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from virnucpro.calls.verdicts import LONG
+from virnucpro.core.words import counted
 from virnucpro.models.sets import SETS
 
 Record = Mapping[str, Any]
@@ -110,8 +111,8 @@ def paragraph(record: Record) -> str:
         (
             f"Viral sequences were identified with virnucpro {identity['virnucpro_version']}, an implementation of "
             f"VirNucPro (Li et al. 2025), with its model set {model_set['name']} ({encoders}).",
-            f"{_count(sum(verdicts.values()), 'sequence')} of {result['bases']:,} bases in total were cut into "
-            f"{_count(result['windows'], 'window')} of at most {result['window']} bases, of which "
+            f"{counted(sum(verdicts.values()), 'sequences', ',')} of {result['bases']:,} bases in total were cut into "
+            f"{counted(result['windows'], 'windows', ',')} of at most {result['window']} bases, of which "
             f"{result['windows_scored']:,} could be scored.",
             f"Sequences were called viral from a score of {_of_sequences(scores)}: {verdicts['virus']:,} "
             f"were viral as a whole, and {verdicts['mixed']:,} contained viral regions next to other DNA.",
@@ -130,7 +131,3 @@ def _false_calls(found: Mapping[str, Any] | None) -> list[str]:
         f"Of the {found['calls']:,} sequences called viral {found['expected_false']:.1f} are expected to be false "
         f"where {found['share']:.1%} of all are viral, {how}."
     ]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

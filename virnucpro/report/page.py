@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from virnucpro.calls.read import HINT, Results, reading
+from virnucpro.core.words import counted
 from virnucpro.errors import InputError
 from virnucpro.report import html, methods
 from virnucpro.report.payload import collect
@@ -61,10 +62,11 @@ class Page:
             self.paragraph = methods.paragraph(self.record)
             self.citation = methods.citation(self.record["identity"]["virnucpro_version"])
         self.survey: Survey = survey(results.sequences())
-        if self.survey.sequences != (counted := sum(verdict.count for verdict in self.verdicts)):
+        if self.survey.sequences != (called := sum(verdict.count for verdict in self.verdicts)):
             paths = results.paths
             raise InputError(
-                f"{paths.sequences} has {self.survey.sequences} rows, but {paths.manifest} counts {counted}", hint=HINT
+                f"{paths.sequences} has {counted(self.survey.sequences, 'rows')}, but {paths.manifest} counts {called}",
+                hint=HINT,
             )
 
     def _verdicts(self) -> Iterator[VerdictCount]:

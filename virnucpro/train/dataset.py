@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from virnucpro.core.words import counted
 from virnucpro.errors import InputError, UsageError
 from virnucpro.input.fasta import decoded
 from virnucpro.input.index import IndexedSequence, WorkFile, read_index, window_key
@@ -108,7 +109,7 @@ def read_windows(paths: TrainPaths, parts: Sequence[WorkFile], virus: int, group
     if lacking:
         first = next(iter(lacking.values()))
         raise InputError(
-            f"--group-by has no group for record {first!r} ({len(lacking)} records have none)",
+            f"--group-by has no group for record {first!r} ({counted(len(lacking), 'records')} without one)",
             hint="add a line for each: its id, a tab, a group",
         )
     return Windows(*np.array(rows, np.int64).reshape(-1, 4).T)
@@ -214,10 +215,8 @@ def _drawn(
     viral = np.bincount(place, weights=data.label)
     mine = groups[(2 * viral > size) == bool(label)]
     if len(mine) < FEWEST_GROUPS:
-        name = "viral" if label else "other"
-        raise UsageError(
-            f"{len(mine)} groups of {name} sequences cannot make three parts", hint="give more records, or finer groups"
-        )
+        few = f"{counted(len(mine), 'groups')} of {'viral' if label else 'other'} sequences"
+        raise UsageError(f"{few} cannot make three parts", hint="give more records, or finer groups")
     sizes = dict(zip(groups.tolist(), size.tolist(), strict=True))
     order = [int(group) for group in rng.permutation(mine)]
     total = sum(sizes[group] for group in order)
