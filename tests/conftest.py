@@ -133,12 +133,14 @@ def interrupted_at_random(work: Callable[[], object], times: int, seed: int) -> 
 def _own_signals_and_logging() -> Iterator[None]:
     """The command line takes both over; give them back."""
     root = logging.getLogger("virnucpro")
-    handlers, level, propagate, on_term = root.handlers[:], root.level, root.propagate, signal.getsignal(signal.SIGTERM)
+    handlers, level, propagate = root.handlers[:], root.level, root.propagate
+    on_signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
     root.propagate = propagate
-    signal.signal(signal.SIGTERM, on_term)
+    for number, handler in on_signals.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

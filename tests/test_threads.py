@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from conftest import HANGS, interrupted_at_random
+import torch
+from conftest import HANGS, command_line, interrupted_at_random, to_fasta
+from safetensors.torch import load_file, save_file
+from toy_codon import save_toy_codon
+from toy_set import save_toy_codon_set
 
 from virnucpro.core.threads import in_order, unbroken
-from virnucpro.models.registry import EMBEDDED
+from virnucpro.models.card import ClassifierCard
+from virnucpro.models.classifier import save
+from virnucpro.models.registry import EMBEDDED, resolve
 from virnucpro.models.weights import read_weights
 
 
@@ -78,3 +88,81 @@ def test_an_interrupt_is_met_when_the_work_is_done() -> None:
     with pytest.raises(KeyboardInterrupt):
         unbroken(work)
     assert done
+
+
+def slow_encoder(folder: Path) -> Path:
+    """Its weights take seconds to read, since they are many; foreign code calls Python for each."""
+    path = save_toy_codon(folder) / "model.safetensors"
+    more = {f"more.{number}": torch.zeros(1) for number in range(40_000)}
+    save_file(load_file(path) | more, path)
+    return folder
+
+
+def slow_set(folder: Path) -> Path:
+    made = save_toy_codon_set(folder / "set")
+    encoder, card = slow_encoder(folder / "codon"), ClassifierCard.read(made)
+    pin = replace(card.dna, sha256=(resolve(str(encoder)).sha256,))
+    save(made, load_file(made / "model.safetensors"), replace(card, dna=pin))
+    return made
+
+
+def wait_until_mapped(reader: subprocess.Popen[str], weights: Path) -> None:
+    while reader.poll() is None and str(weights) not in Path(f"/proc/{reader.pid}/maps").read_text():
+        time.sleep(0.01)
+
+
+def interrupt_until_it_ends(reader: subprocess.Popen[str], weights: Path) -> tuple[int, str]:
+    """Ctrl-C again and again, from when a process reads weights; its exit code, and what it said."""
+    wait_until_mapped(reader, weights)
+    while reader.poll() is None:
+        reader.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+    return reader.returncode, reader.communicate(timeout=HANGS)[1]
+
+
+def start(*command: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize(
+    ("command", "make"), [("embed", slow_encoder), pytest.param("predict", slow_set, marks=pytest.mark.heavy)]
+)
+def test_a_second_interrupt_ends_a_run_that_reads_weights(
+    command: str, make: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    model, fasta = make(tmp_path / "model"), to_fasta(tmp_path / "in.fa", [("a", "ACGT" * 50)])
+    run = start(*command_line(command, fasta, "-o", tmp_path / "out.h5", "--model", model, "-d", "cpu"))
+    returncode, said = interrupt_until_it_ends(run, next(tmp_path.rglob("model.safetensors")))
+    assert (returncode, "interrupted; finished work files are kept" in said) == (130, True), said
+    assert "Traceback" not in said
+    assert "terminate called" not in said
+
+
+READ = """
+import signal, sys
+from pathlib import Path
+from virnucpro.models.weights import read_weights
+
+def interrupt(*_):
+    print("interrupted", flush=True)
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGINT, interrupt)
+try:
+    read_weights(Path(sys.argv[1]))
+except KeyboardInterrupt:
+    print("nobody waits for the weights any more", flush=True)
+"""
+
+
+@pytest.mark.heavy
+def test_a_program_waits_at_its_end_for_weights_that_it_reads_in_vain(tmp_path: Path) -> None:
+    path = slow_encoder(tmp_path) / "model.safetensors"
+    program = start(sys.executable, "-c", READ, str(path))
+    wait_until_mapped(program, path)
+    assert program.stdout
+    for _ in range(2):
+        program.send_signal(signal.SIGINT)
+        assert program.stdout.readline() == "interrupted\n"
+    assert program.stdout.read() == "nobody waits for the weights any more\n"
+    assert (program.wait(HANGS), program.communicate()[1]) == (0, "")

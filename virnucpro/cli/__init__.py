@@ -6,6 +6,7 @@ Nothing heavy is imported here, so that `--help` answers at once.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from types import FrameType
@@ -23,7 +24,7 @@ from virnucpro.cli.predict import predict
 from virnucpro.cli.report import report, summarize
 from virnucpro.cli.split import merge, split
 from virnucpro.cli.train import train
-from virnucpro.core import log
+from virnucpro.core import log, threads
 from virnucpro.errors import DeviceError, Interrupted, VirnucproError
 
 EXIT_CODES = """
@@ -58,6 +59,8 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _stop)
     with streams.guarded():
         code = _run()
+    if threads.at_work():  # after a second Ctrl-C
+        os._exit(code)
     sys.exit(code)
 
 
@@ -69,9 +72,9 @@ def _run() -> int:
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        return _report(Interrupted(signal.SIGINT))
+        return _interrupted(signal.SIGINT)
     except _Stopped as stopped:
-        return _report(Interrupted(stopped.signal_number))
+        return _interrupted(stopped.signal_number)
     except VirnucproError as error:
         return _report(error)
     except Exception as error:
@@ -90,6 +93,13 @@ class _Stopped(BaseException):
 
 def _stop(number: int, _frame: FrameType | None) -> NoReturn:
     raise _Stopped(number)
+
+
+def _interrupted(number: int) -> int:
+    """Say so; further signals change nothing any more."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    return _report(Interrupted(number))
 
 
 #: How PyTorch, NumPy, the loader and the threads say that there is no memory, where they do not raise MemoryError.

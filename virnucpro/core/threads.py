@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import atexit
 import contextlib
 import threading
 import time
@@ -15,12 +16,22 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+#: What `unbroken` runs now.
+_at_work: set[Future[Any]] = set()
+
+
+def at_work() -> bool:
+    """Whether something runs in `unbroken`, perhaps after whoever called it has been interrupted."""
+    return bool(_at_work)
+
+
 def unbroken(work: Callable[[], R]) -> R:
     """Run `work` in a thread of its own, so that no signal interrupts it, and return its result.
 
-    A signal breaks into Python code of the main thread. Where that was called by code that is none, as readers of
-    weights do, this takes the exception for an error of its own, and says that the file is damaged. What the signal
-    raises is raised when the work is done: a process that ends while such code runs in a thread is aborted.
+    A signal breaks into Python code of the main thread. If that was called by foreign code, as by readers of weights,
+    this takes the exception for an error of its own, and says that the file is damaged. So what a signal raises is
+    raised when the work is done, and what a second one raises at once. The work then goes on, and Python would abort a
+    process that ended meanwhile: a program waits for it at its end, or ends by `os._exit` if something is `at_work`.
     """
     coming: Future[R] = Future()
     ended = _thread.allocate_lock()
@@ -32,13 +43,16 @@ def unbroken(work: Callable[[], R]) -> R:
         except BaseException as error:
             coming.set_exception(error)
         finally:
+            _at_work.discard(coming)
             ended.release()
 
+    _at_work.add(coming)
     # Nor does it break into these two, as it would into the Python code of `Thread.start` and `Future.result`.
     _thread.start_new_thread(run, ())
     try:
         ended.acquire()
     except BaseException:
+        atexit.register(coming.exception)  # which also keeps the result from being freed in the thread
         while not coming.done():
             time.sleep(0.01)
         raise
