@@ -335,7 +335,14 @@ def test_a_run_has_workers_that_were_started_before(tmp_path: Path) -> None:
         queue = WorkQueue(light.keeper, ["cpu", "cpu"], 0, tmp_path, files(2), {"workers": 2}, launch=launch)
         assert len(queue.run().done) == 2
         assert {int(line.split()[0]) for line in light.notes(tmp_path) if " did " not in line} == before
-    assert workers_of(os.getpid()) == []
+        assert workers_of(os.getpid()) == []
+
+
+def test_those_without_a_file_end_with_the_run_too(tmp_path: Path) -> None:
+    with started_ahead("cpu,cpu") as launch:
+        queue = WorkQueue(light.keeper, ["cpu", "cpu"], 0, tmp_path, files(1), {"workers": 1}, launch=launch)
+        assert len(queue.run().done) == 1
+        assert workers_of(os.getpid()) == []
 
 
 @pytest.mark.parametrize("spec", ["cpu", "nonsense", None])

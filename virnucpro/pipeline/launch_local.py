@@ -136,10 +136,12 @@ _GUARD = 'put the call under `if __name__ == "__main__":`'
 class Workers:
     """Workers that stay from one run to the next. All go at the end of the `with` block, or by `close`.
 
-    One whose run did not end well is none of them: the next run starts another in its place.
+    once: at the end of the first run. One whose run did not end well is none of them: the next run starts another in
+    its place.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, once: bool = False) -> None:
+        self.once = once
         self.resting: dict[str, list[_Running]] = {}
         #: What the worker that is called in this process keeps; others keep theirs in their own.
         self.kept: Kept = {}
@@ -177,7 +179,7 @@ class Workers:
 
 @contextlib.contextmanager
 def started_ahead(spec: str | None) -> Iterator[Launch]:
-    """Start workers before there is work for them, and launch the run in the block on these.
+    """Start workers before there is work for them, and launch the one run in the block on these; they end with it.
 
     spec: their devices, as of `--device`; None: another host's. None are started for one CPU, whose worker is called
     in this process, nor where something stands in the way: the run will say so in its turn.
@@ -190,7 +192,7 @@ def started_ahead(spec: str | None) -> Iterator[Launch]:
     if not devices or runs_inline(devices):
         yield launcher_for
         return
-    with Workers() as workers:
+    with Workers(once=True) as workers:
         for device in devices:
             running = _Running.of(None, device, stays=True)
             workers.rest(device, running)
@@ -429,9 +431,11 @@ class Processes:
         return Died(cause_of(code))
 
     def close(self) -> None:
-        """Kill what is left."""
+        """Kill what is left, also what would wait for a run that does not come: it holds memory of its GPU."""
         _end([*self.running.values()])
         self.running.clear()
+        if self.workers and self.workers.once:
+            self.workers.close()
 
 
 def _end(workers: Sequence[_Running]) -> None:
