@@ -1,6 +1,6 @@
 """Cache folders of this package, Numba and Triton.
 
-In the ordinary container a user may not write at home; then a folder of the user's own below the temporary one serves.
+In many containers users cannot write to the home folder; then a folder of their own in the temporary folder is used.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-#: Variables that name a folder for one of them, and the folder that it takes at home without.
+#: The variable that names the folder of each, and the folder in the user's home that is used without it.
 _PLACES = {"NUMBA_CACHE_DIR": ".cache/numba", "TRITON_HOME": ".triton"}
 
 
@@ -23,8 +23,8 @@ def own_folder() -> Path | None:
 def settle_caches() -> None:
     """Give those that cannot write to the home folder one in the temporary folder; call this before importing them.
 
-    A variable that the user has set stays. Without a folder each does as it does: Numba and Triton compile again at
-    each start, or fail.
+    A variable that the user has set is kept. If no folder can be made, Numba and Triton compile again at each start, or
+    fail.
     """
     for variable, place in _PLACES.items():
         if variable not in os.environ and not _is_writable(os.path.join(os.path.expanduser("~"), place)):

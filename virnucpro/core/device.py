@@ -40,7 +40,7 @@ class Device:
 
     @property
     def label(self) -> str:
-        """What people read: HOST/NAME on another host."""
+        """The name shown to people: HOST/NAME on another host."""
         return f"{self.host}/{self.name}" if self.host else self.name
 
     @property
@@ -54,7 +54,7 @@ class Device:
         return "bf16" if self.bf16 else "fp32"
 
 
-#: The least compute capability of a GPU that multiplies these natively.
+#: The lowest compute capability of a GPU that multiplies these natively.
 BF16, FP8 = (8, 0), (8, 9)
 
 
@@ -112,7 +112,7 @@ def _cpu_model() -> str:
 def find_gpus() -> list[Device]:
     """List the visible GPUs; a separate process looks for them, so that this one does not initialise CUDA.
 
-    A PyTorch that was built without CUDA sees none, and nothing is asked.
+    A PyTorch that was built without CUDA sees none, so nothing is asked then.
     """
     built = torch_build()
     if built["cuda"] is None and built["hip"] is None:
@@ -122,8 +122,8 @@ def find_gpus() -> list[Device]:
 
 @lru_cache
 def _visible_gpus(_visible: str | None) -> tuple[Device, ...]:
-    """What is found while that variable has that value: it is looked for once."""
-    # It looks for modules where this process does: not in the current folder, which -m and -c would put first.
+    """The GPUs found while the variable has this value; they are looked for only once."""
+    # It finds modules where this process finds them: not in the current folder, which -m and -c would put first.
     probe = f"import sys; sys.path[:] = {sys.path!r}; from virnucpro.core.device import print_gpus; print_gpus()"
     command = [sys.executable, "-c", probe]
     try:
@@ -163,14 +163,14 @@ def _ask_pytorch() -> list[Device]:
 
 #: What CUDA's driver says where there is no GPU, or where each is hidden by CUDA_VISIBLE_DEVICES.
 _NO_GPU = 100
-#: Numbers that it has for the two parts of a compute capability.
+#: The driver's numbers for the two parts of a compute capability.
 _MAJOR, _MINOR = 75, 76
 
 
 def _ask_driver(built: str) -> list[Device]:
     """The GPUs as CUDA's driver numbers them for this process, which PyTorch takes over. Raises RuntimeError.
 
-    built: the version of CUDA that PyTorch was built for; a driver serves its own first number, and older ones.
+    built: the version of CUDA that PyTorch was built for; a driver supports its own major version and older ones.
     """
     try:
         driver = ctypes.CDLL("libcuda.so.1")

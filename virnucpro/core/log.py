@@ -44,7 +44,7 @@ class _ConsoleHandler(logging.Handler):
 
 class _LogFile(logging.FileHandler):
     def _open(self) -> TextIOWrapper:
-        # Through a symbolic link the log could land in any file of the user's.
+        # Through a symbolic link the log could be written into any file of the user.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
         return open(os.open(self.baseFilename, flags, 0o666), "a", encoding="utf-8", errors="backslashreplace")
 
@@ -70,7 +70,7 @@ def writes_json() -> bool:
 
 @contextlib.contextmanager
 def to_file(path: Path, first: str) -> Iterator[None]:
-    """Append every message to `path` too, after a first line `first`. Raises OSError if the file cannot be opened."""
+    """Also append every message to `path`, after a first line `first`. Raises OSError if the file cannot be opened."""
     handler = _LogFile(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     handler.handle(logging.LogRecord("virnucpro.run", logging.INFO, __file__, 0, first, None, None))
@@ -84,7 +84,7 @@ def to_file(path: Path, first: str) -> Iterator[None]:
         root.removeHandler(handler)
         if not root.handlers:
             root.setLevel(logging.NOTSET)
-        with contextlib.suppress(OSError):  # the disk is full: what was not written by now is lost
+        with contextlib.suppress(OSError):  # the disk is full: what has not been written yet is lost
             handler.close()
 
 
@@ -92,7 +92,7 @@ _LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ virnucpro\.[\w.
 
 
 def is_log(path: Path) -> bool:
-    """Whether a file is empty, or begins as `to_file` writes."""
+    """Whether a file is empty, or begins like those that `to_file` writes."""
     try:
         line = next(_lines(path), None)
     except OSError:

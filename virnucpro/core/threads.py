@@ -47,7 +47,7 @@ def unbroken(work: Callable[[], R]) -> R:
             ended.release()
 
     _at_work.add(coming)
-    # Nor does it break into these two, as it would into the Python code of `Thread.start` and `Future.result`.
+    # A signal cannot break into these two, as it could into the Python code of `Thread.start` and `Future.result`.
     _thread.start_new_thread(run, ())
     try:
         ended.acquire()
@@ -62,7 +62,7 @@ def unbroken(work: Callable[[], R]) -> R:
 def in_order(work: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
     """Apply `work` to `items` in threads and yield the results in order; only a few wait at a time.
 
-    What `work` raises is raised in its turn; what has not begun by then is not done.
+    What `work` raises is raised when its turn comes; work that has not begun by then is not done.
     """
     with ThreadPoolExecutor(threads) as pool:
         coming: deque[Future[R]] = deque()
@@ -83,9 +83,9 @@ class Aborted(Exception):
 
 
 class Channel(Generic[T]):
-    """Hands items from any number of producers to any number of consumers, at most `size` waiting.
+    """Hands items from any number of producers to any number of consumers; at most `size` items wait.
 
-    It can be closed and aborted, so that no stage waits without a way out.
+    It can be closed and aborted, so that no stage waits forever.
     """
 
     def __init__(self, size: int, producers: int = 1) -> None:
@@ -131,7 +131,7 @@ class Channel(Generic[T]):
 
 @contextlib.contextmanager
 def aborting(channel: Channel[Any]) -> Iterator[None]:
-    """Abort the channel at the end, whatever it is: who still waits at it is in vain."""
+    """Abort the channel at the end of the block, however it ends: whoever still waits for it would wait in vain."""
     try:
         yield
     finally:

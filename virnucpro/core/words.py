@@ -1,4 +1,4 @@
-"""Words of messages that more than one room needs."""
+"""Words that messages of several modules share."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ _PLURAL = re.compile(r"s(?= and |$)")
 
 
 def counted(number: int, things: str, form: str = "") -> str:
-    """A number and its noun, which is given in the plural: 1 work file, 2 work files.
+    """A number with its noun, such as 1 work file or 2 work files; things: the noun in the plural.
 
-    form: of the number, as for `format`.
+    form: the format of the number, as for `format`.
     """
     return f"{number:{form}} {_PLURAL.sub('', things) if number == 1 else things}"

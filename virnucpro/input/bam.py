@@ -16,13 +16,13 @@ from virnucpro.input.compressed import BAM_MAGIC, FETCH_AGAIN, Damaged
 _FIXED = struct.Struct("<iiBBHHHiiii")
 _NUMBER = struct.Struct("<i")
 _UNMAPPED, _QC_FAIL, _DUPLICATE = 0x4, 0x200, 0x400
-#: Two letters a byte: the hexadecimal digits of the packed sequence, and what each stands for.
+#: A byte holds two letters: the hexadecimal digits of the packed sequence, and the letter that each stands for.
 _LETTERS = str.maketrans("0123456789abcdef", "=ACMGRSVTWYHKDBN")
 _PIECE = 1 << 20
 
 
 def read_bam(stream: io.BufferedReader[Any]) -> Iterator[tuple[bytes, bytes]]:
-    """Name and sequence of each record; `stream` is decompressed. Raises Damaged for what is no unaligned BAM."""
+    """Name and sequence of each record; `stream` is decompressed. Raises Damaged if it is not unaligned BAM."""
     _skip(stream, len(BAM_MAGIC))
     _skip(stream, _number(stream))  # the text of the header
     for _ in range(_number(stream)):
@@ -47,7 +47,7 @@ def _record(stream: BinaryIO, size: int, number: int) -> tuple[bytes, bytes]:
         raise _contradiction(number)
     _skip(stream, 4 * n_cigar)
     letters = _exactly(stream, packed).hex().translate(_LETTERS)[:l_seq]
-    _skip(stream, l_seq + tags)  # qualities, and what else is said of the read
+    _skip(stream, l_seq + tags)  # qualities and tags of the read
     return name[:-1], letters.encode()
 
 
@@ -59,7 +59,7 @@ def _number(stream: BinaryIO) -> int:
 
 
 def _exactly(stream: BinaryIO, size: int) -> bytes:
-    """Bytes in pieces, so that a length that is wrong costs no more memory than the file has bytes."""
+    """Read bytes in pieces, so that a wrong length takes no more memory than the file has bytes."""
     found = bytearray()
     while len(found) < size and (data := stream.read(min(size - len(found), _PIECE))):
         found += data

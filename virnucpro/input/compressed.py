@@ -1,8 +1,8 @@
-"""The bytes of a file as they were before gzip, bzip2, xz or zstd: all that come before any damage, in flat memory.
+"""The bytes of a file before it was compressed by gzip, bzip2, xz or zstd: all bytes before any damage, in flat memory.
 
-The format is told by the first bytes, never by the name. It is done here because the libraries for it lose what they
-had ready when they come to damage, pass over what stands behind the last stream, and miss the end of a cut BGZF file.
-Text whose lines end in CR alone comes as if they ended in LF.
+The format is recognised by the first bytes, never by the name. This is done here since the libraries for it lose what
+they have decompressed when they meet damage, skip what follows the last stream, and miss the end of a truncated BGZF
+file. Text whose lines end in CR alone is given with LF instead.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FETCH_AGAIN = "download or create the file again"
 
 #: Compressed bytes read at a time.
 _INPUT_BYTES = 1 << 16
-#: Bytes to ask for at a time: damage costs what a decompressor had ready of one request.
+#: Bytes requested at a time: at damage, what a decompressor has ready of one request is lost.
 OUTPUT_BYTES = 1 << 14
 
 
@@ -39,7 +39,7 @@ class Damaged(Exception):
 
 
 class _Gzip:
-    """zlib's decompressor in the form of the others; checks the sums of a gzip member."""
+    """zlib's decompressor with the interface of the others; checks the sums of a gzip member."""
 
     def __init__(self) -> None:
         self._zlib = zlib.decompressobj(wbits=31)
@@ -61,7 +61,7 @@ class _Gzip:
 
 #: What `zstd --long=31` writes can be read.
 _ZSTD_OPTIONS = {int(zstd.DecompressionParameter.window_log_max): 31}
-#: Of one stream (member, frame) of a compressed file; may raise anything, for each library has classes of its own.
+#: Decompresses one stream (member, frame) of a file; may raise anything, since each library has its own errors.
 _Decompressor = _Gzip | bz2.BZ2Decompressor | lzma.LZMADecompressor | zstd.ZstdDecompressor
 
 #: What a stream begins with (zstd: also a frame to be skipped, such as pzstd's), and its decompressor.
@@ -91,12 +91,12 @@ class Content(io.RawIOBase):
         self._stream = self._make() if self._make else None
         self._pending = b""
         self._is_bgzf = _BGZF.match(head) is not None
-        #: Whether the stream at hand gave nothing so far, as BGZF's end block does.
+        #: Whether the current stream has given nothing so far, like BGZF's end block.
         self._is_empty = True
         self._damage: Damaged | None = None
         #: Whether lines end in CR alone; known from the first bytes on.
         self._ends_in_cr: bool | None = None
-        #: What stands behind the last whole stream, if it is none; for whoever read to the end to report.
+        #: What follows the last whole stream but is not a stream; to be reported by whoever reads to the end.
         self.leftover = ""
 
     def readable(self) -> bool:
@@ -104,7 +104,7 @@ class Content(io.RawIOBase):
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # what BufferedReader hands in
-        """Fill the buffer; less comes only at the end or before damage."""
+        """Fill the buffer; it is filled in part only at the end or before damage."""
         if self._damage:
             raise self._damage
         done = 0
@@ -166,7 +166,7 @@ class Content(io.RawIOBase):
 def opened(path: Path) -> Iterator[Content]:
     """The content of a file or pipe. Raises InputError if it cannot be opened."""
     try:
-        # A pipe may give its first bytes singly; a buffer over a buffer waits until it can show enough.
+        # A pipe may give its first bytes one by one; a buffer over a buffer waits until it has enough of them.
         source = io.BufferedReader(io.BufferedReader(open(path, "rb", buffering=0)))  # noqa: SIM115
         content = Content(source, source.peek(_BGZF_MAGIC))
     except OSError as error:

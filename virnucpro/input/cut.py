@@ -1,12 +1,12 @@
 """Inputs → sequences → windows → open frames → work files, the unit of work, failure and resuming.
 
-What is read of a sequence is the open frames of its windows, or the windows as they stand, or the record as it stands.
-A work file is several files of one name. `.fna` and `.faa` hold nucleotides and proteins of frames, `.fna` also windows
-as they stand, `.fa` records; `.index` tells what was cut from what (`input/index.py`).
+The encoders read the open frames of a sequence's windows, or whole windows, or the whole record. A work file is several
+files of one name: `.fna` and `.faa` hold nucleotides and proteins of frames, `.fna` also whole windows, `.fa` records;
+`.index` says what was cut from what (`input/index.py`).
 
-Work files grow with the input: none holds more than a small share of what came before it, up to the size asked for. So
-even a small input keeps every device busy, and a bin-packing plan has small files to even things out with, though a
-stream's length is not known beforehand. Memory stays flat.
+Work files grow with the input: none holds more than a small share of what came before it, up to the requested size. So
+even a small input keeps every device busy, and a bin-packing plan has small files to balance with, although the length
+of a stream is not known beforehand. Memory stays flat.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from virnucpro.io.files import BUFFER, sealed
 
 logger = logging.getLogger("virnucpro.cut")
 
-#: Of the files of a work file, by what is read.
+#: Suffixes of the files of a work file, by what is read.
 SUFFIXES: Mapping[str, tuple[str, ...]] = {
     "frames": (".fna", ".faa", ".index"),
     "windows": (".fna", ".index"),
@@ -48,13 +48,13 @@ WINDOWS_A_FRAME = 8
 #: … and with so many rows of its index no further sequence begins in it: those that are too short have no windows.
 MOST_ROWS = 50_000
 
-#: Sequences are read ahead up to so many bases, where each counts a few more than it has: windows are scanned faster
-#: many at a time.
+#: Bases of the sequences that are read ahead, since scanning many windows at a time is faster; each sequence counts a
+#: few bases more than it has.
 AHEAD_BASES, AHEAD_BASES_A_SEQUENCE = 4 * BATCH_BASES, 25
-#: Ids that later ones are compared with: about 70 bytes each.
+#: Ids with which later ones are compared; about 70 bytes each.
 MOST_WATCHED = 1_000_000
 
-#: Why a window is not read as it stands, if it is not that it has no codon.
+#: Why a window is not read as a whole, unless it has no codon.
 TOO_SHORT = f"shorter than {SHORTEST} bases"
 _CODON = re.compile("[ACGT]{3}")
 
@@ -63,9 +63,9 @@ _CODON = re.compile("[ACGT]{3}")
 class Rules:
     """How sequences are cut.
 
-    reads: what is embedded of a sequence; alphabet: of the records. Of what is cut into windows: window: bases;
-    min_length: the shortest sequence that is scored. Of frames: exact: without the extra base; dna_only: windows with
-    stop codons in all frames are scored, too, by their DNA alone.
+    reads: what is embedded of a sequence; alphabet: of the records. If windows are cut: window: their size in bases;
+    min_length: the shortest sequence that is scored. If frames are read: exact: without the extra base; dna_only: also
+    score windows with stop codons in all frames, by their DNA alone.
     """
 
     window: int = DEFAULT_SIZE
@@ -77,7 +77,7 @@ class Rules:
 
     @property
     def suffixes(self) -> tuple[str, ...]:
-        """Of the files of a work file."""
+        """Suffixes of the files of a work file."""
         return SUFFIXES[self.reads]
 
     def too_short(self, sequence: str) -> str:
@@ -90,18 +90,18 @@ class Rules:
         return ""
 
     def scan(self, windows: Iterable[Window]) -> Iterator[Scan]:
-        """What is found in each window, in order; in one that is read as it stands, nothing is sought."""
+        """What is found in each window, in order; windows that are read as a whole are not searched."""
         if self.reads == "frames":
             return scan_windows(windows, exact=self.exact)
         return (Scan(window, [], _why_not(window.sequence)) for window in windows)
 
     def reads_whole(self, scan: Scan) -> bool:
-        """Whether a window is embedded as it stands."""
+        """Whether a window is embedded as a whole."""
         return self.dna_only and scan.reason == ALL_STOPPED if self.reads == "frames" else not scan.reason
 
 
 def _why_not(sequence: str) -> str:
-    """Why a window is not read as it stands; empty if it is."""
+    """Why a window is not read as a whole; empty if it is."""
     if len(sequence) < SHORTEST:
         return TOO_SHORT
     return "" if _CODON.search(sequence) else NO_CODON
@@ -158,15 +158,15 @@ def scan_sequences(
 
 
 class NameWatch:
-    """Warns once when an id comes again, and once when a record has none of its own."""
+    """Warns once when an id is repeated, and once when a record has no id."""
 
     def __init__(self) -> None:
-        #: Hashes of the first ids: a set of the ids themselves would be several times larger.
+        #: Hashes of the first ids; a set of the ids themselves would be several times larger.
         self._seen: set[int] = set()
         self._warned_again = self._warned_note = False
 
     def see(self, sequence: IndexedSequence) -> None:
-        """Take note of the id of one that can be used."""
+        """Note the id of a usable record."""
         if sequence.failed:
             return
         key = hash(sequence.id)
@@ -233,11 +233,11 @@ class Cutter:
             for place, scan in enumerate(scans, 1):
                 if file.is_full:
                     file = self._next_file()
-                    file.begin(sequence)  # again, in each work file that it runs on into
+                    file.begin(sequence)  # again in each work file into which it continues
                 file.write_window(f"{sequence.number}_{place}", scan)
 
     def _begin(self, sequence: IndexedSequence) -> _OpenFile:
-        """The work file that takes up a sequence."""
+        """The work file in which a sequence begins."""
         self.plan.sequences += sequence.record > 0
         self.plan.bases += sequence.length
         self._names.see(sequence)
@@ -259,7 +259,7 @@ class Cutter:
 
     def close(self) -> None:
         """End the work file that is open, if one is."""
-        file, self._open = self._open, None  # first, for a full disk is met here, and `close` then called again
+        file, self._open = self._open, None  # first: on a full disk this fails, and `close` is called again
         if file is not None:
             self.plan.parts.append(file.closed())
             self._embedded += file.frames + file.whole
@@ -281,7 +281,7 @@ class _OpenFile:
         return many or self.bases >= MOST_BASES
 
     def begin(self, sequence: IndexedSequence) -> None:
-        """Take up a sequence: what is written next is of it."""
+        """Begin a sequence: what is written next belongs to it."""
         if self.rules.reads != "records" or not sequence.follows(self._sequence):
             self._index(sequence)
         self._sequence = sequence
@@ -313,7 +313,7 @@ class _OpenFile:
         self.files[".index"].write(index_line(row))
 
     def closed(self) -> WorkFile:
-        """Close all its files, and say what is in them. Raises OSError."""
+        """Close all its files; returns what is in them. Raises OSError."""
         with contextlib.ExitStack() as stack:
             for file in self.files.values():
                 stack.enter_context(file)

@@ -1,7 +1,7 @@
 """Read and check DNA or protein: FASTA, FASTQ and unaligned BAM, plain or compressed, from files and pipes.
 
-Lines are read here and not by a library, because those refuse letters beyond ASCII in headers and blank lines in FASTQ,
-strip blanks from the ends of headers, drop lines without a word, and cannot say on which line a record stands.
+Lines are read here and not by a library, since libraries refuse letters beyond ASCII in headers and blank lines in
+FASTQ, strip blanks from the ends of headers, drop lines silently, and cannot say on which line a record begins.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _MARKS = frozenset(">\ufeff")
 
 
 class Alphabet:
-    """The letters that sequences are written in; `meaning` maps each to the one it is read as.
+    """The letters of sequences; `meaning` maps each to the letter that it is read as.
 
-    Those in lower case, too, where it has none of these.
+    Lower-case letters are read like upper-case ones, unless `meaning` has lower-case letters.
     """
 
     def __init__(self, name: str, meaning: Mapping[str, str], last: bytes, hint: str) -> None:
@@ -40,25 +40,25 @@ class Alphabet:
         either = {letter.lower(): read for letter, read in meaning.items()} | dict(meaning)
         #: Every byte as the letter it stands for, or `_FOREIGN`.
         self.letters = "".join(either.get(chr(byte), _FOREIGN) for byte in range(256)).encode("ascii")
-        #: What may stand behind the last letter, and is left out.
+        #: What may follow the last letter, and is left out.
         self.last = last
-        #: What to do about a character that is no letter.
+        #: What the user can do about a character that is not a letter.
         self.hint = hint
-        #: A character that is no letter.
+        #: A character that is not a letter.
         self.foreign = re.compile(rf"[^{''.join(meaning)}\s]", re.ASCII | re.IGNORECASE)
 
     def read(self, text: bytes | bytearray) -> bytes | bytearray:
-        """The letters of a sequence; `?` for each character that is none."""
+        """The letters of a sequence; `?` for each other character."""
         if self.last:
             text = text.rstrip(_LAYOUT).removesuffix(self.last)
         return text.translate(self.letters, _LAYOUT)
 
 
-# X: what was masked, as RepeatMasker and cross_match write it.
+# X: masked bases, as written by RepeatMasker and cross_match.
 _BASES = {**{code: code for code in "ACGTRYSWKMBDHVN"}, "U": "T", "X": "N"}
 _BASES_CURE = "use N for an unknown base (allowed are A C G T U X and the IUPAC codes)"
 DNA = Alphabet("DNA", _BASES, b"", _BASES_CURE)
-#: The same, in the case in which it stands: lower case masks repeats.
+#: The same, in the case in which it is written: lower case masks repeats.
 DNA_AS_WRITTEN = Alphabet(
     "DNA", _BASES | {base.lower(): read.lower() for base, read in _BASES.items()}, b"", _BASES_CURE
 )
@@ -69,12 +69,12 @@ PROTEIN = Alphabet(
     "use X for an unknown amino acid (allowed are the letters A to Z, and one * at the end)",
 )
 
-#: Letters by which DNA in place of protein is found out, and the fewest that allow a judgement.
+#: Letters that are looked at to recognise DNA in place of protein, and the fewest that are enough to decide.
 SEEN_LETTERS, FEWEST_LETTERS = 10_000, 40
 
-#: Bytes of a header; more are damage.
+#: Bytes of the longest header; a longer one is damage.
 _LONGEST_HEADER = 1_000_000
-#: Bytes of a line that are read together; longer ones come in pieces.
+#: Bytes of a line that are read at a time; longer lines come in pieces.
 _LONGEST = 1 << 20
 _LONGEST_SHOWN = 80
 
@@ -83,7 +83,7 @@ _BEFORE_MARK = re.compile(rb"(?:[ \t\r\v\f]|%b)+" % codecs.BOM_UTF8)
 
 _FORMATS = "give FASTA, FASTQ or unaligned BAM, plain or compressed by gzip, bzip2, xz or zstd"
 _SAM_CURE = "convert it to FASTQ with `samtools fastq`"
-#: Beginnings of files that are known and not read: their name, and the hint for their users.
+#: Beginnings of files in formats that are recognised but not read: the format's name, and the hint for the user.
 _REFUSED = (
     (re.compile(rb"@(HD\tVN|SQ\tSN|RG\tID|PG\tID):|[^>@\s]\S*\t\d+\t\S+\t\d+\t\d+\t"), "SAM text", _SAM_CURE),
     (re.compile(rb"CRAM"), "CRAM", _SAM_CURE),
@@ -101,13 +101,13 @@ _REFUSED = (
 class Record:
     """A sequence fit for use."""
 
-    #: All that stands after '>' or '@', as it stands there; `record_N`, by its number, where no name stands there.
+    #: Everything after '>' or '@', unchanged; `record_N`, by its number, if there is nothing.
     header: str
-    #: Upper case (but for DNA_AS_WRITTEN); DNA: A C G T and the IUPAC codes for more than one; protein: A to Z.
+    #: Upper case (except for DNA_AS_WRITTEN); DNA: A C G T and the IUPAC ambiguity codes; protein: A to Z.
     sequence: str
     #: Position in the file, from 1.
     number: int
-    #: What the user should know of it; empty if nothing.
+    #: What the user should know about it; empty if nothing.
     note: str = ""
 
     @property
@@ -127,28 +127,28 @@ class BadRecord:
     reason: str
 
     def renamed(self, path: Path, name: Path) -> BadRecord:
-        """The same, with the file called as the user knows it: `path` may be a copy."""
+        """The same, with the name of the file that the user knows: `path` may be a copy."""
         return BadRecord(self.id, self.number, self.reason.replace(str(path), str(name)))
 
 
 class _Raw(NamedTuple):
-    """A record as it stands in its file."""
+    """A record as it is written in its file."""
 
-    #: What stands after the mark, with its line end; only the beginning if it is far too long.
+    #: Everything after the mark, with its line end; only the beginning if it is far too long.
     header: bytes
-    #: The sequence as it stands there; all line ends from that of the header on.
+    #: The sequence as it is written; all line ends from that of the header on.
     text: bytes | bytearray
     #: The line of the header, from 1; 0 in a format without lines.
     line: int
 
 
 def read_records(path: Path, alphabet: Alphabet = DNA) -> Iterator[Record | BadRecord]:
-    """Yield the records of a file in their order; a bad one does not end the reading.
+    """Yield the records of a file in order; a bad one does not end the reading.
 
-    If the file is damaged or ends too early, the records before that place come first, then one `BadRecord`
-    with number 0. A record that is cut off is never yielded. Bytes that were altered show only in a checksum
-    after them (for gzip at the end of the file), so then the records before are in doubt as well.
-    Memory: a few times the longest sequence, whatever the lines.
+    If the file is damaged or ends too early, the records before that place come first, then one `BadRecord` with
+    number 0. A truncated record is never yielded. Altered bytes are noticed only by a checksum after them (in gzip
+    at the end of the file), so then the records before it are in doubt as well.
+    Memory: a few times the longest sequence, however long the lines are.
     Raises `InputError`, when the first record is asked for, if the file cannot be opened, is of no known
     format, or holds no sequences.
     """
@@ -161,10 +161,10 @@ def read_records(path: Path, alphabet: Alphabet = DNA) -> Iterator[Record | BadR
 
 
 def looks_like_dna(path: Path) -> bool:
-    """Whether the first sequences of a file of proteins are written in A C G T U and N alone.
+    """Whether the first sequences of a file of proteins have no letters but A C G T U and N.
 
-    `SEEN_LETTERS` letters are looked at: single proteins of such letters exist, files of them do not. False for a file
-    that cannot be read, for whoever reads it to report.
+    `SEEN_LETTERS` letters are looked at: there are single proteins of these letters, but no files of them. False for a
+    file that cannot be read, which is reported when it is read.
     """
     seen = ""
     try:
@@ -231,7 +231,7 @@ def _parsed(content: Content, path: Path) -> Iterator[_Raw]:
 
 
 def _unmarked(text: bytes) -> bytes:
-    """A line from its first character that counts."""
+    """A line without blanks and byte order marks before it."""
     found = _BEFORE_MARK.match(text)
     return text[found.end() :] if found else text
 
@@ -298,7 +298,7 @@ def _same_length(sequence: bytes, quality: bytes) -> bool:
 
 
 def _goes_on(text: bytes) -> bool:
-    """Whether `text` is a piece of a line, whose rest comes next."""
+    """Whether `text` is a piece of a line whose rest comes next."""
     return len(text) == _LONGEST and not text.endswith(b"\n")
 
 
@@ -314,7 +314,7 @@ def _checked(raw: _Raw, number: int, alphabet: Alphabet) -> Record | BadRecord:
 
 
 def _problem(raw: _Raw, header: str, letters: bytes | bytearray, alphabet: Alphabet) -> str:
-    """What is wrong, where, and a hint; empty if nothing is."""
+    """What is wrong, where, and a hint; empty if nothing is wrong."""
     if len(raw.header) > _LONGEST_HEADER:
         return f"{_place(raw)}the header is longer than {_LONGEST_HEADER:,} bytes: {FETCH_AGAIN}"
     if "\0" in header:
@@ -333,7 +333,7 @@ def _place(raw: _Raw) -> str:
 
 
 def _foreign_reason(raw: _Raw, alphabet: Alphabet) -> str:
-    """Name the first character that is no letter of `alphabet`; `raw` must hold one."""
+    """Name the first character that is not a letter of `alphabet`; `raw` must contain one."""
     text = decoded(raw.text)
     found = next(alphabet.foreign.finditer(text))
     line = raw.line + text.count("\n", 0, found.start())
@@ -358,7 +358,7 @@ def _letter_cure(character: str, alphabet: Alphabet) -> str:
 
 
 def decoded(line: bytes | bytearray) -> str:
-    """Text as UTF-8, or else as Latin-1, which takes any byte: a header must not stop the reading."""
+    """Decode text as UTF-8, or else as Latin-1, which accepts any byte: a header must not stop the reading."""
     try:
         return line.decode()
     except UnicodeDecodeError:
@@ -366,5 +366,5 @@ def decoded(line: bytes | bytearray) -> str:
 
 
 def first_word(header: str) -> str:
-    """The id in a header: what stands before the first white space; empty if the header is."""
+    """The id in a header: everything before the first white space; empty if the header is empty."""
     return next(iter(header.split(maxsplit=1)), "")

@@ -1,13 +1,13 @@
 """Open frames of windows by the published rules: all six frames, no stop codon anywhere, no start codon needed.
 
-Source: the six-frame translation of VirNucPro, Li et al. 2025, doi:10.1093/bib/bbaf224, with its two quirks, since its
-classifiers were trained on them: a codon with a letter other than A C G T is deleted, so that its neighbours join, and
-the nucleotides of a frame go one base beyond its last codon where there is one.
+Source: the six-frame translation of VirNucPro, Li et al. 2025, doi:10.1093/bib/bbaf224, with its two quirks, since the
+classifiers were trained with them: a codon with a letter other than A C G T is deleted, so that its neighbours join,
+and the nucleotides of a frame extend one base beyond its last codon if there is one.
 
-Windows are worked on in batches, whatever records they come from. Each is padded with N, one at least, to whole codons,
+Windows are processed in batches, whatever records they come from. Each is padded with at least one N to whole codons,
 and all are joined. So every window begins at a multiple of three, column k of the codons holds frame k of every window,
 and a codon that reaches into the padding is deleted like any other with an N. Read backwards, the same codons are those
-of the reverse strand: no reverse complement has to be made to find what is open.
+of the reverse strand: no reverse complement is needed to find open frames.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from virnucpro.input.windows import Window
 
 Item = TypeVar("Item")
 
-#: F: as it stands; R: reverse complement; the digit is the offset from the strand's first base, plus 1.
+#: F: forward strand; R: reverse complement; the digit is the offset from the strand's first base, plus 1.
 FRAME_NAMES = ("F1", "F2", "F3", "R1", "R2", "R3")
 
 TOO_SHORT = "shorter than a codon"
 NO_CODON = "no codon of A, C, G and T alone"
 ALL_STOPPED = "a stop codon in every frame that can be translated"
 
-#: Bases worked on at a time: enough to hide the cost of a NumPy call, few enough for a core's cache.
+#: Bases processed at a time: enough to hide the cost of a NumPy call, few enough for the cache of a core.
 BATCH_BASES = 1 << 16
 
 # The standard code, NCBI's table 1; codons in the order AAA, AAC, AAG, AAT, ACA … TTT.
@@ -38,7 +38,8 @@ _AMINO_ACIDS = "KNKNTTTTRSRSIIMIQHQHPPPPRRRRLLLLEDEDAAAAGGGGVVVV*Y*YSSSS*CWCLFLF
 _AMINO_ACID = dict(zip(map("".join, product("ACGT", repeat=3)), _AMINO_ACIDS, strict=True))
 _COMPLEMENT = bytes.maketrans(b"ACGT", b"TGCA")
 
-# A letter's code is its place here, N standing for all others; a codon's code has its letters' codes as digits.
+# The code of a letter is its place here, where N stands for all others; the code of a codon has the letters' codes as
+# digits.
 _LETTERS = "ACGTN"
 _RADIX = len(_LETTERS)
 _LETTER_CODES = bytes("ACGT".find(chr(byte)) % _RADIX for byte in range(256))
@@ -69,7 +70,7 @@ class Frame(NamedTuple):
     name: str
     #: Never empty; a deleted codon leaves no letter.
     protein: str
-    #: Upper case, on the frame's strand. Its length goes by the protein's: deleted codons are not made up for.
+    #: Upper case, on the frame's strand. Its length follows from the protein's: nothing replaces deleted codons.
     nucleotide: str
 
 
@@ -99,7 +100,7 @@ def scan_windows(windows: Iterable[Window], *, exact: bool = False) -> Iterator[
 
 
 def batches(items: Iterable[Item], size: Callable[[Item], int], least: int) -> Iterator[list[Item]]:
-    """The items in lists of `least` bases or a little more, by the `size` of each; the last may hold fewer."""
+    """Group items into lists of `least` bases or a little more, by the `size` of each; the last may have fewer."""
     batch, bases = list[Item](), 0
     for item in items:
         batch.append(item)
@@ -120,7 +121,7 @@ class _Batch:
         widths = [3 * (length // 3 + 1) for length in self.lengths]
         padded = [window.sequence.ljust(width, "N") for window, width in zip(windows, widths, strict=True)]
         self.text = "".join(padded).encode("ascii").upper()
-        #: Where each window begins in the columns of codons; at last, where they end.
+        #: Where each window begins in the columns of codons, and finally where they end.
         self.rows: list[int] = [0, *(np.cumsum(widths) // 3).tolist()]
         self.columns = _codon_columns(self.text)
 
@@ -135,12 +136,12 @@ class _Batch:
             yield Scan(self.windows[index], frames, "" if frames else _reason(self.lengths[index], stopped[index] > 0))
 
     def _stops(self) -> NDArray[np.uint8]:
-        """(3, windows): on which strands a column has a stop codon in a window."""
+        """(3, windows): on which strands each column has a stop codon in each window."""
         stops = [np.frombuffer(column.translate(_STOPS), np.uint8) for column in self.columns]
         return np.stack([np.bitwise_or.reduceat(column, self.rows[:-1]) for column in stops])
 
     def _without_stop(self, stops: NDArray[np.uint8]) -> Iterator[tuple[int, int, int]]:
-        """Window, frame and the frame's column in that window: a reverse frame's depends on the window's length."""
+        """Window, frame, and the frame's column in it: that of a reverse frame depends on the length of the window."""
         lengths = np.array(self.lengths)[:, None]
         columns = np.concatenate((np.zeros_like(lengths) + _OFFSETS, (lengths - _OFFSETS) % 3), axis=1)
         stopped = stops[columns, np.arange(len(lengths))[:, None]] & _STOP_OF_FRAME

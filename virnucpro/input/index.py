@@ -1,11 +1,11 @@
-"""Work files and what was cut from what: the plan, and the index that stands beside each work file.
+"""Work files and what was cut from what: the plan, and the index next to each work file.
 
-Inside, a frame is known by numbers: `{sequence}_{window}{frame}`, such as `17_3R1`, where the sequence is counted over
-all of the input. So ids that occur twice, or hold anything, cannot be mixed up (DESIGN rule 5).
+Internally a frame is identified by numbers: `{sequence}_{window}{frame}`, such as `17_3R1`, with sequences counted over
+all of the input. So ids that occur twice, or contain anything, cannot be mixed up (DESIGN rule 5).
 
-An index holds a JSON list a line, in input order: each sequence, and each of its windows, also those that hold nothing
-to read. Records of a work file of records have a line only where they cannot be used, or do not follow the record
-before them in its input.
+An index has one JSON list per line, in input order: each sequence and each of its windows, also those without anything
+to read. Records of a work file of records have a line only if they cannot be used, or do not follow the record before
+them in its input.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from itertools import count, zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
-#: In a key, in place of a frame's name: the window as it stands.
+#: In a key, in place of a frame's name: the whole window.
 WHOLE = "W"
 
 
 @dataclass(frozen=True)
 class WorkFile:
-    """A work file that was written: windows, or records, in it, frames of them, and those that are embedded whole.
+    """A work file that was written: its windows or records, their frames, and how many are embedded as a whole.
 
     sums: sha256 of its files.
     """
@@ -45,7 +45,7 @@ class Plan:
 
     @property
     def whole(self) -> int:
-        """Windows, or records, that are embedded as they stand."""
+        """Windows or records that are embedded as a whole."""
         return sum(part.whole for part in self.parts)
 
 
@@ -55,16 +55,16 @@ class IndexedSequence(NamedTuple):
     #: Place in all of the input, from 0.
     number: int
     input_index: int
-    #: Place in its input, from 1; 0 for what could not be read of a file.
+    #: Place in its input, from 1; 0 for the part of a file that could not be read.
     record: int
     id: str
     #: Letters; 0 for a record that cannot be used.
     length: int
     #: Why it has no windows; empty if it has.
     reason: str
-    #: Whether that is a failure, and no matter of settings.
+    #: Whether that is a failure and not a consequence of settings.
     failed: bool
-    #: What else the user should know of it; empty if nothing.
+    #: What else the user should know about it; empty if nothing.
     note: str = ""
 
     def follows(self, other: IndexedSequence | None) -> bool:
@@ -83,9 +83,9 @@ class IndexedWindow(NamedTuple):
     end: int
     #: Names of the open frames, in their order.
     frames: tuple[str, ...]
-    #: Why there is none; empty if there is one, or if the window is read as it stands.
+    #: Why there is none; empty if there is one, or if the window is read as a whole.
     reason: str
-    #: Bases that are none of A, C, G and T: they do not count where windows are weighed.
+    #: Bases other than A, C, G and T: they do not count in the weights of windows.
     unknown: int = 0
 
     @property
@@ -95,18 +95,18 @@ class IndexedWindow(NamedTuple):
 
 
 def window_key(key: str) -> str:
-    """The key of the window that a frame, or a whole window, of that key belongs to."""
+    """The key of the window to which a frame, or a whole window, with that key belongs."""
     return key.removesuffix(WHOLE) if key.endswith(WHOLE) else key[:-2]
 
 
 def index_line(row: IndexedSequence | IndexedWindow) -> bytes:
-    """A row as it stands in an index."""
+    """A row as it is written in an index."""
     kind = "sequence" if isinstance(row, IndexedSequence) else "window"
     return json.dumps((kind, *row)).encode() + b"\n"
 
 
 def read_index(path: Path) -> Iterator[IndexedSequence | IndexedWindow]:
-    """The rows of a work file's index; a sequence that began in an earlier one comes again before its windows."""
+    """The rows of a work file's index; a sequence that began in an earlier one is repeated before its windows."""
     with open(path, encoding="utf-8") as lines:
         for line in lines:
             kind, *row = json.loads(line)

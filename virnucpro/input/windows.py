@@ -1,4 +1,4 @@
-"""Cutting records into windows by the published rule: the whole record covered, in steps as even as can be.
+"""Cut records into windows by the published rule: they cover the whole record, in steps that are as even as possible.
 
 Source: the windows ("chunks") of VirNucPro, Li et al. 2025, doi:10.1093/bib/bbaf224. Its classifiers were trained on
 windows of 300 and of 500 bases.
@@ -21,7 +21,7 @@ class Window(NamedTuple):
     id: str
     start: int
     end: int
-    #: As it stands in the record: case is kept.
+    #: As written in the record: case is kept.
     sequence: str
 
 
@@ -33,15 +33,15 @@ def window_count(length: int, size: int) -> int:
 def window_bounds(length: int, size: int = DEFAULT_SIZE) -> Iterator[tuple[int, int]]:
     """Start and end, in bases, of each of a record's ceil(length / size) windows; none for an empty record.
 
-    What n windows of the full size hold beyond the record, their surplus, is shared out as overlaps of `surplus // n`
-    bases; the first ones are a base longer, until the surplus is used up. So the last window may be shorter than
-    `size`, and a record of at most `size` bases is one window. Raises ValueError if `size` is not positive.
+    The surplus by which n windows of the full size are longer than the record is distributed as overlaps of `surplus //
+    n` bases; the first overlaps are one base longer, until the surplus is used up. So the last window may be shorter
+    than `size`, and a record of at most `size` bases is one window. Raises ValueError if `size` is not positive.
     """
     if size < 1:
         raise ValueError(f"a window needs a size of at least 1 base, not {size}")
     if not length:
         return
-    # Integers one by one: an array costs more than it saves where most records are reads of one window.
+    # Integers one by one: where most records are reads of one window, an array costs more than it saves.
     number = window_count(length, size)
     surplus = number * size - length
     overlap = surplus // number
@@ -52,7 +52,7 @@ def window_bounds(length: int, size: int = DEFAULT_SIZE) -> Iterator[tuple[int, 
 
 
 def unknown_bases(sequence: str) -> int:
-    """How many letters of an upper-case sequence are none of A, C, G and T."""
+    """How many letters of an upper-case sequence are other than A, C, G and T."""
     return len(sequence) - sum(map(sequence.count, "ACGT"))
 
 

@@ -17,13 +17,13 @@ from typing import Any, BinaryIO
 
 from virnucpro.errors import OutputError, VirnucproError
 
-#: Bytes that the temporary name of a file has more than its own, at most.
+#: Largest number of bytes by which the temporary name of a file is longer than its own name.
 TEMPORARY_BYTES = len("..01234567-4194304.tmp")
 
-#: Bytes of a buffer between those who write a little at a time and the disk.
+#: Bytes of the buffer for files that are written a little at a time.
 BUFFER = 1 << 20
 
-#: A temporary name, by any process of any host: what it stands for is its first group.
+#: A temporary name given by any process on any host; the first group is the final name.
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}-[0-9]+\.tmp", re.DOTALL)
 
 
@@ -55,8 +55,8 @@ def remove_unfinished(paths: Iterable[Path]) -> None:
 def atomic_paths(paths: Iterable[Path]) -> Iterator[dict[Path, Path]]:
     """Yield temporary names for `paths`; they are renamed when the block succeeds and removed when it fails.
 
-    All files are synced before the first is renamed, and their folders after the last: what has its final name is
-    whole, even after a power cut. The block deletes from the mapping what it does not write after all. Raises
+    All files are synced before the first is renamed, and their folders after the last: a file with its final name is
+    whole, even after a power cut. The block removes from the mapping the files that it does not write after all. Raises
     OutputError (disk full, no permission) naming the first of `paths`.
     """
     names = {path: temporary_name(path) for path in paths}
@@ -85,7 +85,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def failing_as(kind: type[VirnucproError], what: str, hint: str | None = None) -> Iterator[None]:
-    """Raises an error of that kind for an OSError within: what has failed, and why."""
+    """Raise an error of that kind for an OSError in the block: what failed, and why."""
     try:
         yield
     except OSError as error:
@@ -93,18 +93,18 @@ def failing_as(kind: type[VirnucproError], what: str, hint: str | None = None) -
 
 
 def writing(path: Path) -> contextlib.AbstractContextManager[None]:
-    """Raises OutputError, naming `path`, for an OSError within."""
+    """Raise OutputError, naming `path`, for an OSError in the block."""
     return failing_as(OutputError, f"cannot write {path}", "free space or choose another place, then rerun")
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder that is not there, and those above it. Raises OutputError."""
+    """Make a folder, and those above it, unless it exists. Raises OutputError."""
     with failing_as(OutputError, f"cannot create the folder {path}", "choose another place with -o"):
         path.mkdir(parents=True, exist_ok=True)
 
 
 def refuse_other(path: Path, beginning: bytes, what: str) -> None:
-    """Raise OutputError for a file that is there and does not begin so; what: what would be written."""
+    """Raise OutputError for an existing file that does not begin with these bytes; what: what would be written."""
     hint = "choose another place or name with -o"
     with (
         failing_as(OutputError, f"cannot write {path}", hint),

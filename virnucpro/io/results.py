@@ -24,7 +24,7 @@ OUTPUT_SUFFIXES = (".h5", ".hdf5", ".npy", ".pt")
 #: Layouts of a result: HDF5, NumPy, and the published tool's for DNABERT-S, for ESM-2, and for both joined.
 Layout = Literal["hdf5", "npy", "nucleotide", "proteins", "merged"]
 
-#: Ids, and headers, that HDF5 is given at a time; fixed, so that the bytes do not depend on how the input was split.
+#: Ids, and headers, given to HDF5 at a time; a fixed number, so that the bytes do not depend on how the input was split.
 MERGE_ROWS = 4096
 
 
@@ -97,10 +97,10 @@ def write_merged(
 
 
 class _Hdf5Result(Result):
-    """Where HDF5 puts the embeddings does not depend on their number, so they are put there as they come.
+    """The place of the embeddings in an HDF5 file does not depend on their number, so they are put there as they come.
 
-    At the end HDF5 writes its structure around them, and the strings behind them, as if it had written all: the bytes
-    are the same. Ids and headers wait in a file without a name, since there may be more than memory holds.
+    At the end HDF5 writes its structure before them and the strings behind them, as if it had written everything: the
+    bytes are the same. Ids and headers wait in a file without a name, since memory may be too small.
     """
 
     def __init__(self, path: Path, attributes: Mapping[str, object]) -> None:
@@ -117,7 +117,7 @@ class _Hdf5Result(Result):
         self._names.write(json.dumps([shard.ids, shard.headers]) + "\n")
 
     def finish(self) -> None:
-        # In a thread: a signal breaks into Python code of the main thread only, and HDF5 calls some to write.
+        # In a thread, since HDF5 calls Python code to write, and a signal breaks into that only in the main thread.
         with ThreadPoolExecutor(1) as pool:
             writing = pool.submit(self._write)
             try:
@@ -128,7 +128,7 @@ class _Hdf5Result(Result):
 
     def _write(self) -> None:
         with hdf5(self._target, self.rows, self.dim, self._attributes) as file:
-            if self.rows:  # what is there already is written once more, so that HDF5 allocates all
+            if self.rows:  # what is there already is written again, so that HDF5 allocates all of it
                 file["embeddings"][0] = np.frombuffer(self._target.get(4 * self.dim, self._offset), "<f4")
             start = 0
             for ids, headers in self._blocks():
@@ -153,7 +153,7 @@ class _Hdf5Result(Result):
 
 
 def _abandon(file: IO[Any]) -> None:
-    with contextlib.suppress(OSError):  # the disk is full: what was not written by now is not needed
+    with contextlib.suppress(OSError):  # the disk is full: what has not been written yet is not needed
         file.close()
 
 
@@ -194,7 +194,7 @@ class _NpyResult(Result):
 
 
 class _PtResult(Result):
-    """The published tool's dictionaries; each is one Python object, so the whole result is kept in memory."""
+    """The dictionaries of the published tool; each is one Python object, so the whole result is kept in memory."""
 
     def __init__(self, path: Path, layout: Layout) -> None:
         super().__init__(path)
@@ -209,7 +209,7 @@ class _PtResult(Result):
     def finish(self) -> None:
         import torch
 
-        with Target(self.paths[0]) as target:  # PyTorch would not say why it cannot write
+        with Target(self.paths[0]) as target:  # PyTorch does not say why it cannot write
             torch.save(self._content(), target)  # type: ignore[arg-type]  # it asks for no more than `write`
             target.check()
 

@@ -1,9 +1,9 @@
 """Embeddings in HDF5: one shard per work file, and the layout of every result.
 
 Layout of an HDF5 file: `embeddings` (n, dim) float32, `ids` (n,) the first word of each header, `headers` (n,) whole
-headers, attributes that say what made it. Nothing in it depends on time, place, or the number of workers, so equal
-embeddings give equal bytes. Shards hold besides `failed_records`, `failed_ids`, `failed_reasons`, and in their user
-block the sha256 of all that follows it: HDF5 may crash, hang or be silent when it reads damaged bytes.
+headers, and attributes that say how it was made. Nothing depends on time, place, or the number of workers, so equal
+embeddings give equal bytes. Shards also hold `failed_records`, `failed_ids` and `failed_reasons`, and in their user
+block the sha256 of all that follows: HDF5 may crash, hang or report nothing when it reads damaged bytes.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ READ_AHEAD = 4
 #: Rows of a result that are read at a time.
 BLOCK_ROWS = 4096
 
-#: Attribute of a shard: the name that it was written under.
+#: Attribute of a shard: the name under which it was written.
 FILE = "file"
 
-#: Bytes of a shard's user block; the least that HDF5 allows.
+#: Bytes of a shard's user block; the smallest size that HDF5 allows.
 USER_BLOCK = 512
 
 
@@ -76,7 +76,7 @@ def hdf5(
 
 
 def write_shard(path: Path, shard: Shard, attributes: Mapping[str, object]) -> None:
-    """Write the result of a work file atomically; it holds its own name, since all shards of a run look alike."""
+    """Write the result of a work file atomically; it contains its own name, since all shards of a run look alike."""
     rows, dim = shard.embeddings.shape
     content = io.BytesIO()
     with hdf5(content, rows, dim, {**attributes, FILE: os.fsencode(path.name)}, USER_BLOCK) as file:
@@ -107,7 +107,7 @@ def read_shard(path: Path) -> Shard:
         raise InputError(f"{path} is damaged: its checksum differs", hint="run the same command again")
     with h5py.File(io.BytesIO(data)) as file:
         attributes = dict(file.attrs)
-        if attributes.get(FILE) != path.name:  # which h5py reads as Python reads names of files
+        if attributes.get(FILE) != path.name:  # h5py decodes these like Python decodes the names of files
             raise InputError(f"{path} is the result of another file", hint="run the same command again")
         numbers = file["failed_records"][...].tolist()
         failed = list(zip(numbers, _text(file["failed_ids"]), _text(file["failed_reasons"]), strict=True))
@@ -124,7 +124,7 @@ def _text(dataset: h5py.Dataset, rows: slice = slice(None)) -> list[str]:
 
 
 def read_blocks(path: Path) -> Iterator[Shard]:
-    """An HDF5 result, some rows at a time."""
+    """Read an HDF5 result, some rows at a time."""
     with h5py.File(path) as file:
         for start in range(0, len(file["embeddings"]), BLOCK_ROWS):
             rows = slice(start, start + BLOCK_ROWS)

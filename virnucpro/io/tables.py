@@ -1,4 +1,4 @@
-"""Write and read tables: tab-separated, one header line, equal rows as equal bytes."""
+"""Write and read tables: tab-separated, with one header line; equal rows give equal bytes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def text_file(path: Path, mode: str = "w") -> TextIO:
 
 @contextmanager
 def gzip_text(path: Path) -> Iterator[TextIO]:
-    """Open a gzip file for text as `text_file` does; it holds no time and no name: equal text gives equal bytes."""
+    """Open a gzip file for text as `text_file` does; it has no time and no name, so equal text gives equal bytes."""
     with (
         open(path, "wb") as raw,
         gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed,
@@ -65,7 +65,7 @@ def gzip_text(path: Path) -> Iterator[TextIO]:
 
 
 def refuse_other_table(path: Path, columns: Iterable[str]) -> None:
-    """Raise OutputError for a file that is there and is no table of these columns."""
+    """Raise OutputError for an existing file that is not a table with these columns."""
     refuse_other(path, ("\t".join(columns) + "\n").encode(), "table of this kind")
 
 

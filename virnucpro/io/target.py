@@ -8,11 +8,11 @@ from pathlib import Path
 
 
 class Target(io.RawIOBase):
-    """A file that never fails HDF5 and looks empty to it at first.
+    """A file that never reports an error to HDF5, and at first looks empty to it.
 
-    HDF5 crashes the process when it cannot write. So from the first failure on, what it writes is kept in memory, for
-    it to read again and come to its end; `check`, called often, ends the writing before that grows large. What was put
-    into the file before HDF5 began, it finds where it has allocated that, and need not write.
+    HDF5 crashes the process when it cannot write. So after the first failure, what HDF5 writes is kept in memory, where
+    it can read it again and finish; `check`, called often, ends the writing before this grows large. What was put into
+    the file before HDF5 began is found by HDF5 in the place that it allocates for it, and need not be written.
     """
 
     def __init__(self, path: Path) -> None:
