@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, settings
 
 from virnucpro.io.store import read_result
 
-# A shell makes what it runs in the background deaf to Ctrl-C, and so all that this starts; some tests send it.
+# A process that a shell starts in the background ignores Ctrl-C, and so do its children; some tests send Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Two processes of pytest have two cores: more threads of PyTorch would wait for each other, and spin meanwhile.
@@ -34,10 +34,10 @@ Records = list[tuple[str, str]]
 Completed = subprocess.CompletedProcess[str]
 Cli = Callable[..., Completed]
 
-#: Seconds after which a command counts as hanging: a guard, so large that no load of the machine reaches it.
+#: Seconds after which a command counts as hanging: a guard, so large that no load of the machine triggers it.
 HANGS = 840
 
-# No test depends on time, nor on luck: `--hypothesis-profile search` looks for what these examples do not find.
+# No test depends on time or chance; `--hypothesis-profile search` tries other examples than these.
 settings.register_profile("search", max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("virnucpro", settings.get_profile("search"), max_examples=50, derandomize=True)
 settings.load_profile("virnucpro")
@@ -69,7 +69,7 @@ def command_line(*arguments: object) -> list[str]:
 
 
 def held_command_line(folder: Path, done: int, *arguments: object) -> tuple[list[str], dict[str, str]]:
-    """The same for a run that stands still when so many files are done in a folder, and the environment for it."""
+    """The same for a run that stops and waits when so many files are done in a folder, and its environment."""
     settings = {held.FOLDER: str(folder), held.DONE: str(done)}
     return [sys.executable, held.__file__, *map(str, arguments)], os.environ | settings
 
@@ -94,7 +94,7 @@ def workers_of(pid: int) -> list[psutil.Process]:
 
 
 def alive(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
-    """Those that are at work; one that has ended may stay in the table, if nobody asks how."""
+    """Those that still run; a process that has ended may stay in the table until it is waited for."""
     found = []
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -104,9 +104,10 @@ def alive(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
 
 
 def interrupted_at_random(work: Callable[[], object], times: int, seed: int) -> Iterator[bool]:
-    """Do `work` again and again until a signal has interrupted it so many times; each time, whether it came to its end.
+    """Repeat `work` until a signal has interrupted it so many times; yields each time whether it was completed.
 
-    The moments lie within what the work took when last it came to its end, so that no speed of the machine matters.
+    The signals come within the time that the work took when it was last completed, so that the machine's speed does not
+    matter.
     """
     rng, longest = random.Random(seed), 0.001
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
@@ -131,7 +132,7 @@ def interrupted_at_random(work: Callable[[], object], times: int, seed: int) -> 
 
 @pytest.fixture
 def _own_signals_and_logging() -> Iterator[None]:
-    """The command line takes both over; give them back."""
+    """The command line changes both; restore them afterwards."""
     root = logging.getLogger("virnucpro")
     handlers, level, propagate = root.handlers[:], root.level, root.propagate
     on_signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -162,7 +163,7 @@ def cli(_own_signals_and_logging: None, capfd: pytest.CaptureFixture[str], monke
 
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model set, given by its folder, whose calls are of every kind: see `toy_set`."""
+    """The folder of a model set with calls of every kind: see `toy_set`."""
     from toy_set import save_toy_set
 
     return save_toy_set(tmp_path_factory.mktemp("toy") / "set")
@@ -170,7 +171,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def complete(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of an undisturbed run of `predict` that wrote all it can; `in.fa` stands beside it."""
+    """The folder of an undisturbed run of `predict` with all outputs; `in.fa` is next to it."""
     from toy_set import toy_records
 
     from virnucpro.runs.config import PredictConfig
@@ -185,13 +186,13 @@ def complete(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MB, which may be grown."""
+    """A file system of 1 MB, which can be enlarged."""
     folder = tmp_path / "disk"
     folder.mkdir()
     if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder]).returncode:
         pytest.skip("no file system can be mounted here")
     yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)  # whoever may still look into it
+    subprocess.run(["umount", "--lazy", folder], check=True)  # a process may still have it open
 
 
 def set_size(disk: Path, kilobytes: int) -> None:
@@ -200,7 +201,7 @@ def set_size(disk: Path, kilobytes: int) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """pytest-xdist sends reports as UTF-8, and the log of a test may name a file whose name is none."""
+    """pytest-xdist sends reports as UTF-8, but the log of a test may contain file names that are not UTF-8."""
     report = yield
     report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
     return report

@@ -1,7 +1,7 @@
-"""Inputs damaged at random, through the reader and through the commands: nothing may crash, hang or lie.
+"""Send randomly damaged inputs through the reader and the commands: nothing may crash, hang or give wrong results.
 
 A short run is a test; a long one is `python tests/fuzz.py --reader 5000 --command 200 [--seed 1]`. A finding is printed
-with its case, which `--case N` makes again and leaves in the file that it names.
+with the number of its case; `--case N` makes that input again and keeps it in a file.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from virnucpro.errors import InputError
 from virnucpro.input.compressed import zstd
 from virnucpro.input.fasta import DNA, PROTEIN, Alphabet, BadRecord, Record, count_records, read_records, write_fasta
 
-#: Exit codes of a command over any input: done, nothing usable, some failed.
+#: Exit codes of a command for any input: done, nothing usable, some failed.
 FINE = {0, 3, 6}
-#: What has a meaning somewhere.
+#: Bytes that have a meaning in some format.
 TOKENS = (
     *(b">", b"@", b"+", b";", b"\n", b"\r", b"\r\n", b"\n>", b"\n@", b"\n+\n", b"\0", b"\t", b" ", b"*", b"-", b"#"),
     *("\ufeff".encode(), "é".encode(), b"\xe9", b"\xff\xfe", b"BAM\1", b"\x1f\x8b", b"BZh9", b"\xfd7zXZ\0"),
@@ -113,7 +113,7 @@ PACKERS: tuple[Callable[[bytes], bytes], ...] = (
 
 
 def damaged(data: bytes, rng: random.Random) -> bytes:
-    """The data after up to four changes, and perhaps cut."""
+    """The data after up to four changes, and perhaps truncated."""
     for _ in range(rng.choice((0, 1, 1, 1, 2, 4))):
         start = rng.randint(0, len(data))
         end = start + rng.choice((0, 1, 1, 4, 50, 5000))
@@ -153,7 +153,7 @@ def check_reader(path: Path, alphabet: Alphabet) -> str:
     except InputError as error:
         assert error.hint and str(path) in error.message  # noqa: PT017, PT018
         return "refused"
-    assert found == list(read_records(path, alphabet))  # nothing but the file decides
+    assert found == list(read_records(path, alphabet))  # the result depends on nothing but the file
     ends = isinstance(found[-1], BadRecord) and found[-1].number == 0
     numbers = [record.number for record in found[: len(found) - ends]]
     assert numbers == list(range(1, len(numbers) + 1))

@@ -1,7 +1,7 @@
-"""The command line, brought to a stand: `HELD_IN=o.h5.work/shards HELD_AT=5 python tests/held.py embed …`.
+"""The command line, held at a chosen point: `HELD_IN=o.h5.work/shards HELD_AT=5 python tests/held.py embed …`.
 
-When so many work files are done in that folder, no worker gives another one its name. Whoever waits for this moment, to
-stop the run, comes in time on any machine.
+When so many work files are done in that folder, no worker renames another one to its final name. So a test that waits
+for this moment to stop the run is in time on any machine.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import os
 import sys
 import time
 
-#: How a run is told where and when.
+#: Environment variables that tell a run where and when to wait.
 FOLDER, DONE = "HELD_IN", "HELD_AT"
 
 
 def hold(event: str, arguments: tuple[object, ...]) -> None:
-    """Never come back from a rename that would make it too many."""
+    """Never return from a rename that would exceed the number."""
     if event == "os.rename" and os.path.dirname(str(arguments[1])) == os.environ[FOLDER]:
         while sum(name[0] != "." for name in os.listdir(os.environ[FOLDER])) >= int(os.environ[DONE]):
             time.sleep(0.01)
 
 
-if __name__ in ("__main__", "__mp_main__"):  # workers, which do the renames, import the program under this name
+if __name__ in ("__main__", "__mp_main__"):  # workers do the renames; they import the program under this name
     sys.addaudithook(hold)
 
 if __name__ == "__main__":

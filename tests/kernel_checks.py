@@ -1,6 +1,6 @@
 """The Triton kernels against float64 and against their twins; `test_kernels.py` runs this file in a process of its own.
 
-On a GPU if there is one, else under Triton's interpreter, which must be switched on before Triton is imported.
+They run on a GPU if there is one, else under Triton's interpreter, which must be enabled before Triton is imported.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from virnucpro.models.esm2 import ESM2, ESM2Config, rotate
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-#: The largest relative error of a result in each dtype: a rounding or two of it.
+#: The largest allowed relative error of a result in each dtype: one or two roundings.
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 6e-3, torch.float16: 8e-4}
 
 # The interpreter multiplies the bits of BF16 as if they were integers.
@@ -36,7 +36,7 @@ def rand(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tens
 
 
 def error(found: Tensor, wanted: Tensor) -> float:
-    """‖found - wanted‖ / ‖wanted‖ in float64; NaN is no error below a bound."""
+    """‖found - wanted‖ / ‖wanted‖ in float64; NaN is below no bound."""
     difference = found.double() - wanted.double()
     return float(difference.norm() / wanted.double().norm())
 
@@ -67,7 +67,7 @@ def test_the_kernels_are_what_runs_here() -> None:
 @pytest.mark.parametrize("head_dim", [16, 24, 64])
 def test_attention_is_right(dtype: torch.dtype, alibi: bool, head_dim: int) -> None:
     lengths, size, heads = [1, 5, 64, 65, 130], 320, 3
-    # The halves of one product, as in the networks: not dense from token to token.
+    # The halves of one product, as in the networks, so that rows are not contiguous.
     q, k, v = rand(size, 3, heads, head_dim, dtype=dtype).unbind(1)
     slopes = alibi_slopes(heads).to(DEVICE) if alibi else None
     found = packed_attention(q, k, v, lay_out(lengths, size), head_dim**-0.5, slopes)
@@ -225,7 +225,7 @@ def test_the_codon_network_agrees_with_plain_pytorch_in_any_company(
 ) -> None:
     network = random_network(CodonNetwork(CodonConfig(48, 1, stride, members=2)))
     for member in network.members:
-        member.table.data.view(network.config.stem, -1, 48)[:, -1] = 0  # what is outside adds nothing
+        member.table.data.view(network.config.stem, -1, 48)[:, -1] = 0  # positions outside of the frame add nothing
     rng = random.Random(0)
     sequences = ["".join(rng.choices("ACGTN", (9, 9, 9, 9, 1), k=length)) for length in (8, 40, 77, 9)]
     found = vectors(network, sequences, 512)

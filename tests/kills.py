@@ -1,10 +1,10 @@
-"""Runs of the command line that are stopped at a chosen file operation, or at any moment; each must be as good as new.
+"""Stop runs of the command line at a chosen file operation, or at any moment; each must then continue to the same end.
 
     python tests/kills.py every              kill -9 at each rename, removal and new file of every command
-    python tests/kills.py full               from each of these on, no file can be written any more
+    python tests/kills.py full               no file can be written from each of these on
     python tests/kills.py random [STOPS]     kill -9 and signals at random moments, two workers
 
-Each ends with a line that counts trials and what was bad. Small parts of them are tests: test_kills.py.
+Each prints a line at the end with the number of trials and of failures. Small parts of them are tests: test_kills.py.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from types import TracebackType
 import psutil
 from conftest import HANGS, alive, command_line, random_records, to_fasta
 
-#: Audit events of Python after which the state on the disk is another one, and which of their arguments is the path.
+#: Audit events of Python after which the state on the disk has changed, and which of their arguments is the path.
 EVENTS = {"os.rename": 1, "os.remove": 0, "os.rmdir": 0, "os.mkdir": 0, "open": 0}
 
-#: By command, its arguments but for inputs and output, and the output in its folder.
+#: For each command: its arguments except for inputs and output, and the output in its folder.
 COMMANDS = {
     "embed": ("embed", "{in}", "-o", "o.h5", "-d", "cpu", "--dtype", "fp32", "-t", "1", "--batch-size", "256"),
     "embed to NumPy": ("embed", "{in}", "-o", "o.npy", "-d", "cpu", "--dtype", "fp32", "-t", "1"),
@@ -46,12 +46,12 @@ COMMANDS = {
     "split": ("split", "{in}", "-o", "parts", "-n", "3"),
 }  # fmt: skip
 
-#: Names of what tells when a run was, and how often it was begun.
+#: Names of files that depend on when a run was made, and how often it was started.
 TOLD = (".log", ".run.json", "split.json")
 
 
 class Trials:
-    """Runs the command line in children of one process that has imported everything: a second each, not several."""
+    """Runs the command line in forks of one process that has imported everything: a second each instead of several."""
 
     def __init__(self) -> None:
         self._server = subprocess.Popen(
@@ -67,7 +67,7 @@ class Trials:
         self._server.communicate()
 
     def run(self, folder: Path, words: list[str], stop_at: int = 0, how: str = "kill") -> tuple[int, list[str], str]:
-        """Exit code, the operations below `folder` in their order, what was said.
+        """Exit code, the operations below `folder` in order, and the messages.
 
         stop_at: number, from 1, of the operation before which the run is stopped; how: one of `STOPS`.
         """
@@ -83,16 +83,16 @@ def kill() -> None:
 
 
 def fill() -> None:
-    """As on a full disk: files can be made, and nothing be written into any. Python is deaf to the signal of that."""
+    """Like a full disk: files can be made, but nothing can be written to them. Python ignores the signal for that."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
 
 
-#: What is done to a run, and how it may end then.
+#: How a run is stopped, and how it may end then.
 STOPS = {"kill": (kill, {-signal.SIGKILL}), "full": (fill, {0, 3, 6})}
 
 
 def serve() -> None:
-    """Run what is asked for, a line each."""
+    """Run each request, one per line."""
     import sklearn.metrics  # noqa: F401
     import torch._dynamo  # noqa: F401  (what an optimizer imports at its first step)
 
@@ -115,14 +115,14 @@ def serve() -> None:
 
 
 class Heard:
-    """A pipe, with room for all that a run says; `into` is where that goes."""
+    """A pipe with room for all messages of a run, which go to `into`."""
 
     def __init__(self) -> None:
         self._out, self.into = os.pipe()
         fcntl.fcntl(self.into, fcntl.F_SETPIPE_SZ, 1 << 20)
 
     def text(self) -> str:
-        """All that was said, when nobody is left to say more."""
+        """All messages, once nobody can write more."""
         os.close(self.into)
         with open(self._out, encoding="utf-8") as file:
             return file.read()
@@ -160,7 +160,7 @@ def _child(folder: str, words: list[str], stop_at: int, how: str, notes: int, sa
 
 
 def _makes(arguments: tuple[object, ...]) -> bool:
-    """Whether an `open` makes or empties a file."""
+    """Whether an `open` creates or empties a file."""
     flags = arguments[2]
     return isinstance(flags, int) and bool(flags & (os.O_CREAT | os.O_TRUNC))
 
@@ -176,7 +176,7 @@ def words_of(name: str, folder: Path) -> list[str]:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """All files below a folder; of what tells about a run only that it is there."""
+    """All files below a folder; for logs and records only that they exist."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): b"" if path.name.endswith(TOLD) else path.read_bytes() for path in files}
 
@@ -184,9 +184,9 @@ def tree(folder: Path) -> dict[str, bytes]:
 def stop_and_go_on(
     trials: Trials, name: str, folder: Path, chosen: slice = slice(None), how: str = "kill"
 ) -> Iterator[str]:
-    """Stop a command at each operation of an undisturbed run that is `chosen`, and give it again; yields what is bad.
+    """Stop a command at each `chosen` operation of an undisturbed run, and run it again; yields what is wrong.
 
-    An empty text stands for a trial in which all was as in the undisturbed run.
+    An empty text means that everything was as in the undisturbed run.
     """
     (folder / "inputs").mkdir(parents=True)
     words = words_of(name, folder / "inputs")
@@ -217,7 +217,7 @@ def descendants(pid: int) -> list[psutil.Process]:
 
 
 def stop_somewhere(words: list[str], folder: Path, rng: random.Random, longest: float) -> tuple[int, list[int]]:
-    """Start a run and stop it at a random moment, if it is not over by then; its exit code, and who outlives it."""
+    """Start a run and stop it at a random moment unless it ends before; exit code, and processes that outlive it."""
     run = subprocess.Popen(
         command_line(*words), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -243,12 +243,12 @@ def _outliving(started: list[psutil.Process]) -> list[int]:
     return [process.pid for process in left]
 
 
-#: What a run may end with that was stopped at any moment, also before it could say what a signal means to it.
+#: Exit codes of a run that was stopped at any moment, also before it could install its signal handlers.
 STOPPED = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGINT)
 
 
 def random_stops(folder: Path, stops: int, seed: int, commands: tuple[str, ...]) -> Iterator[str]:
-    """Stop runs at random moments until `stops` is reached, each until it comes to its end; yields as above."""
+    """Stop runs at random moments until `stops` is reached, each again until it is complete; yields as above."""
     rng = random.Random(seed)
     source = to_fasta(folder / "in.fa", random_records(60, seed=seed))
     words = {name: [name, str(source), "-o", "o.h5" if name == "embed" else "out", *TWO] for name in commands}
@@ -258,7 +258,7 @@ def random_stops(folder: Path, stops: int, seed: int, commands: tuple[str, ...])
         for attempt in itertools.count(1):
             before = {path: path.stat().st_mtime_ns for path in place.rglob("*")}
             ended, orphans = stop_somewhere(words[name], place, rng, 25 * attempt)  # so that it ends on any machine
-            # Python ends with 1 where Ctrl-C meets it before it has come to a program; that has then done nothing.
+            # Python ends with 1 if Ctrl-C comes before it has started the program, which then has done nothing.
             not_begun = ended == 1 and before == {path: path.stat().st_mtime_ns for path in place.rglob("*")}
             if orphans or not (not_begun or ended in (0, *STOPPED)):
                 yield f"{name}: exit code {ended}, outlived by {orphans}"

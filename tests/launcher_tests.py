@@ -1,4 +1,4 @@
-"""What every launcher must do, whatever it starts workers with; a subclass says which one."""
+"""What every launcher must do, however it starts workers; a subclass says which launcher is tested."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def outputs(folder: Path) -> set[str]:
 
 
 class Parent:
-    """Answers each request with the next of the answers, and keeps what is said."""
+    """Answers each request with the next of the answers, and keeps all messages."""
 
     def __init__(self, launch: Launch, worker: Any, folder: Path, answers: Sequence[Answer]) -> None:
         self.launcher: Launcher = launch(Work(worker, ["cpu"], 0, folder, {}))
@@ -46,7 +46,7 @@ class Parent:
 
 
 class LauncherTests:
-    """launch: makes it; returned, crashed: the cause of death of a worker that returned, and of one that raised."""
+    """launch: makes the launcher; returned, crashed: the cause of death of a worker that returned, or raised."""
 
     launch: Launch
     returned, crashed = "exit code 0", "exit code 1"
@@ -80,7 +80,7 @@ class LauncherTests:
 
 
 class KillingLauncherTests(LauncherTests):
-    """Of one whose workers can be killed."""
+    """Tests of a launcher whose workers can be killed."""
 
     def test_it_tells_how_a_worker_died(self, tmp_path: Path) -> None:
         said = self.said(light.dies_on_3, tmp_path, Path("3.fa"))

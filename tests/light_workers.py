@@ -1,4 +1,4 @@
-"""Workers that embed nothing and misbehave as told. A spawned process imports this, so it imports little."""
+"""Workers that embed nothing and misbehave as they are told. Spawned processes import this, so it imports little."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Files = Iterable[Path | None]
 
 
 def copier(files: Files, device: str, batch_size: int, output_dir: Path, **options: Any) -> None:
-    """A good worker: its result says the file's name, and a note who made it."""
+    """A good worker: its result contains the name of the file, and a note says which worker made it."""
     sink = options["progress_queue"]
     sink.put(Ready())
     for path in files:
@@ -30,12 +30,12 @@ def copier(files: Files, device: str, batch_size: int, output_dir: Path, **optio
             sink.put(FileDone(path, output))
 
 
-#: Seconds a sequence that they say they computed: fewer than pass on any machine.
+#: Seconds per sequence that they report: fewer than pass on any machine.
 SPEEDS = {"fast": 1e-6, "also fast": 1e-6, "slow": 2e-6}
 
 
 def teller(files: Files, device: str, batch_size: int, output_dir: Path, **options: Any) -> None:
-    """Notes what it was handed; the slow one is not done with its first before all others are taken."""
+    """Notes the files that it gets; the slow one finishes its first only when all others are taken."""
     sink, counts = options["progress_queue"], options["counts"]
     sink.put(Ready())
     with open(output_dir / f"{device}.txt", "a") as handed:
@@ -43,14 +43,14 @@ def teller(files: Files, device: str, batch_size: int, output_dir: Path, **optio
             if path is FLUSH:
                 continue
             print(path.name, file=handed, flush=True)
-            # A fast one waits, too, until each has a file: one would do for all.
+            # A fast one also waits until each has a file: otherwise one of them might do all.
             wait_for(lambda: len(taken(output_dir)) >= (len(counts) if device == "slow" else len(SPEEDS)))
             sink.put(Progress(counts[path], 10 * counts[path], counts[path] * SPEEDS[device]))
             sink.put(FileDone(path, output_dir / path.name))
 
 
 def taken(folder: Path) -> list[str]:
-    """The names of the files that workers have been handed."""
+    """The names of the files that workers have got."""
     return [name for notes in folder.glob("*.txt") for name in notes.read_text().split()]
 
 
@@ -65,7 +65,7 @@ def notes(folder: Path) -> list[str]:
 
 
 def met(files: Files, react: Callable[[Path], None]) -> Iterator[Path | None]:
-    """The files, each of which is reacted to as the worker has it in hand."""
+    """The files; `react` is called for each when the worker gets it."""
     for path in files:
         if path is not FLUSH:
             react(path)
@@ -87,7 +87,7 @@ def dies_on_3(files: Files, device: str, batch_size: int, output_dir: Path, **op
 
 
 def dies_on_bad(files: Files, device: str, batch_size: int, output_dir: Path, **options: Any) -> None:
-    """On the device "bad", killed by every file; on the other, nothing is done before three were."""
+    """On the device "bad", killed by every file; on the other, nothing is done before three have died."""
     if device == "bad":
         note(output_dir, "bad started")
         copier(met(files, die), device, batch_size, output_dir, **options)
@@ -96,14 +96,14 @@ def dies_on_bad(files: Files, device: str, batch_size: int, output_dir: Path, **
 
 
 def once_it_is_gone(files: Files, output_dir: Path) -> Files:
-    """The files, when the process that has noted its number is gone, and its parent knows."""
+    """The files, once the process that noted its number is gone and its parent knows."""
     wait_for(lambda: notes(output_dir))
     pid = notes(output_dir)[0]
     return met(files, lambda _: wait_for(lambda: not Path("/proc", pid).exists()))
 
 
 def unusable_on_bad(files: Files, device: str, batch_size: int, output_dir: Path, **options: Any) -> None:
-    """Cannot use the device "bad"; the other is not done before that is known."""
+    """Cannot use the device "bad"; the other device does not finish before that is known."""
     if device == "bad":
         note(output_dir, str(os.getpid()))
         raise DeviceError("cannot use bad", hint="mend it")
@@ -117,7 +117,7 @@ def stillborn(_files: Files, _device: str, _batch_size: int, output_dir: Path, *
 
 
 def dies_idle(files: Files, device: str, batch_size: int, output_dir: Path, **options: Any) -> None:
-    """On the device "idle", does its file and dies by `options["signal"]` while the other device is at work."""
+    """On the device "idle", does its file and dies by `options["signal"]` while the other device works."""
     if device == "idle":
         note(output_dir, str(os.getpid()))
         copier([next(iter(files))], device, batch_size, output_dir, **options)
@@ -126,7 +126,7 @@ def dies_idle(files: Files, device: str, batch_size: int, output_dir: Path, **op
 
 
 def hangs_last(files: Files, device: str, batch_size: int, output_dir: Path, **options: Any) -> None:
-    """The file 3.fa stops the first process that meets it, when all others are done."""
+    """The file 3.fa stops the first process that gets it, once all others are done."""
 
     def stop(path: Path) -> None:
         if path.name == "3.fa" and not (output_dir / "hung").exists():
@@ -138,7 +138,7 @@ def hangs_last(files: Files, device: str, batch_size: int, output_dir: Path, **o
 
 
 def hangs_as_it_speaks(files: Files, device: str, batch_size: int, output_dir: Path, **options: Any) -> None:
-    """The same, while it says something long: the first that it writes of that still comes."""
+    """The same in the middle of a long message: the first part that it writes still arrives."""
 
     def write_and_stop(connection: Connection, data: bytes) -> None:
         os.write(connection.fileno(), data)
@@ -165,23 +165,23 @@ def raises_on_3(files: Files, device: str, batch_size: int, output_dir: Path, **
 
 
 def no_model(_files: Files, *_arguments: object, **_options: object) -> None:
-    """Finds out that no worker can do this run."""
+    """Reports that no worker can do this run."""
     raise ModelError("no such weights", hint="get them")
 
 
 def unusable(_files: Files, *_arguments: object, **_options: object) -> None:
-    """Finds out that it cannot use its device."""
+    """Reports that it cannot use its device."""
     raise DeviceError("cannot use it", hint="mend it")
 
 
 def loads_for_ever(_files: Files, _device: str, _batch_size: int, output_dir: Path, **_options: Any) -> None:
-    """Never comes to its first file."""
+    """Never gets to its first file."""
     note(output_dir, "loading")
     time.sleep(1e6)
 
 
 class UnpacksForEver:
-    """An argument that a new process never comes to the end of, as if an import took long."""
+    """An argument that a new process never finishes unpacking, as if an import took long."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -204,9 +204,9 @@ def talks(files: Files, device: str, batch_size: int, output_dir: Path, **option
 
 
 def keeper(files: Files, device: str, batch_size: int, output_dir: Path, *, kept: dict[str, Any], **more: Any) -> None:
-    """Tells its process, and how many runs it was called for there; "3.fa" kills it.
+    """Notes its process, and how many runs it was called for there; "3.fa" kills it.
 
-    None of the workers, of which there are `more["workers"]`, is done before each has a file.
+    None of the `more["workers"]` workers finishes before each has a file.
     """
     kept["runs"] = kept.get("runs", 0) + 1
     own = f"{os.getpid()} {kept['runs']}"

@@ -1,4 +1,4 @@
-"""A worker that meets a file which kills it. A spawned process imports this, so it imports little."""
+"""A worker that is killed by one file. Spawned processes import this, so it imports little."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ POISON = "000003.fna"
 
 
 def poisoned(file_subset: Iterable[Path | None], *arguments: Any, **options: Any) -> object:
-    """The real worker of `predict`, killed when it meets a certain file."""
+    """The real worker of `predict`, killed when it gets a certain file."""
 
     def met() -> Iterator[Path | None]:
         for path in file_subset:

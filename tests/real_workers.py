@@ -21,7 +21,7 @@ from virnucpro.pipeline.stream import Encoder
 
 
 def once_the_other_failed(files: Iterable[Path | None], output_dir: Path) -> Iterator[Path | None]:
-    """The files of the device "good", when a worker on "bad" has failed: it gets some, however slow it is."""
+    """The files of the device "good", once a worker on "bad" has failed: so "bad" gets some, however slow it is."""
     for path in files:
         wait_for((output_dir / ".failed").exists)
         yield path
@@ -42,7 +42,7 @@ class Sticky(DNABERTWorker):
 
 
 def run_worker(kind: type[DNABERTWorker], files: Any, batch_size: int, output_dir: Path, kwargs: Any) -> object:
-    """As `process_dnabert_files_worker` on the CPU, with a worker of a kind."""
+    """Like `process_dnabert_files_worker` on the CPU, with a given class of workers."""
     options = WorkerOptions.from_kwargs(kwargs)
     options.begin_logging("cpu")
     return kind(options.local_model, options.dtype).process_files_worker(files, "cpu", batch_size, output_dir, **kwargs)
@@ -63,7 +63,7 @@ def sticky_on_bad(
 def killed_on_bad(
     files: Iterable[Path | None], device: str, batch_size: int, output_dir: Path, **options: Any
 ) -> object:
-    """On "bad", killed a while after it was handed a file."""
+    """On "bad", killed a while after it got a file."""
 
     def met() -> Iterator[Path | None]:
         for path in files:

@@ -1,4 +1,4 @@
-"""The published chain done a frame at a time, and what `virnucpro predict` makes of it: lines of every table."""
+"""The published steps done one frame at a time, and the lines of every table that `virnucpro predict` writes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Slow:
 
 
 class SlowChain:
-    """Does all steps for one FASTA file of `records`; the bad ones and the reasons are those that reading it gives.
+    """Does all steps for one FASTA file of `records`; bad records and their reasons come from the reader.
 
     Windows with a stop codon in every frame are scored by their DNA alone if the model has a network for it.
     """
@@ -174,7 +174,7 @@ def counted(reasons: list[str]) -> str:
 
 
 def reason_of(bases: str) -> str:
-    """Why a window has no frame."""
+    """Why a window has no open frame."""
     if len(bases) < 3:
         return TOO_SHORT
     return ALL_STOPPED if any(set(bases[i : i + 3]) <= set("ACGT") for i in range(len(bases) - 2)) else NO_CODON

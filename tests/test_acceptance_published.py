@@ -1,7 +1,7 @@
-"""For whoever has the published weights: `predict --model 500` gives what the published tool gave.
+"""With the published weights, `predict --model 500` gives the results of the published tool.
 
-Runs if all of model set 500 lies in the folder that $VIRNUCPRO_MODELS names (`virnucpro models list` shows it), and its
-published results beside the checkout.
+Runs if the model set 500 is complete in the folder that $VIRNUCPRO_MODELS names (`virnucpro models list` shows it), and
+the published results are next to the checkout.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Vectors = Mapping[str, NDArray[np.float32]]
 
 
 def models_dir() -> Path:
-    """The folder with the published weights; skips where something is missing, and says what."""
+    """The folder with the published weights; skips if something is missing, and says what."""
     if not GOLDEN.is_dir():
         pytest.skip(f"the published tool's results are not at {GOLDEN}")
     folder = os.environ.get(VARIABLE)
@@ -92,7 +92,7 @@ def test_as_published(golden: Path, predicted: Path) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_published_results_are_what_the_test_takes_them_for(case: str) -> None:
-    """So that the test above does not pass, or fail, for the lack of something to compare."""
+    """So that the test above does not pass or fail because there is nothing to compare."""
     if not GOLDEN.is_dir():
         pytest.skip(f"the published tool's results are not at {GOLDEN}")
     folder = GOLDEN / case

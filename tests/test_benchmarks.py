@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(autouse=True)
 def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The benchmarks are no part of the installed package."""
+    """The benchmarks are not part of the installed package."""
     monkeypatch.syspath_prepend(ROOT)
 
 
@@ -50,7 +50,7 @@ def test_embed_compares_the_ways(tmp_path: Path) -> None:
     assert list(rows) == ["published", "plan fp32", "plan bf16", "engine fp32", "engine auto"]
     assert all(row["sequences/s"] > 0 and row["tokens/s"] > 0 for row in rows.values())
     assert rows["published"]["times published"] == 1
-    # The reference is written independently of the engine: they agree to rounding.
+    # The reference is written independently of the engine; they agree up to rounding.
     assert rows["engine fp32"]["largest difference"] < 1e-5
     assert rows["plan fp32"]["largest difference"] < 1e-5
     assert all(row["smallest cosine"] > 0.9999 for row in rows.values())

@@ -1,4 +1,4 @@
-"""The fast BPE against the `tokenizers` library: equal ids for everything, or a reason why not."""
+"""The fast BPE compared with the `tokenizers` library: equal ids for everything, or a reason why not."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FILES = [
 
 
 class Both:
-    """The library and the fast way, over one file."""
+    """The library and the fast tokenizer, made from one file."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.fast = path, FastBPE(path)
@@ -87,7 +87,7 @@ def test_many_and_long_sequences(both: Both) -> None:
 
 
 def test_the_table_of_pairs_says_what_the_library_does(both: Both) -> None:
-    """Whether two tokens side by side are encoded as these two."""
+    """Whether the text of two neighbouring tokens is encoded as these two."""
     vocabulary = both.library.get_vocab()
     texts = [text for text in vocabulary if set(text) <= set("ACGT")]
     valid = np.unpackbits(both.fast.tables.valid, axis=1, bitorder="little")

@@ -1,4 +1,4 @@
-"""Calls of measured model sets: each rule said in another way, their numbers in the card, expected false calls."""
+"""Calls of measured model sets: each rule written in another way, numbers in the card, expected false calls."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_score_of_nothing_or_all_says_no_more_than_the_most() -> None:
 
 
 def test_the_probability_by_hand() -> None:
-    """Level and slope are polynomials of the octaves of scored bases from 500, within the lengths that were fitted."""
+    """Level and slope are polynomials of the octaves of scored bases above 500, within the lengths that were fitted."""
     model = SequenceModel((125, 4000), level=(0.5, -0.25), slope=(1.0, 0.5, 0.125))
     for bases, octave in ((500, 0), (2000, 2), (125, -2), (60, -2), (4000, 3), (90_000, 3)):
         expected = 0.5 - 0.25 * octave + (1 + 0.5 * octave + 0.125 * octave**2) * 0.75
@@ -98,7 +98,7 @@ def test_a_sequence_without_a_score_is_not_called() -> None:
 
 
 def test_a_score_has_no_cliff_at_any_length() -> None:
-    """One record, cut at every length from 7.5 to 8.5 kb: windows of the same kind, scores that hardly move."""
+    """One record, cut at every length from 7.5 to 8.5 kb: the windows are alike, and the score hardly changes."""
     signal = [math.sin(place / 700) + 0.4 for place in range(8_501)]
     scores = []
     for length in range(7_500, 8_501):
@@ -114,12 +114,12 @@ def test_a_score_has_no_cliff_at_any_length() -> None:
 
 @pytest.mark.parametrize(("bases", "score"), [(50, 0.9), (100, 0.9), (200, 0.75), (400, 0.5), (9000, 0.5)])
 def test_thresholds_of_sequences_are_read_in_between_lengths(bases: int, score: float) -> None:
-    """In between by octaves of length and log-odds of the score (3 to 1 lies between 9 to 1 and 1 to 1)."""
+    """Interpolated over octaves of length and log-odds of the score (3 to 1 lies between 9 to 1 and 1 to 1)."""
     assert ThresholdsByLength(0.6, (100, 400), (0.9, 0.5)).of_sequence(bases) == pytest.approx(score)
 
 
 def test_a_short_sequence_must_score_more_than_a_long_one() -> None:
-    """By the preset's threshold of its length, which the call shows; a region by that of its own length."""
+    """The preset's threshold for its length holds, which the call shows; for a region that of its own length."""
     presets = {**CALLS.sequence_presets, "default": (0.95, 0.5)}
     thresholds = replace(CALLS, sequence_presets=presets).thresholds("default")
     short, long = called([1.0], thresholds=thresholds), called([1.0] * 100, thresholds=thresholds)
@@ -139,7 +139,7 @@ RATES = FalsePositives((100, 400), (0.25, 0.75), ((0.5, 0.25), (0.25, 0.0)))
     ],
 )  # fmt: skip
 def test_false_positives_are_read_in_between_and_beyond(bases: int, score: float, rate: float) -> None:
-    """In between by octaves of length and log-odds of the score, beyond the nearest."""
+    """Interpolated over octaves of length and log-odds of the score; beyond the ends the nearest value."""
     assert RATES.at(bases, score) == pytest.approx(rate)
 
 
@@ -168,7 +168,7 @@ def stretches(viral: Sequence[bool]) -> Iterator[tuple[int, int]]:
 
 
 def most_evidence(windows: Sequence[float], model: RegionModel) -> float:
-    """Of all divisions into viral stretches and host, tried one by one."""
+    """The best of all divisions into viral stretches and host, tried one by one."""
     evidence = evidence_of(windows, model)
     return max(
         sum(sum(evidence[a:b]) - model.cost for a, b in stretches(viral))
@@ -182,9 +182,9 @@ def tiles(odds: Sequence[float]) -> list[WindowOdds]:
 
 @given(st.lists(ODDS, max_size=9), st.sampled_from([0.0, 2.0, 5.0]), st.sampled_from([-0.5, 0.0, 1.0]))
 def test_regions_gather_the_most_evidence(odds: list[float], cost: float, bias: float) -> None:
-    """With host of any length between regions and around them, the division is the best of all."""
+    """With host of any length between and around regions, the division is the best of all."""
     model = RegionModel(bias, clip=4.0, cost=cost, min_bases=0, host=1.0, false_per_mbp=0.0)
-    # Host at both ends that no region would take in.
+    # Host at both ends that no region would include.
     padded = [-4.0] * 4 + odds + [-4.0] * 4
     found = divide(tiles(padded), 500 * len(padded), model, lambda _: True)
     evidence = evidence_of(padded, model)
@@ -192,7 +192,7 @@ def test_regions_gather_the_most_evidence(odds: list[float], cost: float, bias: 
 
 
 def regions_of(pattern: str, **changes: Any) -> tuple[str, list[tuple[int, int]]]:
-    """Verdict and regions, in windows, of a pattern: v viral, h host, blank no score."""
+    """Verdict, and regions in windows, for a pattern: v viral, h host, blank no score."""
     calls = replace(CALLS, regions=replace(CALLS.regions, **changes))
     call = called([{"v": 3.0, "h": -3.0, " ": None}[letter] for letter in pattern], calls=calls)
     return call.verdict.value, [(region.start // 500, -(-region.end // 500)) for region in call.regions]
@@ -206,14 +206,14 @@ def regions_of(pattern: str, **changes: Any) -> tuple[str, list[tuple[int, int]]
         ("hhhhhhhhvvvvvvvvhhhhhhhh", "mixed", [(8, 16)]),
         ("vvvvvvvvvvvvvvhhhhhhhh", "mixed", [(0, 14)]),
         ("hhhhhhhhvvvvvvvvvvvvvvvvvv", "mixed", [(8, 26)]),
-        # Too little of a virus, or of host, to be told from chance.
+        # Too little virus, or host, to be distinguished from chance.
         ("hhhhhhhhvvvhhhhhhhh", "other", []),
         ("vvvvvvvvvvvvvvhhh", "virus", [(0, 17)]),
         ("hhhvvvvvvvvvvvvvv", "virus", [(0, 17)]),
         ("vvvvvvvvvhhhvvvvvvvvv", "virus", [(0, 21)]),
         ("hhhhhhhhvvvvvvhhhvvvvvvhhhhhhhh", "mixed", [(8, 23)]),
         ("vvvvvvvvvhhhhhhhhvvvvvvvvv", "mixed", [(0, 9), (17, 26)]),
-        # What has no score neither ends a region nor counts in it.
+        # Windows without a score neither end a region nor count in it.
         ("hhhhhhhhvvv vv  vvvvhhhhhhhh", "mixed", [(8, 20)]),
         ("  vvvvvvvvvvvvvvvv ", "virus", [(0, 19)]),
     ],
@@ -258,7 +258,7 @@ def test_a_region_must_reach_the_threshold() -> None:
 
 
 def in_a_card() -> Any:
-    """The numbers as a card holds them."""
+    """The numbers as they are written in a card."""
     return json.loads(json.dumps(asdict(CALLS)))
 
 
@@ -349,4 +349,6 @@ def test_a_given_share_is_taken() -> None:
         "expected false calls: 4.0 of 8 called virus, assuming that 10.0% of the sequences are viral (given); "
         "0.5 of 2 regions in mixed sequences"
     )
-    assert str(discovery.expected(0, 0.1)).endswith("(estimated from the scores)")  # nothing of regions where none are
+    assert str(discovery.expected(0, 0.1)).endswith(
+        "(estimated from the scores)"
+    )  # nothing about regions if there are none

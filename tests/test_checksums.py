@@ -1,4 +1,4 @@
-"""Checksums of large weights: remembered while a file stays as it is, never trusted once anything differs."""
+"""Checksums of large weights: remembered while a file stays unchanged, never trusted once anything differs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from virnucpro.pipeline.events import Phase
 from virnucpro.runs.config import EmbedConfig
 from virnucpro.runs.embed import run_embed
 
-#: What a memory is made to say, so that it shows whether it or the file was read.
+#: A false checksum, which shows whether the remembered one was used or the file was read.
 FORGED = "f" * 64
 
 
@@ -82,7 +82,7 @@ def test_small_or_fresh_file_is_read(weights: Path, monkeypatch: pytest.MonkeyPa
 
 
 def _rewrite(path: Path) -> None:
-    """Other bytes, as many, and the time of the change put back."""
+    """Other bytes of the same number, with the time of change restored."""
     before = path.stat()
     while path.stat().st_ctime_ns == before.st_ctime_ns:  # the clock of a file system may be coarse
         path.write_bytes(path.read_bytes()[::-1])
@@ -207,7 +207,7 @@ def test_model_that_changes_while_it_is_loaded_is_refused(tmp_path: Path, file: 
 
 
 def test_run_whose_weights_change_before_they_are_loaded_ends(tmp_path: Path) -> None:
-    """What the record says of the weights is true of what was computed with."""
+    """The weights in the record are the weights that were used."""
     model = copy_of_mini(tmp_path)
     other = (EMBEDDED / "esm2-mini" / "model.safetensors").read_bytes()
 

@@ -36,7 +36,7 @@ def make_card(dims: tuple[int, int] = MINI) -> ClassifierCard:
 
 
 def network(features: int, hidden: int = 512, seed: int = 0) -> nn.Sequential:
-    """The network by its description, with a norm that does something."""
+    """The network by its description, with a norm that changes its input."""
     torch.manual_seed(seed)
     layers = nn.Sequential(
         nn.Linear(features, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Dropout(0.5), nn.Linear(hidden, 2)
@@ -108,7 +108,7 @@ def test_bits_do_not_depend_on_threads_and_their_number_stays(classifier: Classi
 
 
 def test_every_product_has_one_shape_and_one_thread(classifier: Classifier) -> None:
-    """Few CPUs show what happens else."""
+    """Without that, few CPUs show a difference."""
     seen = set()
     classifier._network.register_forward_pre_hook(lambda _, x: seen.add((x[0].shape, torch.get_num_threads())))
     before = torch.get_num_threads()
@@ -397,7 +397,7 @@ OTHER = {
 
 
 def publish(folder: Path, *changes: str) -> dict[str, Path]:
-    """Files made as the published ones were, in a process whose `__main__` has the class; by what was changed."""
+    """Files made like the published ones, in a process whose `__main__` has the class; by what was changed."""
     subprocess.run([sys.executable, "-c", PROGRAM + WRITE, json.dumps(changes)], cwd=folder, check=True)
     return {change: folder / f"{number}.pth" for number, change in enumerate(changes)}
 
@@ -430,7 +430,7 @@ def test_code_in_a_file_is_refused_and_not_run(published: dict[str, Path]) -> No
 
 
 def test_the_reader_itself_runs_no_code(published: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the look at the names beforehand."""
+    """Without the check of the names before."""
     monkeypatch.setattr(torch.serialization, "get_unsafe_globals_in_checkpoint", lambda _: [])
     monkeypatch.chdir(published[SCORES].parent)
     for path in (published[change] for change in MALICIOUS):

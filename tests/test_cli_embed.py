@@ -1,4 +1,4 @@
-"""`virnucpro embed` with input that is odd or bad, its outputs, and what it says."""
+"""`virnucpro embed` with odd or bad input, its outputs, and its messages."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def text_of(records: Records) -> str:
 
 
 def embeddings(path: Path, **settings: object) -> dict[str, bytes]:
-    """Bytes of each embedding by id, through the library."""
+    """Bytes of each embedding by id, by the Python API."""
     ids, vectors = virnucpro.embed(path, device="cpu", dtype="fp32", **settings)
     return {name: vector.tobytes() for name, vector in zip(ids, vectors, strict=True)}
 
@@ -73,7 +73,7 @@ def failed_rows(output: Path) -> list[list[str]]:
     return [row.split("\t") for row in rows]
 
 
-# Bad records: named, listed, and no harm to the good ones.
+# Bad records are named and listed, and do not affect the good ones.
 
 
 def test_bad_records_are_listed_and_good_ones_kept(fasta: Fasta, cli: Cli, tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_of_several_files_the_bad_one_is_named(fasta: Fasta, cli: Cli, tmp_path:
     assert list(vectors_by_id(output)) == ["s0", "s1", "s2", "s3", "s4"]
 
 
-# Odd input that is fine.
+# Odd input that is accepted.
 
 
 def test_case_and_uracil_make_no_difference(fasta: Fasta) -> None:
@@ -218,11 +218,11 @@ def test_named_pipe_as_the_shell_makes_of_a_command(fasta: Fasta, cli: Cli, tmp_
     assert vectors_by_id(output) == embeddings(fasta(text_of(GOOD)))
 
 
-# What cannot be done: exit code, reason and hint, and nothing left behind.
+# What is refused: exit code, reason and hint, and nothing is left behind.
 
 
 def unusable(case: str, folder: Path) -> tuple[list[object], str]:
-    """Arguments of a command that must end with exit code 3, and words of what it says."""
+    """Arguments of a command that must end with exit code 3, and words of its message."""
     good, output = folder / "good.fa", folder / "o.h5"
     to_fasta(good, GOOD)
     (folder / "empty.fa").write_text("")
@@ -367,7 +367,7 @@ def test_library_function(fasta: Fasta, tmp_path: Path) -> None:
         virnucpro.embed(first, colour="red")
 
 
-# What is said.
+# Messages.
 
 
 def test_standard_input_and_json_messages(fasta: Fasta, tmp_path: Path) -> None:
@@ -401,7 +401,7 @@ def test_closed_standard_input(cli: Cli, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def untrained_copy(folder: Path) -> Path:
-    """The embedded DNA model, whose config says that it is not trained."""
+    """A copy of the embedded DNA model with a config that says that it is not trained."""
     shutil.copytree(EMBEDDED / "dnabert-mini", folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"trained": False}))

@@ -149,7 +149,7 @@ def test_without_mmseqs_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Genomes of three genes, twelve families of them; two of each are relatives, one in another file or in dev."""
+    """Genomes of three genes, in twelve families; two of each are related, one of them in another file or in dev."""
     rng, top = random.Random(7), tmp_path_factory.mktemp("data")
     families = [[protein(rng) for _ in range(3)] for _ in range(12)]
     made: Callable[[int, float], str] = lambda i, identity: "TAG".join(  # noqa: E731

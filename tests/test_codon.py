@@ -1,4 +1,4 @@
-"""The codon network: against the same written again in float64, what it reads, its loading, and its worker."""
+"""The codon network: compared with a second version in float64, what it reads, its loading, and its worker."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from virnucpro.models.local import CONFIG, WEIGHTS
 from virnucpro.models.registry import resolve
 from virnucpro.pipeline.parallel_codon import CodonWorker
 
-#: Of windows, those included for which a frame ends within a position or a slot is larger than another frame's.
+#: Lengths of windows, including those where a frame ends within a position, or where the frames' slots differ.
 LENGTHS = [*range(SHORTEST, 30), 100, 149, 150, 151, 299, 300, 497, 498, 499, 500]
 
 

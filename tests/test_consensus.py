@@ -1,4 +1,4 @@
-"""Frames → windows → sequences and regions by the rule of sets whose calls were not measured, said in another way."""
+"""Frames → windows → sequences and regions, by the rule of sets without measured calls, written in another way."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ LOGITS = st.tuples(st.floats(-30, 30, width=32), st.floats(-30, 30, width=32))
 
 
 def softmax(logits: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Scores (others, virus) as the classifier gives them: float32 numbers."""
+    """Scores (others, virus) like those of the classifier: float32 numbers."""
     return [(other, virus) for other, virus in torch.tensor(logits, dtype=torch.float32).softmax(1).tolist()]
 
 
 def published_call(scores: Sequence[tuple[float, float]]) -> bool:
-    """The published rule, on the numbers that the published tool compares."""
+    """The published rule, applied to the numbers that the published tool compares."""
     others, viruses = np.array(scores, dtype=np.float32).T
     return bool(viruses.max() >= others.max())
 
@@ -77,7 +77,7 @@ class Expected(NamedTuple):
 
 
 def mean(windows: Sequence[Scored]) -> float:
-    """By bases. Scores are multiples of 1/64 here, so that sums are exact in any order."""
+    """Weighted by bases. Scores are multiples of 1/64 here, so that sums are exact in any order."""
     weights = [end - start for start, end, _ in windows]
     return sum(score * weight for (_, _, score), weight in zip(windows, weights, strict=True) if score) / sum(weights)
 
@@ -143,13 +143,13 @@ def test_calls_follow_the_rules(
 
 
 def test_long_sequences_have_a_threshold_of_their_own() -> None:
-    """8,000 scored bases make one long; bases without a score do not count."""
+    """A sequence with 8,000 scored bases is long; bases without a score do not count."""
     found = [called(placed(scores, 500, 0), 0.75, 0.5).verdict for scores in ([0.625] * 15 + [None], [0.625] * 16)]
     assert found == [Verdict.OTHER, Verdict.VIRUS]
 
 
 def tiles(pattern: str) -> list[Scored]:
-    """A window of 10 bases a letter: v viral, . not, and blank for no score."""
+    """A window of 10 bases for each letter: v viral, . not viral, blank without a score."""
     scores = {"v": 0.75, ".": 0.0, " ": None}
     return [(10 * i, 10 * i + 10, scores[letter]) for i, letter in enumerate(pattern)]
 
@@ -173,7 +173,7 @@ def tiles(pattern: str) -> list[Scored]:
     ],
 )
 def test_regions_of_patterns(pattern: str, verdict: str, regions: list[tuple[int, int]]) -> None:
-    """At most two other windows inside a region, three viral ones in a mixed sequence, unscored ones count nowhere."""
+    """At most two other windows in a region, three viral ones or more in a mixed sequence; unscored never count."""
     call = called(tiles(pattern))
     assert [(region.start, region.end) for region in call.regions] == regions
     assert call.verdict.value == verdict
@@ -204,5 +204,5 @@ def test_viral_fraction_is_of_scored_windows() -> None:
 
 
 def test_sums_are_the_same_on_any_python() -> None:
-    """A sum that makes up for its rounding, as `sum` does from Python 3.12 on, would be 2."""
+    """A sum that compensates for rounding, like `sum` from Python 3.12 on, would be 2."""
     assert added([1.0, 1e100, 1.0, -1e100]) == 0.0

@@ -1,4 +1,4 @@
-"""Input → work files and their indices, against the rules said slowly: all there, once, in order."""
+"""Input → work files and their indices, compared with slow code for the rules: everything is there, once, in order."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from virnucpro.runs.paths import PredictPaths
 
 Row = IndexedSequence | IndexedWindow
 RULES = Rules(60)
-#: Letters with few stop codons or none: most windows have frames; and what cannot be used as DNA, or is nothing.
+#: Alphabets with few stop codons or none, so that most windows have frames; also letters that are not DNA, and none.
 OPEN, BAD = "AACCCGGG", ("", "MKVLE", "AC-GT")
 
 
 @dataclass
 class Cut:
-    """What lies in the work files of an input."""
+    """The contents of the work files of an input."""
 
     plan: Plan
     paths: PredictPaths
@@ -45,7 +45,7 @@ class Cut:
 
     @property
     def rows(self) -> list[Row]:
-        """All rows, without the names that head a work file again."""
+        """All rows, without the sequences that are repeated at the beginning of a work file."""
         found: list[Row] = []
         for index in self.indices:
             again = index and index[0] in found
@@ -61,7 +61,7 @@ def read(path: Path) -> Records:
 
 
 def test_it_is_told_when_there_is_work(tmp_path: Path) -> None:
-    """After each work file with something to embed, when another begins: not for one alone, nor for empty ones."""
+    """After each work file with something to embed, when another begins; not for a single one, nor for empty ones."""
     path, paths = tmp_path / "i.fa", PredictPaths(tmp_path / "o", tmp_path / "work")
     paths.parts.mkdir(parents=True)
     told: list[int] = []
@@ -94,7 +94,7 @@ def cut_up(folder: Path, inputs: Sequence[Path], rules: Rules = RULES, most: int
 
 @dataclass
 class Reference:
-    """What must lie in the work files of FASTA files of `records`."""
+    """The expected contents of the work files of FASTA files of `records`."""
 
     rows: list[Row] = field(default_factory=list)
     fna: Records = field(default_factory=list)
@@ -136,7 +136,7 @@ def reference(inputs: Sequence[Records], rules: Rules) -> Reference:
 
 
 def without_reasons_of_failures(rows: Sequence[Row]) -> list[Row]:
-    """What is wrong with a record is said by the reader of files, whose tests look at the words."""
+    """The reader says what is wrong with a record, and the tests of the reader check the words."""
     return [row._replace(reason="") if isinstance(row, IndexedSequence) and row.failed else row for row in rows]
 
 
@@ -238,7 +238,7 @@ def test_input_without_frames_does_not_make_one_large_work_file(tmp_path: Path) 
 def test_sequences_without_windows_do_not_make_one_large_work_file(
     ahead: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor do they all wait for the window before them to be scanned with others."""
+    """Nor do they all wait until the window before them is scanned with others."""
     monkeypatch.setattr(cutting, "AHEAD_BASES", ahead)
     monkeypatch.setattr(cutting, "MOST_ROWS", 64)
     records = [*some(3), *((f"t{i}", "ACG") for i in range(1000)), *some(5), *((f"u{i}", "") for i in range(300))]
@@ -274,7 +274,7 @@ def test_repeated_ids_stay_apart_and_are_told_once(tmp_path: Path, caplog: pytes
     assert caplog.text.count("more than once") == 1
 
 
-# Records as they stand.
+# Whole records.
 
 
 @given(INPUTS, st.sampled_from([1, 3, 1000]), st.integers(1, 3), st.sampled_from([3, 50_000]))
@@ -321,7 +321,7 @@ def test_the_index_of_records_is_small_and_long_records_are_spread(
     assert all(len(list(read_index(paths.part_file(part.name, ".index")))) == 1 for part in plan.parts)
 
 
-# Files that are damaged, or hold nothing.
+# Files that are damaged or empty.
 
 
 def test_a_file_that_is_cut_off_is_told_of_between_its_records_and_the_next_file(tmp_path: Path) -> None:

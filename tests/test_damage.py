@@ -1,4 +1,4 @@
-"""Files that parse but make no sense: a clear error, or a run that starts anew; no other result, traceback or hang."""
+"""Files that can be parsed but make no sense: a clear error or a new start; no other result, no traceback, no hang."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from virnucpro.runs.paths import RunPaths
 
 ORDINARY = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
-#: What may stand in the place of anything.
+#: Values that may replace any other.
 NONSENSE: list[Any] = [
     None, True, -1, 0, 0.5, 7, 20_000, 10**30, float("nan"), float("inf"), "", "x", "\ud800", "../../x",
     [], {}, [None], {"x": 1}, [[[]]],
@@ -44,7 +44,7 @@ NONSENSE: list[Any] = [
 
 @st.composite
 def damaged(draw: st.DrawFn, whole: Any) -> Any:
-    """A copy of a JSON value in which one thing is gone, another, or there twice."""
+    """A copy of a JSON value in which one element is missing, changed or repeated."""
     values = copy.deepcopy(whole)
     place = values
     while True:
@@ -95,7 +95,7 @@ def config(folder: Path) -> EmbedConfig:
 
 
 @given(data=st.data())
-@settings(ORDINARY, max_examples=15)  # a run each
+@settings(ORDINARY, max_examples=15)  # each takes a run
 def test_a_record_that_makes_no_sense(
     data: st.DataObject, stopped: tuple[Path, bytes], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -129,7 +129,7 @@ def test_results_of_work_files_that_make_no_sense(
     path = tmp_path_factory.mktemp("shard") / "a.fa.h5"
     write_shard(path, Shard(["a", "b"], torch.ones(2, 3).numpy(), [(3, "c", "too long")]), {"fingerprint": "f"})
     content = bytearray(path.read_bytes())
-    # Behind the checksum HDF5 leaves some bytes of its user block unused.
+    # After the checksum, some bytes of the user block are unused.
     place = data.draw(st.integers(0, len(content) - 1).filter(lambda at: not 32 <= at < 512))
     if data.draw(st.booleans()):
         content[place] ^= data.draw(st.integers(1, 255))
@@ -165,7 +165,7 @@ MODEL_CARD = json.loads((EMBEDDED / "mini-1" / CARD).read_text())
 
 
 def opened(folder: Path) -> Network:
-    """The model in `folder`; raises what a run would."""
+    """Load the model in `folder`; raises the errors of a run."""
     found = DNABERTWorker(resolve(str(folder))).read_model(torch.float32)
     found.tokenizer.encode(["ACGTNACGTACGT"])
     return found
@@ -174,7 +174,7 @@ def opened(folder: Path) -> Network:
 @given(values=damaged(CONFIG))
 @ORDINARY
 def test_a_config_that_makes_no_sense(values: Any, model: Path) -> None:
-    """Errors, or a network of the same numbers: what is not looked at may be anything."""
+    """Either an error, or a network of the same numbers: values that are not used may be anything."""
     write_json(model / "config.json", values)
     try:
         found = opened(model)

@@ -1,4 +1,4 @@
-"""Devices and the dtype and batch size each gets."""
+"""Devices, and the dtype and batch size for each."""
 
 from __future__ import annotations
 
@@ -102,13 +102,15 @@ def test_absent_gpus_are_named() -> None:
 
 @pytest.mark.parametrize(("capability", "native"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
 def test_bf16_by_compute_capability(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], native: bool) -> None:
-    """The driver's answer is the one thing here that a machine without GPUs must be told."""
+    """Only the driver's answer is replaced here, since this machine may have no GPU."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
     assert supports_bf16(torch.device("cuda:0")) is native
 
 
 def test_a_crash_of_the_probe_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "torch_build", lambda: {"cuda": "13.0", "hip": None})  # else there is nothing to ask
+    monkeypatch.setattr(
+        devices, "torch_build", lambda: {"cuda": "13.0", "hip": None}
+    )  # otherwise the driver is not asked
     monkeypatch.setattr(sys, "executable", "/bin/false")
     devices._visible_gpus.cache_clear()
     with pytest.raises(DeviceError, match="looking for GPUs failed"):
@@ -116,7 +118,7 @@ def test_a_crash_of_the_probe_is_explained(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_files_in_the_current_folder_do_not_matter(tmp_path: Path) -> None:
-    """NumPy imports `random`. PyTorch says here that it was built for CUDA, so that there is something to ask."""
+    """NumPy imports `random`. PyTorch says here that it was built for CUDA, so that the driver is asked."""
     (tmp_path / "random.py").write_text("raise SystemExit('the wrong module')")
     (tmp_path / "elsewhere").mkdir()
     program = tmp_path / "elsewhere" / "program.py"
@@ -149,7 +151,7 @@ int cuDeviceGetAttribute(int *value, int which, int device) {
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a library that answers as CUDA's driver does."""
+    """The folder of a library that answers like CUDA's driver."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("there is no C compiler")
@@ -160,7 +162,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ask(driver: Path, built: str = "12.4", **environment: str) -> subprocess.CompletedProcess[str]:
-    """Ask the driver in a process that loads it instead of one that is installed."""
+    """Ask the driver in a process that loads this library instead of an installed one."""
     code = "import sys; from virnucpro.core.device import _ask_driver"
     code += f"; print(_ask_driver({built!r}), 'torch' in sys.modules)"
     values = {**os.environ, "LD_LIBRARY_PATH": str(driver), **environment}

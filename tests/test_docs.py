@@ -1,4 +1,4 @@
-"""What the documentation says of columns and options is what there is."""
+"""The columns and options in the documentation are those that exist."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_readme_names_every_command() -> None:
 
 
 def anchors(path: Path) -> set[str]:
-    """Those of the headings of a page, as the site and its hosts make them."""
+    """The anchors of a page's headings, as the site and the repository's host make them."""
     headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

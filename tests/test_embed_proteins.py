@@ -1,4 +1,4 @@
-"""`virnucpro embed` with a protein model: what it reads, the same bytes come what may, the wrong alphabet."""
+"""`virnucpro embed` with a protein model: what it reads, the same bytes whatever happens, the wrong alphabet."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_an_interrupted_run_goes_on(config: EmbedConfig, expected: bytes, cli: C
 def test_company_makes_no_difference(tmp_path: Path) -> None:
     alone = {name: vector for record in RECORDS[:4] for name, vector in embeddings([record], tmp_path).items()}
     whole = embeddings(random.Random(2).sample(RECORDS, len(RECORDS)), tmp_path)
-    assert len(set(whole.values())) > 60  # those of one letter may be alike
+    assert len(set(whole.values())) > 60  # those of one letter may be equal
     assert {name: whole[name] for name in alone} == alone
 
 

@@ -1,4 +1,4 @@
-"""ESM-2 against the reference outputs and Hugging Face's network; its loading, pooling, and tokenizer."""
+"""ESM-2 compared with the reference outputs and with Hugging Face's network; its loading, pooling and tokenizer."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def run_packed(model: ESM2, rows: list[torch.Tensor], size: int) -> tuple[list[t
 
 
 def proteins(*lengths: int, seed: int = 0) -> list[torch.Tensor]:
-    """Token ids of random proteins of these numbers of residues."""
+    """Token ids of random proteins with these numbers of residues."""
     rng = random.Random(seed)
     return [
         torch.from_numpy(ids)
@@ -58,7 +58,7 @@ def proteins(*lengths: int, seed: int = 0) -> list[torch.Tensor]:
 
 
 def hugging_face_keys(state: Mapping[str, torch.Tensor], shared_inv_freq: bool = False) -> dict[str, torch.Tensor]:
-    """The golden network under Hugging Face's names, written out here a second time."""
+    """The golden network with Hugging Face's names, which are written again here."""
     inside = {
         "self_attn.q_proj": "attention.self.query",
         "self_attn.k_proj": "attention.self.key",
@@ -120,7 +120,7 @@ def test_rounded_frequencies_are_loaded_and_recomputed_ones_are_not_the_same() -
     assert torch.equal(model.inv_freq, stored)
     assert not torch.allclose(stored, exact, rtol=1e-5, atol=0)
     torch.testing.assert_close(stored, exact, rtol=1e-3, atol=1e-7)
-    # The golden outputs tell the two apart.
+    # The golden outputs distinguish the two.
     io = load_file(TINY / "io.safetensors")
     model.inv_freq_bits = exact.view(torch.int32)
     _, means = run_packed(model, [ids[ids != ProteinTokenizer.pad_id] for ids in io["tokens"]], 256)
@@ -139,7 +139,7 @@ def test_agrees_with_hugging_face(tmp_path: Path, shape: tuple[int, int, int]) -
     torch.manual_seed(sum(shape))
     theirs = transformers.EsmModel(config, add_pooling_layer=False).eval()
     for parameter in theirs.parameters():
-        # Their initial weights are too small to tell networks apart, and their biases are zero.
+        # Their initial weights are too small to distinguish networks, and their biases are zero.
         torch.nn.init.normal_(parameter, 0.0, 0.2)
     theirs.save_pretrained(tmp_path)
     ours = load_esm2(tmp_path / "model.safetensors")
@@ -266,7 +266,7 @@ def test_heads_of_published_sizes_are_known_without_inv_freq(tmp_path: Path, dim
 
 
 def wide_state(dim: int) -> dict[str, torch.Tensor]:
-    """One layer of `dim`, made of the mini network's names."""
+    """One layer of width `dim`, with the names of the mini network."""
     state = {key: value for key, value in load_file(MINI).items() if ".layer." not in key or ".layer.0." in key}
     sizes = {160: dim, 320: 4 * dim, 33: 33, 40: dim // 40}
     return {key: torch.zeros([sizes[n] for n in value.shape]) for key, value in state.items()}

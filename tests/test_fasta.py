@@ -164,7 +164,7 @@ def test_memory_stays_flat(save: Save) -> None:
 
 
 def times_open(path: Path) -> int:
-    """How often this process has a file open; others come and go with what other tests left."""
+    """How often this process has this file open; other files may be open after other tests."""
     links = (Path("/dev/fd", number) for number in os.listdir("/dev/fd"))
     return sum(link.exists() and link.samefile(path) for link in links)
 
@@ -371,7 +371,7 @@ def test_all_that_comes_before_the_cut_is_read(save: Save) -> None:
     for cut in random.Random(3).sample(range(1000, len(data)), 25):
         there = zlib.decompressobj(31).decompress(data[:cut])
         *records, _ = read_records(save(data[:cut]))
-        # All but the last record begun, which may go on behind the cut, and one buffer of 16 KiB.
+        # All except the last record that has begun, which may continue after the cut, and one buffer of 16 KiB.
         assert there[:-20_000].count(b">") <= len(records) <= there.count(b">") - 1
 
 
@@ -457,7 +457,7 @@ def test_count_of_a_cut_file_is_an_error(save: Save) -> None:
         count_records(path)
 
 
-# Files that hold nothing to read
+# Files without records
 
 
 def check_refused(path: Path, message: str, hint: str) -> None:
@@ -500,7 +500,7 @@ def test_directory(tmp_path: Path) -> None:
 def test_file_without_permission(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(b">a\nAC\n")
     path.chmod(0)
-    if os.access(path, os.R_OK):  # root may read anything
+    if os.access(path, os.R_OK):  # root can read anything
 
         def refuse(*_: object, **__: object) -> None:
             raise PermissionError(13, "Permission denied")

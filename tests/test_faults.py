@@ -1,6 +1,6 @@
 """Real faults: workers and parents that are killed, signals, a full disk, poison, no memory.
 
-Nothing is lost, the result is that of an undisturbed run, and nothing waits for ever.
+Nothing is lost, the result is that of an undisturbed run, and nothing waits forever.
 """
 
 from __future__ import annotations
@@ -54,7 +54,14 @@ from virnucpro.runs.paths import RunPaths
 
 SEQUENCES, A_FILE = 480, 12
 PARTS = SEQUENCES // A_FILE
-OPTIONS = ("--dtype", "fp32", "--sequences-per-file", A_FILE, "--threads", 2)  # 2: a run shall last, anywhere
+OPTIONS = (
+    "--dtype",
+    "fp32",
+    "--sequences-per-file",
+    A_FILE,
+    "--threads",
+    2,
+)  # 2: so that a run lasts long enough on any machine
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +87,7 @@ def finished(output: Path) -> int:
 class Run:
     """The command line in a process group of its own, as a shell starts it.
 
-    held_at: how many work files it does, or one more, before it stands still; there are fewer than sequences.
+    held_at: how many work files it does, or one more, before it waits; there are fewer of them than sequences.
     """
 
     def __init__(
@@ -118,7 +125,7 @@ class Run:
 
 
 class KillOne:
-    """Hears a run of this process on two workers, and kills one of them at a moment; the run waits meanwhile."""
+    """Listens to a run of this process on two workers, and kills one of them at a moment; the run waits meanwhile."""
 
     def __init__(self, moment: Callable[[Heard], bool], rng: random.Random) -> None:
         self.moment, self.rng, self.done = moment, rng, False
@@ -191,7 +198,7 @@ def test_signals(number: signal.Signals, code: int, fasta: Path, tmp_path: Path,
 
 @pytest.mark.heavy
 def test_interrupt_while_the_workers_start(fasta: Path, tmp_path: Path) -> None:
-    """They are deaf to Ctrl-C from their first moment on, so they die without a word when the parent ends them."""
+    """They ignore Ctrl-C from the first moment, so they print nothing when the parent ends them."""
     with Run(fasta, tmp_path / "o.h5", "cpu,cpu", held_at=0) as run:
         run.wait_until(lambda: len(workers_of(run.process.pid)) == 2)
         time.sleep(random.Random(4).uniform(0, 1))
@@ -202,7 +209,7 @@ def test_interrupt_while_the_workers_start(fasta: Path, tmp_path: Path) -> None:
 
 
 def test_signal_while_input_is_read_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The signal breaks into a decompressor that waits for a pipe, whose errors mean a damaged file."""
+    """The signal breaks into a decompressor that waits for a pipe and whose errors mean a damaged file."""
     pipe, raised = tmp_path / "pipe", threading.Event()
     os.mkfifo(pipe)
 
@@ -211,7 +218,7 @@ def test_signal_while_input_is_read_is_no_damage(tmp_path: Path, monkeypatch: py
             file.write(gzip.compress(b">a\nACGT\n" * 50_000)[:500])
             file.flush()
             wait_for(lambda: not int.from_bytes(fcntl.ioctl(file, termios.FIONREAD, bytes(4)), sys.byteorder))
-            while not raised.wait(0.05):  # a read that has not quite begun takes no notice
+            while not raised.wait(0.05):  # a signal just before the read has no effect
                 os.kill(os.getpid(), signal.SIGTERM)
 
     def raise_once(number: int, frame: Any) -> None:
@@ -222,7 +229,7 @@ def test_signal_while_input_is_read_is_no_damage(tmp_path: Path, monkeypatch: py
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(sys, "argv", ["virnucpro"])
     with pytest.raises(SystemExit):
-        main()  # installs its handler, and finds no command
+        main()  # installs its signal handler, and finds no command
     handler: Any = signal.getsignal(signal.SIGTERM)
     signal.signal(signal.SIGTERM, raise_once)
     writer = threading.Thread(target=half_and_a_signal)
@@ -266,7 +273,7 @@ def test_second_run_on_the_same_output(fasta: Path, tmp_path: Path, expected: by
     ],
 )
 def test_full_disk(kilobytes: int, what: str, small_disk: Path, fasta: Path, expected: bytes, cli: Cli) -> None:
-    """Full when the input is split, when a work file is done, when the result is put together."""
+    """The disk is full when the input is split, when a work file is done, or when the result is merged."""
     set_size(small_disk, kilobytes)
     output = small_disk / "o.h5"
     done = cli("embed", fasta, "-o", output, "-d", "cpu", *OPTIONS)
@@ -285,7 +292,7 @@ def test_full_disk(kilobytes: int, what: str, small_disk: Path, fasta: Path, exp
 
 @pytest.mark.heavy
 def test_full_disk_of_the_workers(fasta: Path, tmp_path: Path, expected: bytes) -> None:
-    """A limit on the size of files: met by workers that wait for files, which the parent must still hear of."""
+    """A limit on the size of files stops workers that wait for files, and the parent must still notice."""
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (16_000, 16_000))
@@ -305,12 +312,12 @@ def test_full_disk_of_the_workers(fasta: Path, tmp_path: Path, expected: bytes) 
 
 
 def letters(sequences: Sequence[str]) -> list[NDArray[np.int64]]:
-    """A token a letter."""
+    """One token for each letter."""
     return [np.frombuffer(sequence.encode(), np.uint8).astype(np.int64) for sequence in sequences]
 
 
 def mean_letter(tokens: torch.Tensor, layout: PackedLayout, used: int) -> torch.Tensor:
-    """There is no memory for a G."""
+    """There is no memory for sequences with a G."""
     if (tokens == ord("G")).any():
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
     return segment_mean(tokens[:, None].float(), layout.lengths, used)
@@ -318,7 +325,7 @@ def mean_letter(tokens: torch.Tensor, layout: PackedLayout, used: int) -> torch.
 
 @pytest.mark.parametrize("lanes", [1, 3])
 def test_out_of_memory_fails_the_files_of_one_batch(lanes: int, tmp_path: Path) -> None:
-    """Each file but the last two fills batches of its own; those share one."""
+    """Each file except for the last two fills batches of its own; those two share one."""
     sequences = {"a": "A" * 256, "g": "G" * 256, "c": "C" * 256, "t": "T" * 100, "tg": "TG" * 78}
     files = [to_fasta(tmp_path / f"{name}.fa", [(name, sequence)]) for name, sequence in sequences.items()]
     light = Encoder(DNA, 1, 1, 256, 0, letters, mean_letter)
@@ -336,7 +343,7 @@ def test_out_of_memory_fails_the_files_of_one_batch(lanes: int, tmp_path: Path) 
 
 
 def test_interrupts_while_the_result_is_written(tmp_path: Path) -> None:
-    """HDF5 crashes the process if it is broken into; an interrupt leaves neither a result nor half of one."""
+    """HDF5 crashes the process if it is interrupted; an interrupt leaves neither a result nor a part of one."""
     rows, block = 20_000, 4000
     vectors = np.random.default_rng(5).random((block, 16), dtype=np.float32)
     shards = [Shard([f"s{first + i} of many" for i in range(block)], vectors) for first in range(0, rows, block)]
@@ -354,7 +361,7 @@ def test_interrupts_while_the_result_is_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("share", [0.001, 0.3, 0.6, 0.9, 0.999])
 def test_full_disk_at_any_place_of_the_result(share: float, tmp_path: Path) -> None:
-    """In a process of its own, since HDF5 crashed it. The headers make the file large where HDF5 reads back."""
+    """In a process of its own, since HDF5 used to crash it. Headers make the file large where HDF5 reads back."""
     code = """if True:
         import resource, sys
         import numpy as np

@@ -1,4 +1,4 @@
-"""The vectors of one file, and DNA and protein vectors joined by id: a mix-up is impossible, a gap is an error."""
+"""The vectors of one file, and DNA and protein vectors joined by id: no mix-up is possible, a gap is an error."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_an_id_that_occurs_twice_is_an_error_that_names_it(twice: str) -> None:
 
 
 def test_ids_of_equal_number_but_other_names_are_no_match() -> None:
-    """By place they would join without a word."""
+    """Joined by position they would give no error."""
     other = [name.replace("contig", "scaffold") for name in IDS]
     with pytest.raises(InputError, match="has no protein vector"):
         merge_features(side(vectors(IDS, 3, 1), IDS), side(vectors(other, 3, 1), other))

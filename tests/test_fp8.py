@@ -31,7 +31,7 @@ def test_a_row_is_rounded_by_its_own_scale() -> None:
     x = rand(6, 300) * torch.tensor([[1e-6], [1.0], [50.0], [1e4], [0.0], [3.0]])
     found = fp8.quantized(x)
     assert torch.equal(found.scales[:, 0], (x.abs().amax(1) / 448).clamp(min=1e-12))
-    # Half of the distance of two numbers of E4M3, which have 3 bits of fraction, and of the smallest, 2⁻⁹.
+    # Half of the distance between two numbers in E4M3, which has 3 bits of fraction, and half of the smallest, 2⁻⁹.
     assert ((found.float() - x).abs() <= x.abs() * 2**-4 + found.scales * 2**-10).all()
     assert found.values.float().abs().amax(1)[[0, 1, 2, 3, 5]].tolist() == [448.0] * 5
 

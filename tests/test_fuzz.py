@@ -1,4 +1,4 @@
-"""A short run of the fuzzer; CONTRIBUTING.md tells how to make a long one."""
+"""A short run of the fuzzer; CONTRIBUTING.md says how to start a long one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An embedding is a function of its sequence: the same bits in any company, order, split, on any number of workers."""
+"""An embedding is a function of its sequence: the same bits in any batch, order or split, on any number of workers."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def codon(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def imitated(dtype: str) -> bool:
-    """Whether the CPU has to imitate the dtype, which takes so long that less has to do."""
+    """Whether the CPU has to emulate the dtype, which takes so long that fewer cases must be enough."""
     return dtype == "bf16" and not find_cpu().bf16
 
 
@@ -81,7 +81,7 @@ def expected(
 
 
 def test_all_embeddings_differ(expected: Embeddings, records: list[tuple[str, str]]) -> None:
-    """Else equality would prove nothing."""
+    """Otherwise equality would prove nothing."""
     assert len(expected) == len(set(expected.values())) == len(records)
 
 
@@ -147,7 +147,7 @@ def test_result_files_are_equal_byte_for_byte(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("wide", "out"), [(768, 2304), (768, 768), (768, 6144), (3072, 768), (128, 384), (512, 128)])
 def test_rows_of_a_product_do_not_depend_on_their_place(dtype: torch.dtype, wide: int, out: int) -> None:
-    """The full shapes of DNABERT-S, which the small model above does not show; prepacked where that can be had."""
+    """The full shapes of DNABERT-S, which the small model above does not have; prepacked where possible."""
     torch.manual_seed(0)
     layer = Linear(wide, out, bias=False)
     layer.weight.data = torch.randn(out, wide).to(dtype)

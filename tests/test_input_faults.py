@@ -1,4 +1,4 @@
-"""Inputs that other tools left damaged, joined, cut or written in a way of their own, and what becomes of them."""
+"""Inputs that other tools have damaged, joined, truncated or written in their own way, and how they are handled."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from virnucpro.input.index import IndexedSequence
 
 TWO = b">a\nACGT\n>b\nTTGC\n"
 BOTH = [Record("a", "ACGT", 1), Record("b", "TTGC", 2)]
-#: What BGZF files end with, by the SAM specification, section 4.1.2.
+#: The end of BGZF files, by the SAM specification, section 4.1.2.
 END_BLOCK = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 Outcome = list[Record | BadRecord]
 
@@ -42,7 +42,7 @@ Read = Callable[[bytes], Outcome]
 
 
 def check_end(outcome: Outcome, records: Outcome, *reasons: str) -> None:
-    """The records, and then why the file could not be read further."""
+    """Check the records, and then the reason why the file could not be read further."""
     *found, end = outcome
     assert found == records
     assert isinstance(end, BadRecord)
@@ -103,7 +103,7 @@ def test_streams_one_behind_the_other_and_zeros_behind_the_last(read: Read, comp
 
 def test_bgzf_without_its_end_block(read: Read) -> None:
     assert read(bgzf_block(TWO) + END_BLOCK) == BOTH
-    # The last record may go on in the block that is not there.
+    # The last record may continue in the missing block.
     check_end(read(bgzf_block(TWO)), BOTH[:1], "end block", "again")
     check_end(read(bgzf_block(TWO) + END_BLOCK[:20]), BOTH[:1], "truncated")
 
@@ -126,7 +126,7 @@ def bam_record(
     block: int | None = None,
     tags: bytes = b"",
 ) -> bytes:
-    """A record of four letters, or one that lies about its lengths."""
+    """A record of four letters, or one with wrong lengths."""
     fixed = struct.pack("<iiBBHHHiiii", -1, -1, l_name, 0, 4680, n_cigar, flag, l_seq, -1, -1, 0)
     body = fixed + name + b"\0" + b"\x12\x48" + bytes(4) + tags
     return struct.pack("<i", len(body) if block is None else block) + body
@@ -200,7 +200,7 @@ def test_bam_name_that_is_no_header(read: Read) -> None:
 
 
 def test_lone_cr_in_a_file_of_other_line_ends(read: Read) -> None:
-    """The end of one file, with CR alone, and another by `cat`: what is which cannot be known."""
+    """One file that ends with CR alone and another one, joined by `cat`: the line ends cannot be told apart."""
     first, bad, last = read(b">a\nACGT\n>b\rAC\rGT\n>c\nTTGC\n")
     assert (first, last) == (Record("a", "ACGT", 1), Record("c", "TTGC", 3))
     assert isinstance(bad, BadRecord)
@@ -274,7 +274,7 @@ def test_memory_for_one_letter_lines(read: Read, before: bytes) -> None:
     body = b"A\n" * 150_000
     outcome, peak = peak_of(read, gzip.compress(before + body + (b"+\n" + body) * before.startswith(b"@"), 1))
     assert outcome == [Record("x", "A" * 150_000, 1)]
-    assert peak < 2_500_000  # 0.3 MB of text; objects a line would make 5 MB and more
+    assert peak < 2_500_000  # 0.3 MB of text; one object per line would take 5 MB or more
 
 
 @pytest.mark.parametrize("mark", [b">", b"@"])
@@ -300,7 +300,7 @@ def named(name: str) -> IndexedSequence:
 
 
 def test_memory_for_ids_is_bounded(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """An id that comes again is told if it was among the first; the ids after those are not kept."""
+    """A repeated id is reported if it was among the first; later ids are not kept."""
     monkeypatch.setattr(cut, "MOST_WATCHED", 1000)
     watch = cut.NameWatch()
     tracemalloc.start()
@@ -310,7 +310,7 @@ def test_memory_for_ids_is_bounded(monkeypatch: pytest.MonkeyPatch, caplog: pyte
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 300_000  # all of them take 3 MB and more
+    assert peak < 300_000  # all of them take 3 MB or more
     watch.see(named("r40000"))
     assert caplog.text == ""
     watch.see(named("r7"))
@@ -320,7 +320,7 @@ def test_memory_for_ids_is_bounded(monkeypatch: pytest.MonkeyPatch, caplog: pyte
 
 @pytest.mark.parametrize("command", ["orfs", "embed"])
 def test_too_little_memory_is_said(tmp_path: Path, command: str) -> None:
-    """A sequence of 300 MB in 400 MB; PyTorch needs more than that for itself."""
+    """A sequence of 300 MB with 400 MB of memory; PyTorch alone needs more than that."""
     with gzip.open(tmp_path / "in.fa.gz", "wb", 1) as file:
         file.write(b">x\n")
         for _ in range(300):

@@ -1,4 +1,4 @@
-"""A user without a name, a home or the right to write into the package: what most containers run as."""
+"""A user without a name, a home, or the right to write into the package, as in most containers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from virnucpro.models.tokenizer import DNATokenizer
 
 ROOT = Path(__file__).parents[1]
 UNKNOWN = 54321
-#: Any file may be read, since this test's interpreter may stand where only root looks; none may be written.
+#: It can read any file, since the interpreter of this test may be in a folder of root, but write none.
 AS_UNKNOWN = (
     *("setpriv", f"--reuid={UNKNOWN}", f"--regid={UNKNOWN}", "--clear-groups"),
     *("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"),
@@ -27,7 +27,7 @@ AS_UNKNOWN = (
 
 @pytest.fixture
 def nobody() -> Iterator[Path]:
-    """A folder that the unknown user can write, with sequences in it; not below pytest's, which is root's alone."""
+    """A folder with sequences that the unknown user can write to; not below pytest's, which only root can use."""
     if not shutil.which("setpriv") or subprocess.run([*AS_UNKNOWN, "true"], capture_output=True).returncode:
         pytest.skip("needs root and setpriv")
     with tempfile.TemporaryDirectory() as name:
@@ -69,7 +69,7 @@ def test_two_workers_and_a_report_where_home_cannot_be_written(nobody: Path) -> 
         assert left.replace(b"in.fa", b"") == right.replace(os.fsencode(nobody / "in.fa"), b"")
 
 
-# Triton needs no GPU to compile for one. Its decorator reads the source, so this is a file.
+# Triton can compile without a GPU. Its decorator reads the source, so this is a file.
 COMPILE = """
 from virnucpro.core.caches import settle_caches
 
@@ -106,7 +106,7 @@ VARIABLES = ("NUMBA_CACHE_DIR", "TRITON_HOME")
 @pytest.fixture
 def homeless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The temporary folder of a process without a home."""
-    monkeypatch.setenv("HOME", "none")  # no absolute path: where there is no home, `~` stays `~`
+    monkeypatch.setenv("HOME", "none")  # not an absolute path: without a home, `~` stays `~`
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     for variable in VARIABLES:
         monkeypatch.delenv(variable, raising=False)
@@ -152,7 +152,7 @@ print(DNATokenizer(Path(sys.argv[1])).encode(["ACGTTTACGGA"])[0].tolist())
 
 @pytest.mark.heavy
 def test_numbas_cache_on_a_full_disk(small_disk: Path) -> None:
-    """The library takes over; what comes out is the same."""
+    """The library takes over, with the same result."""
     with open(small_disk / "full", "wb") as file, pytest.raises(OSError, match="No space"):
         file.write(bytes(2_000_000))
     tokenizer = ROOT / "virnucpro/models/embedded/dnabert-mini/tokenizer.json"

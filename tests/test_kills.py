@@ -1,4 +1,4 @@
-"""Runs that are stopped for real, at operations that are named and not timed; `kills.py` does that at all of them."""
+"""Runs that are really stopped, at named operations, not at times; `kills.py` does that at every operation."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def trials() -> Iterator[Trials]:
         yield server
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "train"])  # which takes long: see below
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "train"])  # all of them take long: see below
 def test_killed_while_it_publishes(name: str, trials: Trials, tmp_path: Path) -> None:
-    """At some of the last operations: results and the record get their names, work files are removed."""
+    """At some of the last operations: results and the record are renamed, work files are removed."""
     found = list(stop_and_go_on(trials, name, tmp_path, slice(-24, None, 12)))
     assert len(found) == 2
     assert not "".join(found)
@@ -27,7 +27,7 @@ def test_killed_while_it_publishes(name: str, trials: Trials, tmp_path: Path) ->
 @pytest.mark.parametrize("how", STOPS)
 @pytest.mark.parametrize("name", COMMANDS)
 def test_stopped_at_more_moments(name: str, how: str, trials: Trials, tmp_path: Path) -> None:
-    """Over the whole run; the moments of each way lie between those of the other."""
+    """In the whole run; the moments of one way to stop lie between those of the other."""
     apart = 24 if name == "train" else 8
     first = {"kill": 0, "full": apart // 2}[how]
     assert not "".join(stop_and_go_on(trials, name, tmp_path, slice(first, None, apart), how))
@@ -35,7 +35,7 @@ def test_stopped_at_more_moments(name: str, how: str, trials: Trials, tmp_path: 
 
 @pytest.mark.heavy
 def test_a_full_disk_for_the_last_word_costs_no_work(trials: Trials, tmp_path: Path) -> None:
-    """The results have their names, and the record cannot say that all is complete: the next run computes nothing."""
+    """Results are renamed, but the record cannot say that the run is complete: the next run computes nothing."""
     (tmp_path / "inputs").mkdir()
     words = words_of("embed", tmp_path / "inputs")
     for folder in (undisturbed := tmp_path / "undisturbed", stopped := tmp_path / "stopped"):

@@ -1,4 +1,4 @@
-"""Merging overlaps embedding: rows come in any order, and the bytes are those of a result that is written at once."""
+"""Merging overlaps embedding: rows come in any order, and the bytes are those of a result written at once."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def make_shards(sizes: Sequence[int], dim: int, longest: int = 20) -> list[Shard
 
 
 def written_at_once(shards: Sequence[Shard]) -> bytes:
-    """What HDF5 makes of all rows where their number is known from the start."""
+    """The file that HDF5 writes if the number of rows is known from the start."""
     headers = [header for shard in shards for header in shard.headers]
     vectors = np.concatenate([shard.embeddings for shard in shards])
     content = io.BytesIO()
@@ -79,7 +79,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @given(data=st.data())
 def test_work_files_are_taken_in_turn(data: st.DataObject) -> None:
-    """Each as soon as it and all before it are done; those with nothing to wait for hold up nobody."""
+    """Each as soon as it and all before it are done; those without anything to embed delay nothing."""
     names: list[Path | None] = [Path(str(number)) for number in range(data.draw(st.integers(0, 6)))]
     waiting = [data.draw(st.sampled_from([name, None])) for name in names]
     turn, done, taken = InTurn((name, number) for number, name in enumerate(waiting)), set[Path | None]([None]), 0
@@ -95,7 +95,7 @@ def test_work_files_are_taken_in_turn(data: st.DataObject) -> None:
 @settings(max_examples=30)
 @given(data=st.data())
 def test_any_order_and_any_failures(data: st.DataObject, folder: Path) -> None:
-    """Work files end in any order; some come to nothing, of some nothing is heard, as an earlier run has done them."""
+    """Work files end in any order; some fail, and for some no event comes, since an earlier run has done them."""
     shards = make_shards(data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=6)), 2)
     paths = [folder / f"{number}.h5" for number in range(len(shards))]
     for path, shard in zip(paths, shards, strict=True):
@@ -111,7 +111,7 @@ def test_any_order_and_any_failures(data: st.DataObject, folder: Path) -> None:
         assert merge.left_out == {path.name: [] for path in good}
         expected = written_at_once([shards[paths.index(path)] for path in good])
         assert (folder / "a.h5").read_bytes() == expected
-    assert not (folder / "a.h5").exists()  # its name was not changed
+    assert not (folder / "a.h5").exists()  # it was not renamed
 
 
 def wait_for(rows: int, merge: Merge) -> None:
@@ -142,7 +142,7 @@ def test_damaged_shard_is_an_error_at_the_end(tmp_path: Path) -> None:
 
 
 def test_full_disk_gives_back_the_room(tmp_path: Path, small_disk: Path) -> None:
-    """So that what is still being made can be written."""
+    """So that the remaining work files can be written."""
     shards = make_shards([50, 50, 200], 1000)
     paths = [tmp_path / f"{number}.h5" for number in range(3)]
     with Merge(open_result(small_disk / "a.h5", ATTRIBUTES, "hdf5"), {path: path for path in paths}) as merge:

@@ -1,4 +1,4 @@
-"""The wheel: built from the repository, installed elsewhere, and working there."""
+"""The wheel: built from the repository, installed elsewhere, and used there."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy, since a build leaves its own files in its folder, where others may build or read."""
+    """Built from a copy, since a build leaves files in its folder, where others may build or read."""
     out, copy = tmp_path_factory.mktemp("wheel"), tmp_path_factory.mktemp("copy") / "virnucpro"
     unneeded = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "demo")
     shutil.copytree(ROOT, copy, ignore=unneeded)
@@ -52,7 +52,7 @@ def test_wheel_holds_the_embedded_models_and_no_tests(wheel: Path) -> None:
 
 
 def test_wheel_works_where_it_is_installed(wheel: Path, tmp_path: Path) -> None:
-    """Installed without the repository; the dependencies are those of this environment, to spare their download."""
+    """Installed without the repository; the dependencies are those of this environment, to avoid downloads."""
     venv.create(tmp_path / "env", with_pip=False)
     python = tmp_path / "env" / "bin" / "python"
     target = next((tmp_path / "env" / "lib").glob("python*/site-packages"))

@@ -1,4 +1,4 @@
-"""What `packaging/` holds: sound by the tools of each kind, of this version, and run where it can be."""
+"""`packaging/`: accepted by the tools of each format, for this version, and run if possible."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ else:
 
 ROOT = Path(__file__).parents[1]
 PACKAGING = ROOT / "packaging"
-#: Where `make test-heavy` puts the tools of packaging/tools.txt.
+#: Where `make test-heavy` installs the tools of packaging/tools.txt.
 TOOLS = Path(sys.prefix) / "tools" / "bin"
 VERSIONED = {
     "packaging/conda/recipe.yaml": r'version: "(.+)"',
@@ -56,7 +56,7 @@ def pyproject() -> dict[str, dict[str, object]]:
 
 
 def test_the_recipe_needs_what_the_package_needs() -> None:
-    """By conda's names; no build of PyTorch is asked for, so that a GPU is used where there is one."""
+    """By conda's names; no particular build of PyTorch is required, so that a GPU is used if there is one."""
     recipe = (PACKAGING / "conda" / "recipe.yaml").read_text(encoding="utf-8")
     run = re.findall(r"^    - (\S+) (>=\S+)$", recipe.split("\n  run:\n")[1].split("\n\n")[0], re.MULTILINE)
     names = {"torch": "pytorch", "huggingface-hub": "huggingface_hub"}

@@ -1,4 +1,4 @@
-"""Packing: every sequence once, in a buffer whose size its own length decides."""
+"""Packing: every sequence once, in a buffer whose size depends only on the length of the sequence."""
 
 from __future__ import annotations
 

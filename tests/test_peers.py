@@ -1,4 +1,4 @@
-"""`benchmarks.peers` without the tools: which sequences are compared, and what is said of their scores."""
+"""`benchmarks.peers` without the tools: which sequences are compared, and the figures for their scores."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_of_each_kingdom_so_many_or_all() -> None:
 
 
 class Lengths:
-    """A tool that tells sequences by their lengths, gives none of 7 bases a score, and may fail at some call."""
+    """A tool that separates sequences by length, gives no score to those of 7 bases, and may fail at some call."""
 
     def __init__(self, fails_at: int | None = None) -> None:
         self.calls: list[int] = []
@@ -55,7 +55,7 @@ def test_scores_are_kept_batch_by_batch_and_by_version(tmp_path: Path) -> None:
     found = KeptScores(Tool("t", lambda: "1", 5, again), tmp_path).of(sequences)
     assert (stopped.calls, again.calls) == ([BATCH], [46])
     assert found == {name: len(bases) / 10 for name, bases in sequences.items() if len(bases) >= 5 and len(bases) != 7}
-    # By what they are, not by what they are called; another version is asked anew.
+    # By their content, not by their names; another version is asked again.
     renamed = {f"r{name}": bases for name, bases in sequences.items()}
     assert KeptScores(Tool("t", lambda: "1", 5, again), tmp_path).of(renamed) == {f"r{k}": v for k, v in found.items()}
     assert again.calls == [46]
@@ -64,7 +64,7 @@ def test_scores_are_kept_batch_by_batch_and_by_version(tmp_path: Path) -> None:
 
 
 def test_only_what_a_tool_scores_counts() -> None:
-    """Two viral ones have no score; of the others all are told rightly from bacteria, and none from the human ones."""
+    """Two viral ones have no score; all others are separated from bacteria, and none from the human ones."""
     scores = {
         each.name: {"v": 0.8, "b": 0.1, "h": 0.9}[each.group.split("/")[1][0].replace("p", "v")] for each in PIECES
     }

@@ -1,4 +1,4 @@
-"""`virnucpro predict`: its results against the published chain done slowly, their bytes come what may, its words."""
+"""`virnucpro predict`: results compared with slow published steps, the same bytes whatever happens, messages."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ Files = dict[str, bytes]
 
 
 def results(folder: Path) -> Files:
-    """Every file of a run but the record and the log, which hold times."""
+    """Every file of a run except for the record and the log, which contain times."""
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name not in RECORD}
 
 
@@ -91,7 +91,7 @@ def config(path: Path, output: Path, toy: Path, **changes: Any) -> PredictConfig
 
 
 def everything(path: Path, output: Path, toy: Path, **changes: Any) -> PredictConfig:
-    """Settings of a run that writes all it can."""
+    """Settings of a run that writes all outputs."""
     return config(path, output, toy, vanilla_output=True, keep_embeddings=True, **changes)
 
 
@@ -105,7 +105,7 @@ def clean(tmp_path: Path) -> Path:
     return to_fasta(tmp_path / "in.fa", CLEAN)
 
 
-# Against the published chain, done a frame at a time.
+# Compared with the published steps, done one frame at a time.
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_a_run_leaves_its_results_and_nothing_else(complete: Path) -> None:
 
 
 def test_the_input_has_sequences_of_every_verdict(complete: Path) -> None:
-    """Else the tests below would prove little."""
+    """Otherwise the tests below would prove little."""
     found = rows(complete / "in.sequences.tsv")
     assert {row["verdict"] for row in found} == {"virus", "mixed", "other", "not_scored"}
     assert len({row["score"] for row in found}) > 10
@@ -234,7 +234,7 @@ def test_golden_tables_come_from_their_scores(name: str) -> None:
     assert written[1].getvalue().encode() == calls.read_bytes()
 
 
-# The same bytes, come what may.
+# The same bytes, whatever happens.
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_sequences_are_called_while_others_are_scored(
 
 @pytest.mark.heavy
 def test_workers_that_start_before_a_large_input_is_read(tmp_path: Path, toy: Path, cli: Cli) -> None:
-    """Large it is by N, which nothing has to score."""
+    """It is large by its Ns, which need not be scored."""
     large = to_fasta(tmp_path / "in.fa", [*random_records(20, seed=5), ("n", MUCH * "N")])
     for device in ("cpu", "cpu,cpu"):
         words = ("predict", large, "-o", tmp_path / device, "-d", device, "--model", toy, "--sequences-per-file", 20)
@@ -292,7 +292,7 @@ def test_workers_start_early_only_for_much(tmp_path: Path) -> None:
 
 
 def by_id(folder: Path, name: str, *without: str) -> dict[str, list[dict[str, str]]]:
-    """Rows of each sequence, less some columns."""
+    """Rows of each sequence, without some columns."""
     found: dict[str, list[dict[str, str]]] = {}
     for row in rows(folder / name):
         kept = {column: value for column, value in row.items() if column not in without}
@@ -316,7 +316,7 @@ def test_shuffled_input_gives_the_same_rows(complete: Path, tmp_path: Path, toy:
 def test_input_comes_in_many_ways(
     complete: Path, tmp_path: Path, toy: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two files, one packed; standard input; a pipe: the same rows but for where they came from."""
+    """Two files, one compressed; standard input; a pipe: the same rows, except for the name of the input."""
     few = RECORDS[:9]
     whole = to_fasta(tmp_path / "in.fa", few)
     first, packed, pipe = to_fasta(tmp_path / "one.fa", few[:4]), tmp_path / "two.fasta.gz", tmp_path / "pipe"
@@ -329,7 +329,7 @@ def test_input_comes_in_many_ways(
         with open(whole) as file:
             monkeypatch.setattr(sys, "stdin", file)
             done = cli("predict", *inputs, "-o", tmp_path / "out", "--model", toy, *CPU)
-        assert done.returncode == 6, done.stderr  # there are bad records among them
+        assert done.returncode == 6, done.stderr  # some of them are bad records
         for name in ("sequences.tsv", "windows.tsv.gz", "regions.bed"):
             found = by_id(tmp_path / "out", f"{prefix}.{name}", "input", "record", "note")
             expected = by_id(complete, f"in.{name}", "input", "record", "note")
@@ -366,7 +366,7 @@ def test_a_dtype_that_a_set_was_not_measured_in_is_said(
 
 
 def test_long_sequences_have_the_threshold_of_the_preset(fasta: Path, toy: Path, tmp_path: Path) -> None:
-    """Where the card names one; --min-score holds for all."""
+    """If the card has one; --min-score holds for all lengths."""
     card = ClassifierCard.read(EMBEDDED / "mini-1")
     relaxed = card.presets["relaxed"]
     expected: list[tuple[str, dict[str, Any], Thresholds]] = [
@@ -381,7 +381,7 @@ def test_long_sequences_have_the_threshold_of_the_preset(fasta: Path, toy: Path,
 
 
 def test_each_size_of_windows_has_thresholds_of_its_own(fasta: Path, toy: Path, tmp_path: Path) -> None:
-    """Those of the first size are never taken for another; of windows that were not measured a score must be given."""
+    """Those of the first size are never used for another; for sizes that were not measured a score must be given."""
     folder = with_card(
         toy, tmp_path / "set", presets={"default": 0.8}, min_score=0.8, size_presets={300: {"default": 0.7}}
     )
@@ -412,7 +412,7 @@ def measured(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_measured_set_calls_by_its_model(fasta: Path, measured: Path, complete: Path, tmp_path: Path) -> None:
-    """The windows are those of the rule of 0.1.0; sequences and regions are called from them anew."""
+    """The windows are those of the rule of 0.1.0; sequences and regions are called from them by the model."""
     run_predict(config(fasta, tmp_path / "out", measured))
     calls = toy_calls(WINDOW)
     windows = by_id(tmp_path / "out", "in.windows.tsv.gz", "call")
@@ -456,7 +456,7 @@ def test_viral_sequences_are_one_feature_each(fasta: Path, measured: Path, tmp_p
 
 
 def test_sequences_shorter_than_what_was_measured_are_not_scored(measured: Path, tmp_path: Path) -> None:
-    """By default; --min-length says otherwise."""
+    """By default; --min-length changes that."""
     path = to_fasta(tmp_path / "in.fa", [("short", viral(99, 1)), ("enough", viral(100, 1))])
     found = []
     for name, least in (("default", None), ("asked", 50)):
@@ -505,7 +505,7 @@ def test_a_set_that_was_not_measured_tells_no_false_calls(complete: Path) -> Non
 
 
 def test_other_settings_give_other_calls(complete: Path, fasta: Path, tmp_path: Path, toy: Path) -> None:
-    """--min-score, --min-length, --window and --frames do something, and what they say."""
+    """--min-score, --min-length, --window and --frames have an effect, and the right one."""
     strict = run_predict(
         config(fasta, tmp_path / "strict", toy, min_score=0.94, min_length=151, exact=True, window=300)
     )
@@ -593,7 +593,7 @@ def test_a_file_that_is_cut_off_gives_what_was_read(tmp_path: Path, toy: Path, c
     assert f"reading stopped after {len(found)} records" in place["reason"]
 
 
-# What cannot be done: exit code, reason and hint, and nothing begun.
+# What is refused: exit code, reason and hint, and nothing is begun.
 
 
 @pytest.mark.parametrize(
@@ -662,7 +662,7 @@ def test_a_classifier_of_other_encoders_is_refused(tmp_path: Path, toy: Path, cl
 
 
 def test_an_input_that_changes_during_the_run_is_an_error(tmp_path: Path, toy: Path, clean: Path) -> None:
-    """The viral sequences are read again at the end; they must not be lost without a word."""
+    """The viral sequences are read again at the end; they must not be lost silently."""
 
     def lose(_worker: int, event: object) -> None:
         if isinstance(event, Phase) and event.name == "calling":
@@ -749,12 +749,12 @@ def test_headers_of_any_kind(tmp_path: Path, toy: Path, cli: Cli) -> None:
     assert list(dict.fromkeys(frame[:-2] for frame in frames)) == [f"{name}_chunk_1" for name in ids]
 
 
-# A run that is complete, and others that want its place.
+# A complete run, and others with the same output.
 
 
 @pytest.fixture
 def done_before(tmp_path: Path, toy: Path, clean: Path) -> PredictConfig:
-    """Settings of a run that was made."""
+    """Settings of a complete run."""
     settings = config(clean, tmp_path / "out", toy)
     run_predict(settings)
     return settings
@@ -814,7 +814,7 @@ RECALLS: dict[str, dict[str, Any]] = {
 def test_other_calls_need_no_model(
     what: str, complete: Path, fasta: Path, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the scores that were kept: the same bytes as by a run of its own, and back again."""
+    """From the kept scores: the same bytes as from a run of its own, and back again."""
     there = config(fasta, tmp_path / "out", toy)
     run_predict(there)
     before = results(there.output)
@@ -884,7 +884,7 @@ def test_another_set_of_the_same_name_is_named_by_its_files(
 
 
 def test_what_decides_results_is_known_to_follow_from_options(done_before: PredictConfig) -> None:
-    """But for what no option changes."""
+    """Except for values that no option changes."""
     found = record(done_before.output)
     alone = {"inputs", "virnucpro_version", "torch_version"}
     assert {*found["identity"], *found["choices"]} - alone <= set(CAUSES)
@@ -919,7 +919,7 @@ def test_the_work_folder_may_be_elsewhere(tmp_path: Path, toy: Path, clean: Path
     assert {path.name for path in (tmp_path / "out").iterdir()} == TABLES | RECORD
 
 
-# The library.
+# The Python API.
 
 
 def test_the_library_returns_the_rows(tmp_path: Path, toy: Path, clean: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -934,7 +934,7 @@ def test_the_library_returns_the_rows(tmp_path: Path, toy: Path, clean: Path, ca
     assert "toy is UNTRAINED" in caplog.text
 
 
-#: Columns that hold no whole numbers.
+#: Columns with numbers that are not integers.
 FRACTIONS = ("score", "threshold", "false_positive_rate", "viral_fraction")
 
 

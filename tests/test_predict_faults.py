@@ -30,7 +30,7 @@ from virnucpro.runs.paths import PredictPaths
 from virnucpro.runs.predict import run_predict
 from virnucpro.runs.run import work_folder
 
-#: Sequences a work file, so that there are a good many.
+#: Sequences per work file, so that there are many work files.
 A_FILE = 12
 
 
@@ -61,9 +61,9 @@ def shards(settings: PredictConfig) -> int:
     return len(list(paths_of(settings).shards.glob("0*.scores.h5")))
 
 
-# Kill -9 of the parent, at moments that are named and not timed.
+# Kill -9 of the parent, at named operations, not at times.
 
-#: The command line in a process that is killed when it does a thing to a path for the nth time.
+#: The command line in a process that is killed when it does something to a path for the nth time.
 DOOMED = """if True:
     import fnmatch, os, signal, sys
     event, pattern, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
@@ -102,7 +102,7 @@ def killed(settings: PredictConfig, moment: str) -> None:
 
 @pytest.mark.heavy
 def test_killed_again_and_again(settings: PredictConfig, complete: Path, cli: Cli) -> None:
-    """In each step once; each run takes up what the one before left."""
+    """Once in each step; each run continues what the one before left."""
     output, work = settings.output, paths_of(settings).work
     killed(settings, "splitting")
     assert not (output / "in.run.json").exists()
@@ -127,7 +127,7 @@ def test_killed_again_and_again(settings: PredictConfig, complete: Path, cli: Cl
 
 
 def results_of(output: Path) -> dict[str, bytes]:
-    """What has its final name in the folder of a run that was killed."""
+    """Files with their final names in the folder of a run that was killed."""
     return {
         path.name: path.read_bytes()
         for path in output.iterdir()
@@ -151,7 +151,7 @@ def test_one_death_costs_nothing(settings: PredictConfig, complete: Path, caplog
 def test_a_work_file_that_kills_is_given_up(
     settings: PredictConfig, complete: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A work file that kills two workers is given up; a rerun mends all."""
+    """A work file that kills two workers is given up; another run completes the results."""
     with monkeypatch.context() as changed:
         changed.setattr(caller, "call_files_worker", poisoned)
         with caplog.at_level(logging.INFO, "virnucpro"):
@@ -179,7 +179,7 @@ def sorted_ids(keys: set[str]) -> list[str]:
 
 
 def check_given_up(settings: PredictConfig, complete: Path, reason: str) -> None:
-    """Windows of that work file have no score and the reason; all others are as ever."""
+    """Windows of that work file have a reason and no score; all others are as in an undisturbed run."""
     lost = given_up(settings)
     assert lost
     pairs = zip(rows(settings.output / "in.windows.tsv.gz"), rows(complete / "in.windows.tsv.gz"), strict=True)
@@ -197,7 +197,7 @@ def check_given_up(settings: PredictConfig, complete: Path, reason: str) -> None
 
 
 def test_of_a_work_file_that_fails_only_what_needed_it_is_lost(clean: Path, tmp_path: Path, toy: Path) -> None:
-    """A window that has nothing to embed says why, as ever; the reason may name a folder that is no UTF-8."""
+    """A window without anything to embed has its usual reason; the reason may name a folder that is not UTF-8."""
     settings = config(clean, tmp_path / "out", toy, work_dir=tmp_path / os.fsdecode(b"work\xff"))
     proteins, away = paths_of(settings).parts / "000001.faa", tmp_path / "away.faa"
 
@@ -218,7 +218,7 @@ def test_of_a_work_file_that_fails_only_what_needed_it_is_lost(clean: Path, tmp_
     assert results(settings.output) == results(tmp_path / "fresh")
 
 
-# Resuming: what is damaged is made again.
+# Resuming: damaged files are made again.
 
 
 def interrupt(settings: PredictConfig, where: str) -> None:
@@ -283,7 +283,7 @@ def test_what_other_settings_made_is_not_taken_up(
 def test_full_disk(
     kilobytes: int, what: str, small_disk: Path, settings: PredictConfig, complete: Path, cli: Cli
 ) -> None:
-    """Full when the input is cut, when a work file is done, when the results are written."""
+    """The disk is full when the input is cut, when a work file is done, or when the results are written."""
     set_size(small_disk, kilobytes)
     settings = replace(settings, output=small_disk / "out")
     done = cli(*words(settings))

@@ -34,7 +34,7 @@ from virnucpro.runs.embed import run_embed
 from virnucpro.runs.predict import run_predict
 from virnucpro.runs.train import run_train
 
-# It is imported where the settings of its nodes are in the environment, since it reads them then.
+# It is imported once the settings of its nodes are in the environment, since it reads them on import.
 pytestmark = [
     pytest.mark.heavy,
     pytest.mark.timeout(3600),
@@ -44,12 +44,12 @@ pytestmark = [
 TESTS = Path(__file__).parent
 TOKEN = "a-token-for-tests-0123456789abcdef"
 
-#: What tells when and where a run was.
+#: Files that depend on when and where a run was made.
 TOLD = (".log", ".run.json")
 
 
 def patiently(start: Callable[[], Any], tries: int = 9) -> Any:
-    """Start something of Ray, which gives up after half a minute: a busy machine may need longer."""
+    """Start a process of Ray, which gives up after half a minute: a busy machine may need longer."""
     for _ in range(tries):
         try:
             return start()
@@ -95,10 +95,12 @@ def agents(node: Any) -> list[psutil.Process]:
 
 @pytest.fixture(scope="module")
 def environment() -> Iterator[None]:
-    """That of nodes and of who uses them: with a token, without telling anybody."""
+    """The environment of nodes and their users: with a token, and without usage statistics."""
     paths = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
     settings = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": paths}
-    settings["RAY_worker_niceness"] = "0"  # else what computes would be the last to run on a busy machine
+    settings["RAY_worker_niceness"] = (
+        "0"  # otherwise the computing processes would have the lowest priority on a busy machine
+    )
     with pytest.MonkeyPatch.context() as patch:
         for name, value in settings.items():
             patch.setenv(name, value)
@@ -120,7 +122,7 @@ def nodes(environment: None) -> Iterator[Nodes]:
 
 
 class KeptOpen(Cluster):
-    """Is joined once for several runs of the tests below."""
+    """A cluster that is joined once for several runs of the tests below."""
 
     def close(self) -> None:
         pass
@@ -159,7 +161,7 @@ def on(nodes: Nodes, config: Any, output: Path) -> Any:
 
 
 class Once:
-    """Does something as the first work file is done; further ones are in hand then."""
+    """Does something when the first work file is done, while others are being computed."""
 
     def __init__(self, act: Callable[[], object]) -> None:
         self.act: Callable[[], object] | None = act
@@ -178,7 +180,7 @@ def test_embed(nodes: Nodes, config: EmbedConfig, expected: bytes, tmp_path: Pat
 
 
 def test_predict(nodes: Nodes, complete: Path, toy: Path, tmp_path: Path) -> None:
-    """With a classifier in a folder, and with all that can be kept."""
+    """With a classifier in a folder, and with all outputs kept."""
     everything = {"vanilla_output": True, "keep_embeddings": True, "sequences_per_file": 20}
     config = PredictConfig((complete.with_name("in.fa"),), tmp_path, model=str(toy), device="cpu", dtype="fp32")
     run_predict(on(nodes, replace(config, **everything), tmp_path / "out"))
@@ -189,7 +191,7 @@ def test_predict(nodes: Nodes, complete: Path, toy: Path, tmp_path: Path) -> Non
 
 
 def test_train(nodes: Nodes, tmp_path: Path) -> None:
-    """The classifier and what tells about it."""
+    """The classifier and the files about it."""
     paths = tuple(
         to_fasta(tmp_path / f"{make.__name__}.fa", [(f"{make.__name__}{i}", make(400, i)) for i in range(12)])
         for make in (viral, other)
@@ -278,7 +280,7 @@ def test_nobody_is_there(config: EmbedConfig, tmp_path: Path) -> None:
 
 
 def test_the_head_is_lost(environment: None, config: EmbedConfig, expected: bytes, tmp_path: Path) -> None:
-    """Ray ends its client after a minute; what is finished by then is gone on from, here on one CPU."""
+    """Ray ends its client after a minute; the next run continues from the finished work files, here on one CPU."""
     nodes = Nodes()
     try:
         nodes.add()
@@ -295,11 +297,11 @@ def test_the_head_is_lost(environment: None, config: EmbedConfig, expected: byte
     assert (tmp_path / "o.h5").read_bytes() == expected
 
 
-# What is asked of a node.
+# Requirements for a node.
 
 
 def test_where_a_model_is_found_on_another_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where it lies on the first host, or else by its name; its content has to be the same."""
+    """At the same path as on the first host, or else by its name; its content has to be the same."""
     model = resolve("dnabert-mini")
     assert here(model) == model
     folder = tmp_path / "elsewhere" / "dnabert-mini"

@@ -1,4 +1,4 @@
-"""The registry of models: where files are sought, what is refused, how they are fetched and checked."""
+"""The registry of models: where files are looked for, what is refused, how they are fetched and checked."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def write(folder: Path, files: dict[str, bytes] = FILES) -> Path:
 
 
 def write_dnabert_s(folder: Path, size: int = 468320053) -> Path:
-    """A folder whose weights have the published size but take no room on the disk."""
+    """A folder with weights that have the published size but take no space on the disk."""
     write(folder)
     os.truncate(folder / "pytorch_model.bin", size)
     return folder
@@ -117,7 +117,7 @@ def test_copy_of_an_untrained_model_stays_untrained(tmp_path: Path) -> None:
     assert resolve(str(tmp_path / "b")).trained
 
 
-# Where a registered model is sought
+# Where a registered model is looked for
 
 
 def test_models_dir_comes_before_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,7 +329,7 @@ def test_a_local_folder_has_no_pins(tmp_path: Path) -> None:
 
 
 class Hub:
-    """A server with one repository, and runs of Python that know no other Hub."""
+    """A server with one repository, and Python processes that use it as the Hub."""
 
     def __init__(self, tmp_path: Path) -> None:
         self.files = dict(FILES)
@@ -361,7 +361,7 @@ class Hub:
         return Handler
 
     def run(self, code: str, **environment: str) -> str:
-        """What `code` prints in a new process, in which `tiny` is registered; ModelErrors are printed too."""
+        """What `code` prints in a new process in which `tiny` is registered; ModelErrors are printed, too."""
         program = (
             "import pickle, sys; from pathlib import Path\n"
             "from virnucpro.errors import ModelError\n"
@@ -513,7 +513,7 @@ def on_a_terminal(command: list[str], columns: int) -> str:
     with subprocess.Popen(command, stdout=theirs, env=environment) as process:
         os.close(theirs)
         shown = b""
-        # A closed terminal is an error on Linux and an end of file elsewhere.
+        # A closed terminal is an error on Linux and the end of the file elsewhere.
         with suppress(OSError):
             while block := os.read(ours, 4096):
                 shown += block

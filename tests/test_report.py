@@ -1,4 +1,4 @@
-"""The report: what it holds, its bytes, what stands in its way. In a browser: `test_report_browser.py`."""
+"""The report: its content, its bytes, and what prevents it. In a browser: `test_report_browser.py`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SEQUENCES = [
 
 
 class Page:
-    """A report, taken apart."""
+    """A report and its parts."""
 
     def __init__(self, path: Path) -> None:
         self.html = path.read_text(encoding="utf-8")
@@ -57,7 +57,7 @@ class Page:
 
     @property
     def text(self) -> str:
-        """What is read without a script."""
+        """The text that is shown without scripts."""
         parts = re.split(r"<(?:script|style)[^>]*>.*?</(?:script|style)>", self.html, flags=re.DOTALL)
         return " ".join("".join(parts).split())
 
@@ -82,7 +82,7 @@ def near(found: NDArray[Any], cells: list[str]) -> bool:
 
 
 def check_against_tables(page: Page, folder: Path, prefix: str) -> None:
-    """The columns say what the tables say."""
+    """The columns hold the values of the tables."""
     sequences, columns, facts = rows(folder / f"{prefix}.sequences.tsv"), page.columns, page.facts
     assert facts["ids"] == [row["sequence_id"] for row in sequences]
     for name, column in (
@@ -143,7 +143,7 @@ def test_what_is_read_without_a_script(folder: Path) -> None:
     assert "<strong>0.5 are expected to be false</strong>, if 5.0% of the" in text
     assert "The model set mini is small." in text
     assert "shorter than 100 bases" in text
-    assert "<td>&#39;M&#39; is not a DNA letter</td>" in text  # its line is of one record
+    assert "<td>&#39;M&#39; is not a DNA letter</td>" in text  # its line belongs to one record
     assert "Viral sequences were identified with virnucpro 0, an implementation of VirNucPro (Li et al. 2025)" in text
     assert "doi.org/10.1093/bib/bbaf224" in text
 
@@ -249,11 +249,11 @@ def test_rare_reasons_are_one(tmp_path: Path) -> None:
     assert 'for other reasons (see the tables)</td><td class="number">30</td>' in text
 
 
-# Whatever stands in the headers
+# Any text in the headers
 
 
 class Tags(HTMLParser):
-    """What a browser takes for tags."""
+    """What a browser reads as tags."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -363,7 +363,7 @@ def test_the_command(folder: Path, tmp_path: Path, cli: Cli) -> None:
     assert (done.returncode, "no results of `virnucpro predict`" in done.stderr) == (3, True)
 
 
-# Results that are not whole
+# Results that are not complete
 
 
 @pytest.mark.parametrize("suffix", [".run.json", ".sequences.tsv", ".windows.tsv.gz", ".regions.bed"])
@@ -443,14 +443,14 @@ def test_predict_writes_what_is_missing(tmp_path: Path, cli: Cli) -> None:
     report = tmp_path / "out" / "a.report.html"
     assert cli(*predict[:-1]).returncode == 0
     assert not report.exists()
-    done = cli(*predict)  # nothing is left to do but the page
+    done = cli(*predict)  # only the page is left to do
     assert (done.returncode, f"report: {report}" in done.stderr) == (0, True)
     first = report.read_bytes()
     report.unlink()
     assert cli(*predict, "--force").returncode == 0
     assert report.read_bytes() == first
     assert cli(*predict[:-1], "--force", "--min-score", 0.25).returncode == 0
-    assert not report.exists()  # it would not be of these results
+    assert not report.exists()  # it would not belong to these results
 
 
 def test_predict_refuses_at_once_a_report_that_cannot_be_written(tmp_path: Path, cli: Cli) -> None:

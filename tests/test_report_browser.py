@@ -1,4 +1,4 @@
-"""The report in a browser: Chromium without a screen, driven by Playwright."""
+"""The report in a browser: headless Chromium, driven by Playwright."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-#: Keeps what a button says for a moment only.
+#: Keeps the text that a button shows only for a moment.
 HEAR = """() => {
   window.heard = [];
   const hear = ([change]) => window.heard.push(change.target.textContent);
@@ -59,7 +59,7 @@ HEAR = """() => {
 
 @dataclass
 class Opened:
-    """A report in the browser, and what it did that it must not."""
+    """A report in the browser, and what it did that is not allowed."""
 
     page: Any
     requests: list[str] = field(default_factory=list)
@@ -70,11 +70,11 @@ class Opened:
 
     @property
     def ids(self) -> list[str]:
-        """Of the rows of the table that are there."""
+        """The ids of the rows that are in the table."""
         return list(self.page.locator("#visible .row > :nth-child(2)").all_text_contents())
 
     def saved(self, button: str) -> str:
-        """What a button saves."""
+        """The file that a button saves."""
         with self.page.expect_download(timeout=HANGS * 1000) as download:
             self.page.click(button)
         return Path(download.value.path()).read_text(encoding="utf-8")
@@ -82,7 +82,7 @@ class Opened:
 
 @pytest.fixture
 def opened(browser: Any, tmp_path: Path) -> Iterator[Any]:
-    """Opens a report of made-up sequences, or one that is there; the page must have asked for nothing and run clean."""
+    """Opens a report of made-up sequences, or an existing one; the page must make no requests and cause no errors."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
     found: list[Opened] = []
 
@@ -149,7 +149,7 @@ def test_sorting(opened: Any) -> None:
     report.page.click("#columns button:nth-child(3)")
     assert report.ids[0] == "short"
     report.page.click("#columns button:nth-child(5)")
-    assert report.ids[-1] == "short"  # without a score, whichever the direction
+    assert report.ids[-1] == "short"  # without a score, in either direction
     report.page.click("#columns button:nth-child(5)")
     assert report.ids[-1] == "short"
 

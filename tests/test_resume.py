@@ -1,4 +1,4 @@
-"""Resuming: only what is provably the same is taken up; whatever happens, the result is that of an undisturbed run."""
+"""Resuming: only what is provably the same is used; whatever happens, the result is that of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def config(tmp_path: Path) -> EmbedConfig:
 
 
 def interrupt(config: EmbedConfig, after: int = 5, before: int = 0) -> RunPaths:
-    """Run until `after` work files are done, besides the `before` done before, and stop there as Ctrl-C does."""
+    """Run until `after` work files are done in addition to `before` earlier ones, and stop there like Ctrl-C."""
     done = 0
 
     def stop(_worker: int, event: object) -> None:
@@ -79,7 +79,7 @@ def record(config: EmbedConfig) -> dict[str, Any]:
     return contents
 
 
-# What may be taken up.
+# What may be used again.
 
 
 def test_an_interrupted_run_goes_on(config: EmbedConfig, cli: Cli, expected: bytes) -> None:
@@ -93,7 +93,7 @@ def test_an_interrupted_run_goes_on(config: EmbedConfig, cli: Cli, expected: byt
             seen.update({path: path.stat().st_mtime_ns for path in stamps})
 
     run_embed(config, look)
-    assert seen == stamps  # taken up, not made again
+    assert seen == stamps  # used, not made again
     assert config.output.read_bytes() == expected
     assert record(config)["state"] == "complete"
     assert not paths.work.exists()
@@ -154,7 +154,7 @@ def test_the_record_of_a_run(config: EmbedConfig) -> None:
     assert contents["busy_spread"] == 1
 
 
-# What must not be taken up: each says why, and starts anew.
+# What must not be used again: each says why, and starts from the beginning.
 
 
 def change_input(config: EmbedConfig) -> EmbedConfig:
@@ -250,7 +250,7 @@ def test_damaged_results_are_made_again(
     done = cli(*options(config))
     assert done.returncode == 0
     said = done.stderr
-    # A bit in the part of a shard that no reader looks at is no damage.
+    # A changed bit in a part of a shard that is not read is no damage.
     redone = [path for path in damaged if f"{path} is damaged" in said]
     assert len(redone) == 4 if harm is not flip_a_bit else len(redone) >= 3
     assert f"resuming: {6 - len(redone)} of {PARTS}" in said
@@ -266,7 +266,7 @@ def make_a_pipe(path: Path) -> None:
 def test_damaged_work_files_are_cut_again(
     harm: Callable[[Path], None], config: EmbedConfig, cli: Cli, expected: bytes
 ) -> None:
-    """A power cut may leave a work file shorter than it was, and a disk another letter in it."""
+    """A power cut may shorten a work file, and a disk may change a letter in it."""
     paths = interrupt(config)
     harm(sorted(paths.parts.glob("*.fa"))[-1])
     done = cli(*options(config))
@@ -276,7 +276,7 @@ def test_damaged_work_files_are_cut_again(
 
 
 def lose_a_work_file(config: EmbedConfig) -> tuple[EmbedResult, Path]:
-    """Run while work file 3 is away; returns where it was put."""
+    """Run while work file 3 is missing; returns where it was put."""
     away = config.output.with_name("away.fa")
 
     def lose(_worker: int, event: object) -> None:
@@ -354,7 +354,7 @@ def test_forced_run_that_is_interrupted_goes_on(config: EmbedConfig, cli: Cli, e
     interrupt(replace(config, force=True))
     config.output.write_bytes(old)
     done = cli(*options(config))
-    assert done.returncode == 3  # what lies there is not of the run that was interrupted
+    assert done.returncode == 3  # the files there do not belong to the interrupted run
     done = cli(*options(config), "--force")
     assert done.returncode == 0
     assert f"resuming: 5 of {PARTS}" in done.stderr

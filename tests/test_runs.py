@@ -1,5 +1,5 @@
-"""What every run promises about files: no input and nobody else's file is touched, one run at a time, no message
-stops it, and what is taken up is what was left."""
+"""What every run guarantees about files: no input and no foreign file is touched, there is one run at a time, messages
+that cannot be written do not stop it, and what is resumed is what was left."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_an_empty_output_is_no_output(fasta: Path, tmp_path: Path, cli: Cli, mon
 
 
 def test_what_the_shell_opens_has_no_name(fasta: Path, tmp_path: Path, cli: Cli) -> None:
-    """As `<(cat in.fa)`: the end of a pipe, under its number."""
+    """Like `<(cat in.fa)`: the end of a pipe, by its number."""
     ours, theirs = os.pipe()
     with open(theirs, "wb") as pipe:
         pipe.write(fasta.read_bytes())
@@ -128,7 +128,7 @@ def test_what_the_shell_opens_has_no_name(fasta: Path, tmp_path: Path, cli: Cli)
     assert (tmp_path / "out" / "x.sequences.tsv").exists()
 
 
-# Inputs that are named like what a run writes or clears.
+# Inputs with names of files that a run writes or clears.
 
 NAMED_ALIKE = {
     "embed": ["o.h5", "o.h5.failed.tsv", "o.h5.run.json", "o.h5.log", ".o.h5.lock", "o.h5.work/parts/000001.fa",
@@ -200,7 +200,7 @@ def test_the_record_of_another_command_is_other_peoples(fasta: Path, tmp_path: P
 
 
 def test_orfs_and_predict_under_one_name(fasta: Path, tmp_path: Path, cli: Cli) -> None:
-    """They share none of their records."""
+    """They have separate records."""
     assert cli(*words("predict", fasta, tmp_path)).returncode == 0
     before = (tmp_path / "o.run.json").read_bytes()
     (tmp_path / "o.failed.tsv").unlink()
@@ -230,7 +230,7 @@ def test_symbolic_links_are_not_followed(name: str, fasta: Path, tmp_path: Path,
 
 
 def test_another_work_folder_is_no_other_output(fasta: Path, tmp_path: Path, cli: Cli) -> None:
-    """The lock is on what is written, wherever the work files are."""
+    """The lock is on the output, wherever the work files are."""
     config = EmbedConfig((fasta,), tmp_path / "o.h5", device="cpu", dtype="fp32", threads=1)
     said = []
 
@@ -244,20 +244,20 @@ def test_another_work_folder_is_no_other_output(fasta: Path, tmp_path: Path, cli
 
 
 def test_a_lock_that_was_removed_is_no_lock(fasta: Path, tmp_path: Path) -> None:
-    """Who opened the file before its holder ended and removed it must not take it for the one that others see."""
+    """A process that opened the lock file before its holder removed it must not take it for the current one."""
     path = RunPaths(tmp_path / "o.h5").lock
     with open(path, "w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         path.unlink()
         run_embed(EmbedConfig((fasta,), tmp_path / "o.h5", device="cpu", threads=1))
     assert (tmp_path / "o.h5").exists()
-    path.touch()  # of a run that was killed: nobody holds it
+    path.touch()  # left by a run that was killed: nobody holds it
     run_embed(EmbedConfig((fasta,), tmp_path / "o.h5", device="cpu", threads=1))
     assert not path.exists()
 
 
 def test_the_lock_of_another_run_is_not_removed(tmp_path: Path) -> None:
-    """Of one that began when somebody had removed the lock of this run."""
+    """The lock of a run that began after somebody had removed the lock of this run."""
     paths = RunPaths(tmp_path / "o.h5")
 
     def begin() -> AbstractContextManager[Session]:
@@ -276,7 +276,7 @@ NO_LOCKS = "#include <errno.h>\nint flock(int fd, int op) { errno = ENOLCK; retu
 
 
 def test_a_file_system_without_locks(fasta: Path, tmp_path: Path) -> None:
-    """As NFS and Lustre may be: that is no other run."""
+    """NFS and Lustre may be like this: it does not mean that there is another run."""
     if shutil.which("gcc") is None:
         pytest.skip("needs gcc")
     (tmp_path / "no.c").write_text(NO_LOCKS)
@@ -315,7 +315,7 @@ def test_messages_that_cannot_be_written_are_lost_and_nothing_else(
 
 @pytest.mark.parametrize(("redirected", "code"), [("2>/dev/full", 3), (">/dev/full", 3), ("| head -1", 0), ("2>&-", 3)])
 def test_streams_that_fail(redirected: str, code: int, tmp_path: Path) -> None:
-    """Errors keep their exit code; an answer that cannot be written is one."""
+    """Errors keep their exit code; an answer that cannot be written is an error, too."""
     command = "models list" if redirected[0] in ">|" else f"orfs {tmp_path}/none.fa -o {tmp_path}/o"
     line = f"set -o pipefail; {sys.executable} -m virnucpro {command} {redirected}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=HANGS)
@@ -335,7 +335,7 @@ def test_full_disk_for_everything_but_the_first_bytes(small_disk: Path, fasta: P
                 assert "No space left on device" in done.stderr or "does not exist" in done.stderr
 
 
-# What is taken up.
+# What is resumed.
 
 
 def stop_at(stage: str) -> Callable[[int, object], None]:
@@ -379,7 +379,7 @@ def test_results_that_a_forced_run_does_not_make_are_removed(settings: dict[str,
 def test_another_work_folder_takes_over_what_is_done(
     settings: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever ran out of disk goes on in a roomier place, and the old one is left clean."""
+    """After a full disk a run can continue in another place, and nothing is left in the old one."""
     settings |= {"output": tmp_path / "o.h5", "sequences_per_file": 8}
     with pytest.raises(KeyboardInterrupt):
         run_embed(EmbedConfig(**settings, work_dir=tmp_path / "one"), stop_at("writing the result"))
@@ -414,7 +414,7 @@ def test_a_run_that_starts_anew_clears_the_old_work_folder(settings: dict[str, A
 def test_an_input_that_changes_under_the_run(
     command: str, settings: dict[str, Any], fasta: Path, tmp_path: Path
 ) -> None:
-    """Between the moment it is summed and the moment it is read."""
+    """Between its checksum and its reading."""
 
     def change(_worker: int, event: object) -> None:
         if isinstance(event, Phase) and event.name == "splitting":
@@ -437,7 +437,7 @@ def test_an_input_that_changes_under_the_run(
 def test_a_result_of_another_work_file_is_not_taken(
     settings: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """All of one run look alike: the same fingerprint, as many sequences."""
+    """All results of a run look alike: the same fingerprint, the same number of sequences."""
     settings |= {"output": tmp_path / "o.h5", "sequences_per_file": 8}
     with pytest.raises(KeyboardInterrupt):
         run_embed(EmbedConfig(**settings), stop_at("writing the result"))

@@ -1,4 +1,4 @@
-"""Several samples: each as it would be alone, whatever becomes of the others."""
+"""Several samples: each has the results that it would have alone, whatever happens to the others."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Settings = dict[str, Any]
 
 
 def write_inputs(folder: Path) -> list[Path]:
-    """Three samples, of which the middle one has records that cannot be used."""
+    """Three samples; the middle one has records that cannot be used."""
     first = [(f"v{i}", viral(400, i)) for i in range(4)] + [("o", other(900, 1))]
     last = [(f"o{i}", other(700, i)) for i in range(3)]
     return [
@@ -57,7 +57,7 @@ def alone(inputs: list[Path], toy: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 def results(folder: Path) -> dict[str, bytes]:
-    """All files of the samples, but for what tells when they were run, and what is of all of them."""
+    """All files of the samples, except for those that contain times, and those about all samples."""
     found = tree(folder)
     return {name: content for name, content in found.items() if os.sep in name and not name.endswith(TOLD)}
 
@@ -74,9 +74,9 @@ def test_the_same_bytes_as_alone_and_models_loaded_once(
     result = run_samples(named_by_file(inputs), tmp_path / "out", settings(toy, device=device))
     assert results(tmp_path / "out") == results(alone)
     assert ([*result.results], result.failed) == (["first", "middle", "last"], {})
-    if device == "cpu":  # of two, one may be done before the other has begun
+    if device == "cpu":  # with two workers, one may be done before the other has begun
         assert caplog.text.count("esm2-mini ready after") == 1
-    assert result.some_failed  # records of the middle one
+    assert result.some_failed  # bad records of the middle sample
 
 
 def test_a_bad_sample_does_not_stop_the_others(
@@ -137,7 +137,7 @@ def test_what_is_wrong_with_all_is_said_before_anything_is_done(
     assert (done.returncode, (tmp_path / "out").exists()) == (4, False)
 
 
-# Who is a sample.
+# Which inputs are a sample.
 
 
 def test_samples_of_one_name_are_refused(inputs: list[Path], toy: Path, tmp_path: Path, cli: Cli) -> None:
@@ -201,7 +201,7 @@ def test_files_of_others_are_not_overwritten(name: str, inputs: list[Path], toy:
 
 @pytest.mark.heavy
 def test_killed_in_the_middle_it_goes_on(inputs: list[Path], toy: Path, alone: Path, tmp_path: Path, cli: Cli) -> None:
-    """When the second sample has scores of its own, with two workers; then with one."""
+    """Killed when the second sample has some scores, with two workers; continued with one."""
     out = tmp_path / "out"
     command = words(inputs, toy, out, "--keep-embeddings", "--sequences-per-file", "4")
     shards = out / "middle" / "middle.work" / "shards"

@@ -1,4 +1,4 @@
-"""The policy of a run, driven through random histories without a process: whatever workers do, every file ends once."""
+"""The policy of a run, driven through random histories without processes: whatever workers do, every file ends once."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from virnucpro.pipeline.schedule import (
 )
 
 STALL = 100.0
-#: Files that a worker takes in hand at once.
+#: Files that a worker holds at once.
 HANDS = 3
 
 
@@ -60,18 +60,18 @@ def schedule_of(devices: Sequence[str], sizes: Sequence[int], **options: Any) ->
 
 @dataclass
 class Worker:
-    """A worker as its parent can know it."""
+    """A worker as its parent sees it."""
 
     up: bool = False
     asked: bool = False
     hung: bool = False
-    #: It was told to stop, was killed, or said that it ends.
+    #: Whether it was told to stop, was killed, or said that it ends.
     ending: bool = False
     held: list[Path] = field(default_factory=list)
 
 
 class World:
-    """Workers that obey orders and else do what they are driven to; every order is checked as it comes."""
+    """Workers that obey orders and otherwise do what the test drives them to; every order is checked when it comes."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class World:
         anything_happens: bool = False,
         hosts: bool = False,
     ) -> None:
-        """hosts: they come and go."""
+        """hosts: whether hosts come and go."""
         self.schedule, self.anything_happens, self.hosts = schedule, anything_happens, hosts
         self.poison, self.broken = set(poison), set(broken)
         self.workers: dict[int, Worker] = {}
@@ -121,7 +121,7 @@ class World:
             assert slot_.left == sum(self.schedule.counts[path] for path in slot_.files)
 
     def answered(self, slot: int) -> Worker:
-        """The worker that an answer goes to: it lives, and has asked."""
+        """The worker that gets an answer: it is alive and has asked."""
         worker = self.workers[slot]
         assert worker.asked
         assert not worker.ending
@@ -136,7 +136,7 @@ class World:
             self.obey(self.schedule.on(slot, message, self.now))
 
     def actions(self) -> list[Callable[[], None]]:
-        """All that can happen next; what a good worker does comes first."""
+        """Everything that can happen next; what a good worker does comes first."""
         found: list[Callable[[], None]] = []
         for slot, worker in self.workers.items():
             found += self.actions_of(slot, worker)
@@ -203,7 +203,7 @@ class World:
         self.workers[slot].hung = True
 
     def wait(self, seconds: float) -> None:
-        """Let time pass, as ticks tell it."""
+        """Let time pass, in ticks."""
         end = self.now + seconds
         while self.now < end:
             self.now += SLEPT_SECONDS / 2
@@ -212,7 +212,7 @@ class World:
     # Driving.
 
     def run(self, history: Iterable[int]) -> World:
-        """What was drawn, a number a step, then what good workers do, up to the end."""
+        """Do the drawn actions, one number per step, then what good workers do, up to the end."""
         for number in history:
             if actions := self.actions():
                 actions[number % len(actions)]()
@@ -320,7 +320,7 @@ def test_good_workers_start_once_and_share_all(devices: list[str], sizes: list[i
     world = World(schedule).run(history)
     assert schedule.result.done.keys() == set(schedule.counts)
     assert max(world.starts) <= 1
-    assert sum(world.starts) <= len(sizes)  # and none that has nothing to do
+    assert sum(world.starts) <= len(sizes)  # and none without anything to do
     assert sum(stats.files for stats in schedule.result.stats) == len(sizes)
 
 
@@ -328,7 +328,7 @@ def test_good_workers_start_once_and_share_all(devices: list[str], sizes: list[i
 
 
 class Play:
-    """One history, told step by step."""
+    """One history, written step by step."""
 
     def __init__(self, devices: Sequence[str], sizes: Sequence[int], **options: Any) -> None:
         self.schedule = schedule_of(devices, sizes, **options)
@@ -336,7 +336,7 @@ class Play:
         self.orders = self.schedule.begin(0.0)
 
     def __call__(self, slot: int, *messages: Message) -> list[Order]:
-        """The orders that follow, without notes and without what the listener hears of them."""
+        """The orders that follow, without notes and without events for the listener."""
         found: list[Order] = []
         for message in messages:
             self.orders = self.schedule.on(slot, message, self.now)
@@ -367,7 +367,7 @@ def test_a_suspect_goes_to_another_device_first_and_alone() -> None:
     assert play.orders == [Start(0), Start(1)]
     assert play(0, *UP, Request()) == [Reply(0, file(0)), Reply(0, file(3))]
     assert play(0, Died("SIGSEGV")) == [Start(0)]
-    assert play(0, *UP) == [Reply(0, file(2))]  # alone at first, the smallest that is left
+    assert play(0, *UP) == [Reply(0, file(2))]  # at first alone: the smallest file that is left
     assert play(0, Request()) == [Reply(0, FLUSH)]
     assert play(1, *UP) == [Reply(1, file(1))]
     assert play(0, Request(), done(2)) == []  # both suspects wait for b
@@ -464,7 +464,7 @@ def test_a_file_is_to_blame_where_hosts_go_again_and_again() -> None:
 def test_where_no_host_is_left_another_is_waited_for() -> None:
     play = Play(["a", "b"], [1, 1], wait_seconds=60)
     play(0, Lost("its node has left"))
-    assert play.after(100) == []  # there is b
+    assert play.after(100) == []  # b is there
     play(1, *UP, Lost("its node has left"))
     assert play.after(59) == []
     assert play(2, Joined("c")) == [Start(2)]
@@ -477,7 +477,7 @@ def test_where_no_host_is_left_another_is_waited_for() -> None:
 def test_a_silent_worker_is_killed() -> None:
     play = Play(["a"], [1, 1])
     assert play.after(STALL) == []
-    assert play.after(1) == [Kill(0)]  # it hangs as it loads
+    assert play.after(1) == [Kill(0)]  # it hangs while it loads
     assert play.after(10 * STALL) == []
     assert play(0, Died("SIGKILL")) == [Start(0)]
     play(0, *UP)
@@ -485,7 +485,7 @@ def test_a_silent_worker_is_killed() -> None:
     play(0, Progress(1, 1, 1.0))
     assert play.after(STALL) == []
     assert play.after(1) == [Kill(0)]
-    assert play(0, Request()) == []  # its last words
+    assert play(0, Request()) == []  # its last message
     assert play(0, Died("SIGKILL")) == [Start(0)]
     assert play.schedule.slots[0].deaths == 2
 

@@ -36,7 +36,7 @@ CODONS_OF = {
 AMINO_ACID_OF = {codon: letter for letter, codons in CODONS_OF.items() for codon in codons.split()}
 
 
-# The rules, said as slowly and plainly as possible.
+# The rules, written as slowly and plainly as possible.
 
 
 def reference_windows(name: str, sequence: str, size: int) -> list[Window]:
@@ -71,7 +71,7 @@ def reference_frames(sequence: str, extra: int = 1) -> list[Frame]:
     return frames
 
 
-# Sequences of any length; some of the alphabets hold few stop codons or none, or long windows would have no open frame.
+# Sequences of any length; some alphabets have few stop codons or none, else long windows would have no open frame.
 
 ALPHABETS = ("ACGT", "acgtACGT", "ACGTN", "ACGTRYSWKMBDHVN", "acgturyswkmbdhvnACGTURYSWKMBDHVN")
 OPEN_ALPHABETS = ("ACG", "CGT", "ACGN", "cgUN", "ACCCCGGGGTccggn", "ACCCCCGGGGGU", "N", "A", "u")
@@ -150,7 +150,7 @@ def test_window_size_must_be_positive(size: int) -> None:
 @example([""], 1, False)
 @example(["", "ACGT", "", "NNNN"], 1, True)
 def test_frames_follow_the_published_rule(sequences: list[str], batch_bases: int, exact: bool) -> None:
-    """Whatever stands in a batch together, and wherever batches end."""
+    """Whatever is in a batch together, and wherever batches end."""
     windows = [Window(f"w{index}", 0, len(text), text) for index, text in enumerate(sequences)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(frames_module, "BATCH_BASES", batch_bases)
@@ -231,12 +231,12 @@ def test_memory_stays_flat() -> None:
     assert peak(2000) < 1.2 * peak(200)
 
 
-# What the published tool made.
+# Results of the published tool.
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_golden(golden: Path, size: int) -> None:
-    """Ids, sequences and their order, from the records as they stand in the file."""
+    """Ids, sequences and their order, from the records as they are written in the file."""
     windows: Fasta = {}
     nucleotides: Fasta = {}
     proteins: Fasta = {}
@@ -325,7 +325,7 @@ def test_command(
 
 @pytest.mark.parametrize("size", SIZES)
 def test_command_golden(golden: Path, tmp_path: Path, size: int, run_orfs: Cli) -> None:
-    """As published, but for what reading does: upper case, and T for U, whose codons the published tool leaves out."""
+    """As published, except that reading gives upper case, and T for U, whose codons the published tool leaves out."""
     assert run_orfs(golden / "input.fa", "-o", tmp_path / "out", "--window", size).returncode == 0
     for made, file in (("windows.fa", "windows_{}.fa"), ("orfs.fna", "orfs_{}.fna"), ("orfs.faa", "orfs_{}.faa")):
         found, wanted = read_fasta(tmp_path / f"out.{made}"), read_fasta(golden / file.format(size))

@@ -1,4 +1,4 @@
-"""Model sets: their parts by name or folder, what does not belong together, the import of published classifiers."""
+"""Model sets: parts by name or folder, parts that do not fit together, the import of published classifiers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def file(published: dict[str, Path], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def encoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of models with the published encoders, or files that pass for them."""
+    """A folder of models with the published encoders, or files that are accepted as such."""
     store = tmp_path / "models"
     for name, files in {
         "dnabert-s": {"pytorch_model.bin": b"dna", "config.json": b"{}", "tokenizer.json": b"{}"},
@@ -71,7 +71,7 @@ def pin(name: str) -> EncoderPin:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A classifier of the user, whose encoders lie beside it, called by relative paths."""
+    """A user's classifier with its encoders next to it, named by relative paths."""
     for name in ("dnabert-mini", "esm2-mini"):
         shutil.copytree(EMBEDDED / name, tmp_path / "trained" / name)
     dna, protein = (replace(pin(name), name=f"../{name}") for name in ("dnabert-mini", "esm2-mini"))

@@ -1,4 +1,4 @@
-"""The site builds without a warning, and says what is so: the quickstart's run, options, messages in the FAQ."""
+"""The site builds without a warning, and is true: the quickstart's run, options, messages in the FAQ."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_every_page_is_reached() -> None:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built with every warning an error."""
+    """The site, built with warnings as errors."""
     for module in ("sphinx", "furo", "myst_parser", "sphinx_click"):
         pytest.importorskip(module, reason=f"needs {module}: pip install '.[docs]'")
     out = tmp_path_factory.mktemp("site")
@@ -124,7 +124,7 @@ def test_the_site_asks_for_nothing_from_elsewhere(site: Path) -> None:
 
 
 def same(said: str, shown: str) -> bool:
-    """Whether two lines have the same words, and numbers that differ in their last digits at most."""
+    """Whether two lines have the same words, and numbers that differ at most in their last digits."""
     words, others = said.split(), shown.split()
     return len(words) == len(others) and all(map(_same_word, words, others))
 

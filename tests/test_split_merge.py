@@ -1,4 +1,4 @@
-"""Pieces of an input, run by themselves and merged: the same bytes as one run over all of it."""
+"""Pieces of an input, run separately and merged: the same bytes as one run over all of it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from virnucpro.runs.predict import run_predict
 from virnucpro.runs.split import Split, run_split
 
 ROOT = Path(__file__).parent.parent
-#: What differs between one run and another.
+#: Files that differ between any two runs.
 OWN = (".json", ".log")
 
 
@@ -37,7 +37,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """With bad records, one without a name, lower case, and a second file that is cut off."""
+    """With bad records, one without a name, lower case, and a second file that is truncated."""
     folder = tmp_path_factory.mktemp("inputs")
     first = to_fasta(folder / "in.fa", RECORDS)
     first.write_bytes(
@@ -207,7 +207,7 @@ SIZES = pytest.mark.parametrize("size", [{"pieces": 4}, {"bases": 60}], ids=str)
 
 @SIZES
 def test_a_complete_split_has_nothing_to_do(size: dict[str, int], tmp_path: Path) -> None:
-    """Also where pieces would hold no record, since there are fewer records, and long ones."""
+    """Also if some pieces would have no record, since there are few records, or long ones."""
     settings = SplitConfig((records_of(tmp_path / "in.fa", 2),), tmp_path / "parts", **size)
     split = run_split(settings).split
     assert len(split.pieces) == 2
@@ -256,7 +256,7 @@ def test_split_wants_one_size(options: tuple[object, ...], words: str, inputs: t
     assert (done.returncode, words in done.stderr) == (2, True), done.stderr
 
 
-#: `sbatch` that runs what it is given at once, each task of an array; the number it prints is the job's.
+#: A stand-in for `sbatch` that runs a script at once, each task of an array; it prints the number of the job.
 SBATCH = """#!/usr/bin/env bash
 set -eu
 tasks=1-1
@@ -272,7 +272,7 @@ echo 17
 
 @pytest.fixture
 def bin_folder(tmp_path: Path) -> Path:
-    """Programs of this environment, and the stand-in."""
+    """A folder with the programs of this environment and the stand-in."""
     folder = tmp_path / "bin"
     folder.mkdir()
     (folder / "sbatch").write_text(SBATCH)

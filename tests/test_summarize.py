@@ -28,7 +28,7 @@ SECOND = [made("host", 2600, 0.1), silent("short", 80, "shorter than 100 bases")
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    """Results of two samples, and a third that came to nothing."""
+    """Results of two samples, and a third one that failed."""
     folder = tmp_path / "out"
     folder.mkdir()
     write_results(folder / "second", SECOND, "second", failures=[["in.fa", 3, "x", "no DNA"]])
@@ -43,7 +43,7 @@ def write_failed(folder: Path, *row: str) -> None:
 
 
 def change(folder: Path, **changes: Any) -> None:
-    """Other values in the only record of a folder."""
+    """Change values in the only record of a folder."""
     (path,) = folder.glob("*.run.json")
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
@@ -151,7 +151,7 @@ def test_what_stands_in_the_way(out: Path, tmp_path: Path, cli: Cli) -> None:
 
 
 class _Parser(HTMLParser):
-    """Tags and attributes of a page, and its text outside of scripts and styles."""
+    """Tags and attributes of a page, and its text without scripts and styles."""
 
     def __init__(self, html: str) -> None:
         super().__init__()

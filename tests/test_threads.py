@@ -1,4 +1,4 @@
-"""Work ahead of who waits for it: in order, not too far ahead, and what fails is told in its turn."""
+"""Work in threads: results in order, not too far ahead, errors in their turn; signals while weights are read."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_failure_is_told_in_its_turn_and_nothing_new_is_begun() -> None:
 
 
 def test_no_signal_breaks_into_weights_that_are_read() -> None:
-    """Their readers call Python code, and took an interrupt in there for damage: one in three came out as that."""
+    """Their readers call Python code, and took an interrupt in that for damage, in one of three cases."""
     path = EMBEDDED / "mini-1" / "model.safetensors"
     expected = read_weights(path).keys()
 
@@ -77,7 +77,7 @@ def test_unbroken_gives_results_and_errors() -> None:
 
 
 def test_an_interrupt_is_met_when_the_work_is_done() -> None:
-    """A process that ended before, while PyTorch reads weights in the thread, would be aborted."""
+    """A process that ends earlier, while PyTorch reads weights in the thread, would be aborted."""
     done = []
 
     def work() -> None:
@@ -91,7 +91,7 @@ def test_an_interrupt_is_met_when_the_work_is_done() -> None:
 
 
 def slow_encoder(folder: Path) -> Path:
-    """Its weights take seconds to read, since they are many; foreign code calls Python for each."""
+    """Its weights take seconds to read, since they are many tensors: foreign code calls Python for each."""
     path = save_toy_codon(folder) / "model.safetensors"
     more = {f"more.{number}": torch.zeros(1) for number in range(40_000)}
     save_file(load_file(path) | more, path)
@@ -112,7 +112,7 @@ def wait_until_mapped(reader: subprocess.Popen[str], weights: Path) -> None:
 
 
 def interrupt_until_it_ends(reader: subprocess.Popen[str], weights: Path) -> tuple[int, str]:
-    """Ctrl-C again and again, from when a process reads weights; its exit code, and what it said."""
+    """Send Ctrl-C again and again while a process reads weights; its exit code and its messages."""
     wait_until_mapped(reader, weights)
     while reader.poll() is None:
         reader.send_signal(signal.SIGINT)

@@ -82,7 +82,7 @@ def test_two_groups_of_a_class_are_too_few() -> None:
 
 
 def examples(count: int, seed: int, viral: float = 0.3, dim: int = 6) -> Examples:
-    """The class is told by the first number, not without error; the others are noise."""
+    """The first number indicates the class, with some errors; the others are noise."""
     rng = np.random.default_rng(seed)
     labels = (rng.random(count) < viral).astype(np.int64)
     features = rng.standard_normal((count, dim)).astype(np.float32)
@@ -105,7 +105,7 @@ def test_fit_learns_and_keeps_the_best_epoch() -> None:
     assert auroc(unseen.labels, scores_of(fitted.state, unseen.features)) > 0.9
     best = int(np.argmin(fitted.validation_loss))
     assert len(fitted.validation_loss) in (best + 1 + QUICK.patience, QUICK.epochs)
-    # Stopped at its best epoch, the same fit ends with the same network: what came after left no trace.
+    # If the same fit is stopped at its best epoch, it gives the same network: later epochs leave no trace.
     stopped = fit(training, validation, replace(QUICK, epochs=best + 1, patience=99))
     assert all(torch.equal(fitted.state[key], stopped.state[key]) for key in fitted.state)
 
@@ -156,7 +156,7 @@ def test_metrics_by_their_definitions(rows: list[tuple[bool, int]]) -> None:
     for share in (0.0, 0.05, 0.3):
         threshold = threshold_at(labels, scores, share)
         assert (other >= threshold).mean() <= share
-        # The next lower score would let more through, or there is none.
+        # The next lower score would give more false positives, or there is none.
         lower = scores[scores < threshold]
         assert not len(lower) or (other >= lower.max()).mean() > share or lower.max() not in other
         assert recall_at(share)(labels, scores) == (viral >= threshold).mean()
@@ -165,7 +165,7 @@ def test_metrics_by_their_definitions(rows: list[tuple[bool, int]]) -> None:
 
 
 def test_intervals_widen_with_groups() -> None:
-    """A thousand windows of ten records say no more than ten records do."""
+    """A thousand windows of ten records say no more than ten records."""
     rng = np.random.default_rng(1)
     groups = np.repeat(np.arange(20), 50)
     labels = (groups % 2).astype(np.int64)
@@ -191,7 +191,7 @@ def record(rng: random.Random, codons: list[str]) -> str:
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two kinds of genes that differ in their codons, each with a stretch of the same that is full of stops."""
+    """Two kinds of genes with different codons, each also with a stretch of these that is full of stop codons."""
     folder, rng = tmp_path_factory.mktemp("train"), random.Random(5)
     kinds = {"virus": ["AAA", "AAC", "GAA", "ATT", "ACT"], "other": ["GCC", "GGC", "CTG", "CGC", "GTC"]}
     paths = [
@@ -258,7 +258,7 @@ def test_the_card_tells_false_positives_as_seen_and_what_it_was_made_of(
 
 
 def test_too_many_false_positives_jump_to_the_eye() -> None:
-    """16 of 100 other windows of the test part above a threshold that lets 5 of 100 through in validation."""
+    """16 of 100 other windows of the test part are above a threshold that 5 of 100 exceed in validation."""
     scores = np.concatenate([np.linspace(0, 1, 100), np.linspace(0, 1, 100) ** 0.25, np.ones(20)])
     label = np.r_[np.zeros(200, int), np.ones(20, int)]
     parts = np.r_[
@@ -345,7 +345,7 @@ def test_a_record_without_a_group_is_told_before_anything_is_computed(
 
 @pytest.mark.heavy
 def test_fitting_and_testing_tell_how_far_they_are(inputs: tuple[Path, Path], tmp_path: Path) -> None:
-    """Every epoch and every figure is a step of its phase, no more of them than the phase has announced."""
+    """Every epoch and every figure is a step of its phase; there are no more steps than the phase has announced."""
     config = TrainConfig(inputs, tmp_path / "model", device="cpu", dtype="fp32", virus=1, epochs=7)
     heard: list[Phase | Step] = []
     run_train(config, lambda _, event: heard.append(event) if isinstance(event, Phase | Step) else None)
@@ -363,7 +363,7 @@ def test_fitting_and_testing_tell_how_far_they_are(inputs: tuple[Path, Path], tm
 
 
 def test_lines_tell_the_share_and_what_came_out(capsys: pytest.CaptureFixture[str]) -> None:
-    """Where there is no terminal, a line after a while."""
+    """Without a terminal, a line is shown after a while."""
     with Reporter(quiet=False, log_format="text") as reporter:
         reporter(None, Phase("fitting", 20, unit="epochs at most"))
         reporter.last_line = float("-inf")

@@ -1,4 +1,4 @@
-"""`training/`: examples as `predict` feeds them, networks as the package computes them, the whole at a tiny size."""
+"""`training/`: examples as `predict` reads them, networks as the package computes them, and a tiny whole training."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ LETTERS = np.frombuffer(genomes.LETTERS.encode(), np.uint8)
 
 
 def write_genomes(folder: Path) -> Path:
-    """Two groups of either class; the viral ones are rich in G and C."""
+    """Two groups of each class; the viral ones are rich in G and C."""
     rng = random.Random(3)
     weights = {"viral": (1, 3, 3, 1), "other": (3, 1, 1, 3)}
     for name in ("viral", "other"):
@@ -110,7 +110,7 @@ def ends(words: Tokenizer, ids: list[int]) -> list[int]:
 
 @pytest.mark.parametrize("size", [300, 500])
 def test_examples_are_what_predict_reads(sampler: Sampler, size: int) -> None:
-    """Proteins to the letter; of the nucleotides, those between two borders of tokens, in nearly the same tokens."""
+    """The same proteins; of the nucleotides those between two borders of tokens, in nearly the same tokens."""
     examples, words, encoder = sampler.draw(size), Tokenizer.from_file(str(TOKENIZER)), DNATokenizer(TOKENIZER)
     same = total = 0
     assert examples.framed.any()
@@ -153,7 +153,7 @@ def test_half_of_the_draws_are_viral_and_only_of_the_records_given(packed: Path)
 
 
 def test_time_does_not_count_before_all_is_compiled(packed: Path, tmp_path: Path) -> None:
-    """Else a short training would be over before it began."""
+    """Otherwise a short training would be over before it began."""
     words = ["--train", str(packed), "--dev", str(packed), "--out", str(tmp_path), "--part", "protein"]
     words += ["--device", "cpu", "--batch", "4", "--seconds", "0.001", "--evaluations", "1"]
     train_mini.train(train_mini.parse_args(words))
@@ -297,7 +297,7 @@ def test_long_sequences_have_thresholds_of_their_own_not_below_the_published() -
 
 @pytest.fixture(scope="module")
 def teachers(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Small teachers that have learned next to nothing."""
+    """Small teachers that have learned almost nothing."""
     folder = tmp_path_factory.mktemp("teachers")
     words = ["--train", str(packed), "--dev", str(packed), "--out", str(folder), "--device", "cpu", "--batch", "8"]
     with pytest.MonkeyPatch.context() as patch:
@@ -335,13 +335,13 @@ def test_a_pool_keeps_windows_and_their_targets_together(packed: Path, teachers:
 
 
 def test_words_of_teachers_are_weighed() -> None:
-    """The one that knows counts, the one that guesses does not."""
+    """A teacher that knows the class gets weight, one that guesses does not."""
     rng = torch.Generator().manual_seed(0)
     viral = torch.rand(4000, generator=rng) < 0.5
     knows = torch.where(viral, 1.0, -1.0) + torch.randn(4000, generator=rng)
     network = torch.nn.Linear(2, 1)
     fit_logistic(network, torch.stack((knows, torch.randn(4000, generator=rng)), 1), viral.float())
-    # Two normal distributions, 1 wide and 2 apart, have log odds of twice the place between them.
+    # The log-odds of two normal distributions, 1 wide and 2 apart, are twice the position between them.
     torch.testing.assert_close(network.weight[0].detach(), torch.tensor([2.0, 0.0]), atol=0.2, rtol=0)
 
 

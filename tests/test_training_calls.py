@@ -1,4 +1,4 @@
-"""`training/`: sequences to fit and measure calls on, what is fitted to them, and the whole at a tiny size."""
+"""`training/`: sequences for fitting and measuring calls, what is fitted to them, and a tiny whole fit."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_table_is_read_as_it_was_written(genomes: Genomes, tmp_path: Path) -> 
 
 
 def scored(length: int, is_viral: bool, rng: random.Random, number: int) -> Called:
-    """Windows whose log-odds share a part (what a cluster has in common), and each have a part of their own."""
+    """Windows whose log-odds have a common part (that of their cluster) and a part of their own."""
     centre = (1.2 if is_viral else -1.2) + rng.gauss(0, 0.8)
     bounds = [(at, min(at + 500, length)) for at in range(0, length, 500)]
     windows = [WindowOdds(start, end, centre + rng.gauss(0, 1.5), False) for start, end in bounds]
@@ -156,7 +156,7 @@ def test_regions_against_where_the_phages_are() -> None:
 def test_fitting_and_measuring_at_a_tiny_size(
     genomes: Genomes, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Pieces through the engine; what is fitted stands in the card and calls; the figures are those of its calls."""
+    """Pieces go through the engine; the fit is in the card and used for calls; the figures are those of its calls."""
     folder = shutil.copytree(toy, tmp_path / "set")
     card = replace(ClassifierCard.read(folder), window=(300,), calls={300: toy_calls(300)})
     (folder / "model.json").write_text(card.to_json())
@@ -208,7 +208,7 @@ def test_fitting_and_measuring_at_a_tiny_size(
 
 
 def run(main: object, *words: object) -> None:
-    """A script's `main` with these words behind its name."""
+    """Run a script's `main` with these arguments."""
     assert callable(main)
     before, sys.argv = sys.argv, ["x", *map(str, words)]
     try:

@@ -1,4 +1,4 @@
-"""Training of the codon network: what is trained is what the package computes, and what windows it sees."""
+"""Training of the codon network: the trained network is the one that the package computes; the windows it sees."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ LENGTHS = (100, 101, 257, 498, 499, 500)
 
 
 def network(seed: int) -> CodonNetwork:
-    """Random weights, nothing at its first value, so that a mistake anywhere shows."""
+    """Random weights, none at its initial value, so that a mistake anywhere is noticed."""
     torch.manual_seed(seed)
     found = CodonNetwork(SIZE, groups=3)
     for value in found.state_dict().values():
         if value.is_floating_point():
             value.add_(0.1 * torch.randn_like(value)).abs_()
     found.embed.weight.data[OUTSIDE] = 0
-    # As they are stored.
+    # Rounded as they are stored.
     for name, value in found.named_parameters():
         if not name.startswith(("embed", "stem.weight", "hidden", "classes", "groups")):
             value.data = value.data.half().float()
@@ -54,7 +54,7 @@ def windows() -> tuple[torch.Tensor, torch.Tensor, list[str]]:
 
 
 def package_vectors(folder: Path, texts: list[str]) -> torch.Tensor:
-    """What the package makes of windows."""
+    """The vectors that the package computes for windows."""
     model = load_codon(folder / "model.safetensors", folder / "config.json")
     ids = CodonTokenizer(SIZE.stride).encode(texts)
     tokens = torch.from_numpy(np.concatenate(ids))
@@ -104,7 +104,7 @@ def test_windows_made_from_proteins() -> None:
 
 
 def genomes(path: Path) -> Path:
-    """Two classes that two letters tell apart."""
+    """Two classes that differ in two letters."""
     rng = np.random.default_rng(1)
     parts = [
         rng.choice([0, 1, 2, 3], 600, p=p) for p in ([0.4, 0.1, 0.1, 0.4], [0.1, 0.4, 0.4, 0.1]) for _ in range(20)
@@ -130,7 +130,7 @@ def test_a_training_that_was_stopped_goes_on(tmp_path: Path) -> None:
 
 
 def test_cross_fitting_keeps_a_fold_from_each_network_and_trains_others_on_all(tmp_path: Path) -> None:
-    """Clusters are whole, all records are there once, and every training ends in a network."""
+    """Clusters stay whole, every record is there once, and every training gives a network."""
     path, folds, out = genomes(tmp_path / "genomes.npz"), tmp_path / "folds", tmp_path / "trained"
     cross_fit.main(["pack", "--genomes", str(path), "--out", str(folds), "--folds", "2"])
     parts = [load(each) for each in sorted(folds.glob("*.npz"))]

@@ -1,4 +1,4 @@
-"""Model sets of a DNA encoder alone, which read whole windows: cards, calls, what is kept, resuming, training."""
+"""Model sets with a DNA encoder only, which read whole windows: cards, calls, kept files, resuming, training."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def config(path: Path, output: Path, toy: Path, **changes: Any) -> PredictConfig
 
 @pytest.fixture(scope="module")
 def complete(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of an undisturbed run; `in.fa` stands beside it."""
+    """The folder of an undisturbed run; `in.fa` is next to it."""
     folder = tmp_path_factory.mktemp("undisturbed")
     run_predict(config(to_fasta(folder / "in.fa", RECORDS), folder / "out", toy, keep_embeddings=True))
     return folder / "out"
@@ -64,7 +64,7 @@ def results(folder: Path) -> dict[str, bytes]:
 
 
 def expected_score(vector: NDArray[np.float64], folder: Path) -> float:
-    """Of a classifier, in float64: class 1 of the softmax, which is also virus / (virus + other)."""
+    """The score of a classifier in float64: class 1 of the softmax, which is also virus / (virus + other)."""
     state = {name: value.astype(np.float64) for name, value in load_file(folder / WEIGHTS).items()}
     hidden = state["hidden.weight"] @ vector + state["hidden.bias"]
     scaled = (hidden - state["norm.running_mean"]) / np.sqrt(state["norm.running_var"] + 1e-5)
@@ -124,7 +124,7 @@ def test_the_same_bytes_on_any_number_of_workers(
     path = complete.with_name("in.fa")
     run_predict(config(path, tmp_path / "out", toy, keep_embeddings=True, **changes))
     ours, theirs = results(tmp_path / "out"), results(complete)
-    # The fingerprint in it tells devices and settings apart.
+    # Its fingerprint differs between devices and settings.
     assert read_result(tmp_path / "out" / "in.dna.h5")[1].tobytes() == read_result(complete / "in.dna.h5")[1].tobytes()
     del ours["in.dna.h5"], theirs["in.dna.h5"]
     assert ours == theirs

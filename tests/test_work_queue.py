@@ -1,4 +1,4 @@
-"""How files are counted, assigned, handed out and stolen; what a worker tells; the channel between its threads."""
+"""How files are counted, assigned, handed out and stolen; events of workers; the channel between their threads."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def named(sizes: list[int]) -> dict[Path, int]:
 
 
 def slow_reference(counts: dict[Path, int], workers: int) -> list[list[Path]]:
-    """Largest first, each to the worker with least: written so that it can be seen to be right."""
+    """Largest first, each to the worker with the least: written so that it is obviously right."""
     left, lists = list(counts), [[] for _ in range(workers)]
     while left:
         largest = next(path for path in left if counts[path] == max(counts[other] for other in left))
@@ -94,17 +94,17 @@ def test_assignment_counts_the_files_itself(tmp_path: Path) -> None:
         assign_files_by_sequences([*files, tmp_path / "e.fa"], 2)
 
 
-# Handing out, with workers that compute nothing.
+# Handing out files, with workers that compute nothing.
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[Path, int], QueueResult, dict[str, list[str]]]:
-    """60 files over two fast workers and a slow one: their sizes, the result, and what each worker was handed."""
+    """60 files over two fast workers and a slow one: their sizes, the result, and the files of each worker."""
     folder = tmp_path_factory.mktemp("shared")
     counts = named([1 + index % 7 for index in range(60)])
     queue = WorkQueue(light.teller, list(SPEEDS), 0, folder, counts, {"counts": counts})
     planned = [len(slot.files) for slot in queue.schedule.slots]
-    assert max(planned) - min(planned) <= 3  # an even plan, so that what is uneven afterwards was stolen
+    assert max(planned) - min(planned) <= 3  # an even plan, so that any difference afterwards was stolen
     result = queue.run()
     return counts, result, {name: (folder / f"{name}.txt").read_text().split() for name in SPEEDS}
 
@@ -121,7 +121,7 @@ def test_every_file_is_handed_out_once(shared: Shared) -> None:
 
 def test_idle_workers_take_from_the_slow_one(shared: Shared) -> None:
     _counts, result, handed = shared
-    assert len(handed["slow"]) == 1  # a third was planned
+    assert len(handed["slow"]) == 1  # a third was assigned
     assert handed["fast"]
     assert handed["also fast"]
     assert [stats.device for stats in result.stats] == list(SPEEDS)
@@ -171,7 +171,7 @@ def test_all_that_crosses_can_be_pickled() -> None:
 
 
 class Events(list[object]):
-    """Takes events in this process, each by way of a pickle."""
+    """Takes events in this process, after pickling and unpickling each."""
 
     def put(self, item: object, /) -> None:
         self.append(pickle.loads(pickle.dumps(item)))
@@ -245,14 +245,14 @@ def test_direct_call_with_a_generator_and_a_corrupt_file(tmp_path: Path, caplog:
     assert [event.path for event in events if isinstance(event, FileFailed)] == [corrupt]
     for file, output in zip(good, sorted(processed), strict=True):
         assert read_shard(output).ids == [f"s{i}" for i in range(30)]
-        with h5py.File(output) as opened:  # by any reader of HDF5, too
+        with h5py.File(output) as opened:  # also by any reader of HDF5
             assert opened["embeddings"].shape == (30, 128)
         alone, _ = process_dnabert_files_worker([file], "cpu", 0, tmp_path / "alone", dtype="fp32")
         assert np.array_equal(read_shard(alone[0]).embeddings, read_shard(output).embeddings)
 
 
 def test_direct_call_fails_a_file_as_a_whole(tmp_path: Path) -> None:
-    """A file that is cut off has no result, though some of its records could be read."""
+    """A truncated file has no result, although some of its records could be read."""
     cut, whole = tmp_path / "cut.fa.gz", to_fasta(tmp_path / "whole.fa", random_records(600))
     cut.write_bytes(gzip.compress(whole.read_bytes())[:20_000])
     processed, failed = process_dnabert_files_worker([cut, whole], "cpu", 256, tmp_path / "out", dtype="fp32")
@@ -297,7 +297,7 @@ def test_a_device_that_is_not_there(tmp_path: Path) -> None:
 
 
 def in_thread(work: Callable[[], object]) -> tuple[threading.Thread, list[object]]:
-    """Start `work`; its result or error comes into the list."""
+    """Start `work`; its result or error is put into the list."""
     ends: list[object] = []
 
     def run() -> None:
@@ -395,7 +395,7 @@ def test_results_that_are_there_are_not_made_again(tmp_path: Path) -> None:
     heard: list[Phase] = []
 
     def embed(**changes: Any) -> list[bool]:
-        """Which results were made."""
+        """The results that were made."""
         before = [path.stat().st_mtime_ns if path.exists() else 0 for path in outputs]
         options = {"dtype": "fp32", "attributes": {"run": "a"}} | changes
         processed, failed, _ = embed_dnabert_files(files, ["cpu"], tmp_path / "out", 512, listen=listen, **options)

@@ -1,4 +1,4 @@
-"""Worker processes that die, hang, break or cannot be started: what becomes of their files, devices, and of the run."""
+"""Worker processes that die, hang, break or cannot start: what happens to their files, their devices and the run."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def files(number: int) -> dict[Path, int]:
 
 
 def run(worker: Any, devices: Sequence[str], folder: Path, number: int = 6, **options: Any) -> QueueResult:
-    """So many files over light workers."""
+    """A run of so many files with light workers."""
     return WorkQueue(worker, devices, 0, folder, files(number), options).run()
 
 
 def test_what_only_a_start_can_hand_over_reaches_the_workers(tmp_path: Path) -> None:
-    """Locks and queues of multiprocessing, which cannot be sent later."""
+    """Locks and queues of multiprocessing cannot be sent later."""
     result = run(light.copier, ["a", "b"], tmp_path, gate=multiprocessing.get_context("spawn").Barrier(2))
     assert (len(result.done), result.failed) == (6, {})
 
@@ -54,7 +54,7 @@ def test_what_only_a_start_can_hand_over_reaches_the_workers(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("devices", [["cuda:0"], ["a", "b"]])
 def test_poison_takes_its_workers_down_and_nothing_else(devices: list[str], tmp_path: Path) -> None:
-    """On one GPU, too: its worker is a process of its own. (No GPU is touched here.)"""
+    """Also on one GPU: its worker is a process of its own. (No GPU is used here.)"""
     result = run(light.dies_on_3, devices, tmp_path)
     assert result.failed.keys() == {Path("3.fa")}
     assert outputs(tmp_path) == {f"{number}.fa" for number in (0, 1, 2, 4, 5)} == {path.name for path in result.done}
@@ -142,7 +142,7 @@ def test_an_error_of_all_workers_ends_the_run(tmp_path: Path) -> None:
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
-    """A clock that runs fast while the process lives whose number a file holds."""
+    """A clock that runs fast while the process whose number is in a file lives."""
     extra = [0.0]
 
     def since(path: Path) -> None:
@@ -161,7 +161,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
 def test_a_worker_that_hangs_is_replaced(
     worker: Any, hurried: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Half an hour passes in which a stopped process says nothing."""
+    """For half an hour a stopped process says nothing."""
     hurried(tmp_path / "hung")
     result = run(worker, ["a", "b"], tmp_path, others=5)
     assert (len(result.done), result.failed) == (6, {})
@@ -171,7 +171,7 @@ def test_a_worker_that_hangs_is_replaced(
 
 @pytest.mark.parametrize("moment", ["unpacks", "loads"])
 def test_workers_whose_parent_is_gone_end(moment: str, tmp_path: Path) -> None:
-    """Whatever they are at: while their arguments, and so PyTorch, are imported, and while weights load."""
+    """Whatever they do: while their arguments, and so PyTorch, are imported, and while weights are loaded."""
     code = f"""if True:
         import sys
         sys.path.insert(0, {str(TESTS)!r})
@@ -274,7 +274,7 @@ def test_files_of_one_name_are_refused_where_all_are_known(tmp_path: Path) -> No
 
 
 def stay(workers: Workers, devices: Sequence[str], folder: Path, *names: str) -> set[tuple[int, int]]:
-    """A run over files of these names; of each worker its process, and for how many runs it has been called there."""
+    """A run over files of these names; for each worker its process, and how many runs it has done there."""
     folder.mkdir()
     files, options = {Path(name): 1 for name in names}, {"workers": len(devices)}
     queue = WorkQueue(light.keeper, devices, 0, folder, files, options, launch=workers.launch)
@@ -401,7 +401,7 @@ def test_an_error_of_the_listener_is_none_of_the_worker(tmp_path: Path) -> None:
 
 @pytest.mark.heavy
 def test_a_process_is_started_as_the_run_is_set_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Its messages have the level of the parent's; its tokenizer has the threads of a worker."""
+    """Its log has the level of the parent's; its tokenizer has the threads of a worker."""
     for level, details in ((logging.DEBUG, 1), (logging.INFO, 0)):
         with caplog.at_level(level, "virnucpro"):
             run(light.talks, ["cpu", "cpu"], tmp_path, 1, threads=3)

@@ -1,4 +1,4 @@
-"""A codon network with random weights, and the same written again: in float64, window by window, frame by frame."""
+"""A codon network with random weights, and a second version of it: in float64, window by window, frame by frame."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def save_toy_codon(folder: Path, channels: int = 32, blocks: int = 2, stride: in
 
 
 def _weights(channels: int, blocks: int, stride: int, seed: int) -> dict[str, torch.Tensor]:
-    """Of a member. Nothing is left at 0 or 1, so that a mistake anywhere shows."""
+    """The weights of a member. None is left at 0 or 1, so that a mistake anywhere is noticed."""
     generator = torch.Generator().manual_seed(seed)
 
     def random(*shape: int) -> torch.Tensor:
@@ -58,7 +58,7 @@ def _weights(channels: int, blocks: int, stride: int, seed: int) -> dict[str, to
 
 
 class Reference:
-    """Vectors of windows by the definition of the network, nothing shared with the package but the weights' names."""
+    """Vectors of windows by the definition of the network; shares only the names of the weights with the package."""
 
     def __init__(self, folder: Path) -> None:
         config = json.loads((folder / CONFIG).read_text())
@@ -66,7 +66,7 @@ class Reference:
         self.weights: Weights = {name: value.double().numpy() for name, value in load_file(folder / WEIGHTS[0]).items()}
 
     def vector(self, sequence: str) -> NDArray[np.float64]:
-        """Of each member, mean and maximum over the frames of both strands."""
+        """For each member, mean and maximum over the frames of both strands."""
         sequence = sequence.upper().replace("U", "T")
         frames = [strand[offset:] for strand in (sequence, reverse_complement(sequence)) for offset in range(3)]
         parts = []

@@ -1,4 +1,4 @@
-"""Results as `predict` writes them, made up: any number of sequences with any ids, scores and regions."""
+"""Made-up results in the format of `predict`: any number of sequences with any ids, scores and regions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIZE = 500
 THRESHOLD = 0.75
 WINDOW_THRESHOLD = 0.6
 
-#: Headers as someone might write them who means no good, or knows no better.
+#: Malicious or careless headers.
 HOSTILE = (
     "<script>alert(1)</script>",
     "<img/src=x/onerror=alert(1)>",
@@ -35,7 +35,7 @@ HOSTILE = (
 
 @dataclass(frozen=True)
 class Made:
-    """A sequence with a score for each window; regions: (start, end, score), as BED counts."""
+    """A sequence with a score for each window; regions: (start, end, score), as in BED."""
 
     id: str
     length: int
@@ -48,7 +48,7 @@ class Made:
 
 
 def made(id: str, length: int, score: float, seed: int = 0, **more: Any) -> Made:
-    """A sequence of one kind, whose windows scatter around its score."""
+    """A sequence of one kind; its windows scatter around its score."""
     rng = random.Random(f"{id} {seed}")
     scores = [min(1.0, max(0.0, rng.gauss(score, 0.15))) for _ in window_bounds(length, SIZE)]
     viral = score >= THRESHOLD
@@ -87,7 +87,7 @@ def many(count: int, seed: int = 1) -> list[Made]:
 
 
 def write_results(folder: Path, sequences: Iterable[Made], prefix: str = "x", **record: Any) -> Path:
-    """All that a report is made from; returns the folder. record: other values of the record's `result`."""
+    """Write all that a report is made from; returns the folder. record: other values of the record's `result`."""
     folder.mkdir(exist_ok=True)
     beside = folder / prefix
     verdicts: Counter[str] = Counter()

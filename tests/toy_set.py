@@ -1,4 +1,4 @@
-"""A model set that tells two kinds of random DNA apart, and input with both, so that every verdict occurs."""
+"""A model set that separates two kinds of random DNA, and input with both, so that every verdict occurs."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from virnucpro.models.registry import MODELS, resolve
 from virnucpro.pipeline.features import extract_dnabert_features, extract_esm_features, merge_features
 
 WINDOWS = (150, 300)
-#: Hidden units: two that tell the kinds apart, and others that scatter the scores.
+#: Hidden units: two that separate the kinds, and others that scatter the scores.
 HIDDEN = 24
 
 
 def viral(length: int, seed: int) -> str:
-    """DNA that the classifier takes for viral, more or less."""
+    """DNA that the classifier mostly takes for viral."""
     return _random_dna((1, 4, 4, 1), length, f"viral {seed}")
 
 
 def other(length: int, seed: int) -> str:
-    """DNA that it does not."""
+    """DNA that it mostly does not take for viral."""
     return _random_dna((5, 4, 1, 0.4), length, f"other {seed}")
 
 
@@ -42,7 +42,7 @@ def _random_dna(weights: tuple[float, ...], length: int, seed: str) -> str:
 
 
 def toy_records() -> Records:
-    """Sequences of every verdict, in no order, of one window and of many; also without a frame, and without DNA."""
+    """Sequences with every verdict, shuffled, of one window or many; some without a frame, some without DNA."""
     records: Records = [(f"m{i} in between", other(500, i) + viral(500, i) + other(900, i)) for i in range(2)]
     for i, length in enumerate((120, 150, 151, 420, 900)):
         records += [(f"v{i} first kind", viral(length, i)), (f"o{i} second kind", other(length, 10 + i))]
@@ -53,7 +53,7 @@ def toy_records() -> Records:
 
 
 def save_toy_set(folder: Path) -> Path:
-    """A classifier over the embedded encoders, also of windows without a frame; returns its folder, the set's name."""
+    """A classifier over the embedded encoders, also for windows without a frame; returns its folder, the set's name."""
     pins = [EncoderPin(name, MODELS[name].dim, (resolve(name).sha256,)) for name in ("dnabert-mini", "esm2-mini")]
     card = ClassifierCard(
         name="toy", trained=False, window=WINDOWS, dna=pins[0], protein=pins[1],
@@ -70,7 +70,7 @@ def save_toy_set(folder: Path) -> Path:
 
 
 def save_toy_codon_set(folder: Path) -> Path:
-    """A classifier over a codon network, whose folder stands beside its own; returns its folder, the set's name."""
+    """A classifier over a codon network in a folder next to its own; returns its folder, the set's name."""
     encoder = save_toy_codon(folder.with_name("codon"))
     of_viral, of_other = (_window_vectors(encoder, kind) for kind in (viral, other))
     pin = EncoderPin("../codon", of_viral.shape[1], (resolve(str(encoder)).sha256,))
@@ -89,7 +89,7 @@ def _window_vectors(encoder: Path, kind: Callable[[int, int], str]) -> NDArray[n
 
 
 def toy_calls(size: int) -> CallModel:
-    """How sequences are called by windows of a size, as if it had been measured."""
+    """How sequences are called by windows of a size, as if this had been measured."""
     return CallModel(
         min_length=100,
         window_presets={"conservative": 0.9, "default": 0.6, "relaxed": 0.5},
@@ -113,7 +113,7 @@ def _vectors(folder: Path, kind: Callable[[int, int], str]) -> NDArray[np.float3
 
 
 def _state(of_viral: NDArray[np.float32], of_other: NDArray[np.float32]) -> dict[str, Tensor]:
-    """Along the line between the means of both kinds, the middle scores 0.5; random units scatter around that."""
+    """The middle between the means of both kinds scores 0.5; random units scatter the scores."""
     torch.manual_seed(0)
     one, two = torch.from_numpy(of_viral.mean(0)), torch.from_numpy(of_other.mean(0))
     line = (one - two) / (one - two).dot(one - two)
