@@ -1,7 +1,7 @@
-"""What stands for a run on a node of a cluster: starts the worker of one device there, as a run on that host would.
+"""An agent of a run on a node of a cluster: it starts the worker of one device there, as a run on that host would.
 
-Files come as bytes and go as bytes. They lie in a folder of this process while the worker has them in hand; what has
-to be the same on all hosts is asked for before anything is computed.
+Files come and go as bytes. They are in a folder of this process while the worker has them; before anything is computed,
+the agent reports what has to be the same on all hosts.
 """
 
 from __future__ import annotations
@@ -28,38 +28,38 @@ from virnucpro.models.registry import resolve
 from virnucpro.pipeline.events import Answer, FileDone, FileFailed
 from virnucpro.pipeline.launch_local import Processes, Said, Work
 
-#: Contents of files by their names.
+#: Contents of files by name.
 Files = Mapping[str, bytes]
 
-#: How the names of folders of agents on this host begin; the number of the process follows.
+#: The beginning of the names of agents' folders on this host; the number of the process follows.
 FOLDERS = f"virnucpro-agent-{socket.gethostname()}-"
 
-#: Seconds after which a worker that says nothing is asked again; messages and bytes that are taken along at once.
+#: Seconds to wait for a message of the worker at a time; messages and bytes that are sent together.
 POLL_SECONDS, MESSAGES_AT_ONCE, BYTES_AT_ONCE = 60.0, 64, 8 << 20
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder that travels with the work: its files, without what lies deeper."""
+    """A folder that is sent with the work: its files, without subfolders."""
 
     files: Files
 
     @classmethod
     def read(cls, path: Path) -> Folder:
-        """Read it whole. Raises OSError."""
+        """Read all of it. Raises OSError."""
         return cls({file.name: file.read_bytes() for file in path.iterdir() if file.is_file()})
 
 
 @dataclass(frozen=True)
 class Found:
-    """What there is: a device, and what must be the same everywhere."""
+    """A device, and what must be the same everywhere."""
 
     device: Device
     traits: Mapping[str, str]
 
 
 def traits(models: Sequence[LocalModel]) -> dict[str, str]:
-    """What decides results besides the kind of device, of this host. Raises ModelError."""
+    """What on this host decides results, besides the kind of device. Raises ModelError."""
     return {
         "virnucpro": __version__,
         "torch": metadata.version("torch"),
@@ -70,13 +70,13 @@ def traits(models: Sequence[LocalModel]) -> dict[str, str]:
 
 
 def here(model: LocalModel) -> LocalModel:
-    """The copy of a model on this host: where it lies on the other one, or else where its name is found."""
+    """The copy of a model on this host: at the same path as on the other one, or else by its name."""
     found = model if all(path.exists() for path in model.files) else resolve(model.name)
     return replace(model, weights=found.weights, config=found.config, tokenizer=found.tokenizer)
 
 
 class Agent:
-    """Has one device of this host, and a worker there from each `start` on."""
+    """Holds one device of this host, and after each `start` a worker on it."""
 
     def __init__(self) -> None:
         self.worker: _Worker | None = None
@@ -93,14 +93,14 @@ class Agent:
         return Found(replace(find_gpus()[0], name=f"cuda:{number}"), found)
 
     def start(self, work: Work, level: int) -> None:
-        """Start a worker where none is left; level: of its log. Raises ModelError."""
-        os.environ.pop("OMP_NUM_THREADS", None)  # which Ray has set: a worker has the threads that it is told
+        """Start a worker unless there is one; level: of its log. Raises ModelError."""
+        os.environ.pop("OMP_NUM_THREADS", None)  # set by Ray; a worker uses the number of threads that it is told
         logging.getLogger("virnucpro").setLevel(level)
         self.close()
         self.worker = _Worker(work, Path(tempfile.mkdtemp(prefix=f"{FOLDERS}{os.getpid()}-")))
 
     def answer(self, answer: Answer, files: Files) -> None:
-        """Answer a request of the worker; files: of the work file, which is then at hand."""
+        """Answer a request of the worker; files: those of the work file, which are written to the folder."""
         if self.worker:
             self.worker.answer(answer, files)
 
@@ -110,11 +110,11 @@ class Agent:
             self.worker.kill()
 
     def said(self) -> list[tuple[Said, Files]]:
-        """What the worker says next, and what else it has said by then, with the results of files that are done."""
+        """The next message of the worker and all that have come by then, with the results of files that are done."""
         return self.worker.said() if self.worker else []
 
     def close(self) -> None:
-        """Leave nothing behind, neither of this process nor of others that were killed."""
+        """Remove the folders of this process and of others that were killed."""
         if self.worker:
             self.worker.close()
         for folder in Path(tempfile.gettempdir()).glob(f"{FOLDERS}*"):
@@ -123,7 +123,7 @@ class Agent:
 
 
 class _Worker:
-    """A worker process on this host, the files that it has in hand, and where they came from."""
+    """A worker process on this host, the files that it holds, and where they came from."""
 
     def __init__(self, work: Work, folder: Path) -> None:
         self.work, self.folder = work, folder
@@ -136,7 +136,7 @@ class _Worker:
         self.processes.start(0)
 
     def _at_hand(self, name: str, value: Any) -> Any:
-        """What a worker on this host is called with."""
+        """The work as a worker on this host is called with it."""
         match value:
             case LocalModel():
                 return here(value)
@@ -178,12 +178,12 @@ class _Worker:
         return said, {}
 
     def _origin(self, local: Path) -> Path:
-        """Where a work file came from that is not needed any more."""
+        """The original path of a work file that is no longer needed here."""
         self._taken(self.inputs, local)
         return self.origins.pop(local)
 
     def _taken(self, folder: Path, local: Path) -> Files:
-        """All that a folder has of a work file, which goes from there."""
+        """Read and remove all files of a work file in a folder."""
         paths = sorted(folder.glob(f"{glob.escape(local.stem)}.*"))
         files = {path.name: path.read_bytes() for path in paths}
         for path in paths:

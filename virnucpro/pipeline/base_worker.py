@@ -1,7 +1,7 @@
 """What every embedding worker shares: counting and assigning files, options, logging, and the run on one device.
 
 A worker loads its model once, computes in BF16 where the device has it, packs tokens into batches sized to the device,
-and streams files through. What it embeds, and how, its subclass says.
+and streams files through. A subclass says what it embeds, and how.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ Loaded = TypeVar("Loaded")
 
 logger = logging.getLogger("virnucpro.worker")
 
-#: What a network is held in; with fp8 all but its products stays in BF16.
+#: The dtype of a network's weights; with fp8 everything except for the products stays in BF16.
 TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
 
-#: (tokens, layout) → hidden states: a network, on a GPU by way of its recorded pass.
+#: (tokens, layout) → hidden states: a network, or on a GPU its recorded pass.
 Pass = Callable[[torch.Tensor, PackedLayout], torch.Tensor]
 
-#: Tokens of a batch on a CPU, and on a GPU that is small; in 16 bits activations are half as large. On a CPU a batch is
-#: computed by one core: more tokens are no faster there, and hold results back.
+#: Tokens of a batch on a CPU, and on a small GPU; in 16 bits activations are half as large. On a CPU one core computes
+#: a batch: more tokens are no faster there, and delay results.
 BASE_TOKENS, BASE_TOKENS_16_BITS = 2048, 3072
 
 #: Tokens of a batch that a GPU has room for, for each GiB of its memory.
 TOKENS_PER_GIB = 512
 
-#: Tokens of each sequence in the batch that is tried out before a run: an ordinary length, since a single long
-#: sequence takes another path.
+#: Tokens of each sequence in the batch that is tried before a run: an ordinary length, since a single long sequence is
+#: computed in another way.
 TRIAL_LENGTH = 128
 
 
@@ -115,7 +115,7 @@ class _EventHandler(logging.handlers.QueueHandler):
         self.queue.put(record)  # type: ignore[attr-defined]
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Nobody hears this worker any more, which ends it: nothing is printed, as `logging` would."""
+        """Nobody listens to this worker any more, which ends it; unlike in `logging`, nothing is printed."""
         raise
 
 
@@ -123,7 +123,7 @@ class _EventHandler(logging.handlers.QueueHandler):
 class WorkerOptions:
     """The keyword arguments of a worker, as `process_dnabert_files_worker` explains them.
 
-    kept: what an earlier call in this process has loaded, for a worker that stays; None where nothing is to be kept.
+    kept: what an earlier call in this process has loaded, for a worker that stays; None if nothing is to be kept.
     """
 
     model: str | LocalModel = DEFAULT_MODEL
@@ -148,21 +148,21 @@ class WorkerOptions:
 
     @property
     def lanes(self) -> int:
-        """Batches that a CPU computes at a time, one a thread."""
+        """Batches that a CPU computes at a time, one per thread."""
         return self.threads or available_threads()
 
     def begin_logging(self, device_id: int | str) -> None:
-        """In a process of its own, send log records to the parent if so asked. Raises DeviceError."""
+        """In a process of its own, send log records to the parent if requested. Raises DeviceError."""
         if self.forward_logs and self.progress_queue is not None:
             set_up_worker_logging(self.progress_queue, torch_device(device_id))
             logger.debug("the worker has started")
 
     def kept_or(self, key: object, load: Callable[[], Loaded]) -> Loaded:
-        """What `load` gives, or gave an earlier call with that key; of several only the last is kept."""
+        """The result of `load`, now or in an earlier call with this key; only the last result is kept."""
         if self.kept is None:
             return load()
         if self.kept.get("key") != key:
-            self.kept.clear()  # first, so that both need not fit the memory
+            self.kept.clear()  # first, so that the memory need not hold both
             self.kept["loaded"] = load()
             self.kept["key"] = key
         loaded: Loaded = self.kept["loaded"]
@@ -184,7 +184,7 @@ class Tokenizer(Protocol):
 
 
 class Network(NamedTuple):
-    """A model as it is read, and what belongs to it.
+    """A model that was read, and what belongs to it.
 
     pool: (tokens, width) hidden states, the (tokens,) ids they are of, (n,) lengths, `used` their sum → (n, dim) fp32
     embeddings. quantize: turns the products of `module` into FP8 ones.
@@ -200,16 +200,16 @@ class Network(NamedTuple):
 class BaseEmbeddingWorker(ABC):
     """A worker that embeds the sequences of files on one device."""
 
-    #: Its model where none is asked for.
+    #: Its default model.
     default_model: ClassVar[str] = DEFAULT_MODEL
 
-    #: What the sequences are written in.
+    #: The alphabet of the sequences.
     alphabet: ClassVar[Alphabet] = DNA
 
     #: Letters of the shortest sequence that can be embedded.
     shortest: ClassVar[int] = 1
 
-    #: Whether its products can be in FP8; one that cannot computes in BF16 where a run is in fp8.
+    #: Whether its products can be in FP8; if not, it computes in BF16 in a run with fp8.
     fp8: ClassVar[bool] = False
 
     def __init__(self, model: LocalModel, dtype: str = "auto") -> None:
@@ -237,14 +237,14 @@ class BaseEmbeddingWorker(ABC):
         return supports_bf16(device)
 
     def resolve_dtype(self, device: Device) -> str:
-        """The dtype of the run on `device`: what was asked for, or by `auto` BF16. Raises DeviceError."""
+        """The dtype of the run on `device`: the requested one, or what `auto` chooses. Raises DeviceError."""
         return select_dtype(self.dtype, [device])
 
 
 class StreamingWorker(BaseEmbeddingWorker):
     """Chooses the dtype, puts a network on the device, and streams files through it.
 
-    A subclass says how its model is read, and how many tokens of it suit a device.
+    A subclass says how its model is read, and how many tokens suit a device.
     """
 
     @abstractmethod
@@ -252,7 +252,7 @@ class StreamingWorker(BaseEmbeddingWorker):
         """The model in `dtype` or in fp32, its weights on `device`. Raises ModelError, torch.OutOfMemoryError."""
 
     def trial_length(self, tokenizer: Tokenizer) -> int:
-        """Tokens of each sequence in the batch that is tried out before a run."""
+        """Tokens of each sequence in the batch that is tried before a run."""
         return TRIAL_LENGTH
 
     def load(self, device: torch.device, dtype: str, budget: int) -> Encoder:
@@ -260,7 +260,7 @@ class StreamingWorker(BaseEmbeddingWorker):
         return self.encoder(self.read(device, dtype), device, dtype, budget)
 
     def read(self, device: torch.device, dtype: str) -> Network:
-        """The model with its weights on `device`, in the dtype they are held in. Raises ModelError, DeviceError."""
+        """Read the model; its weights are on `device`, in the dtype of the network. Raises ModelError, DeviceError."""
         began = time.perf_counter()
         with self._fitting(device), self.model.unchanged():
             model = self.read_model(TORCH_DTYPES[dtype], device)
@@ -269,9 +269,9 @@ class StreamingWorker(BaseEmbeddingWorker):
         return model
 
     def encoder(self, model: Network, device: torch.device, dtype: str, budget: int) -> Encoder:
-        """What `read` gave, made ready for buffers of `budget` tokens. Raises DeviceError.
+        """Make a model that was read ready for buffers of `budget` tokens. Raises DeviceError.
 
-        Of one encoder at a time: while a GPU records a pass, no other thread may use it.
+        One encoder at a time: while a GPU records a pass, no other thread may use it.
         """
         began, module = time.perf_counter(), model.module
         if dtype == "fp8":
@@ -365,7 +365,7 @@ def _describe(device: torch.device, dtype: str, budget: int) -> None:
 
 @dataclass(frozen=True)
 class _Trial:
-    """Finds out on a GPU, before the run, whether a batch fits. A smaller one would change results: it is proposed."""
+    """Tries on a GPU, before the run, whether a batch fits. A smaller one changes results, so it is only proposed."""
 
     model: Network
     module: torch.nn.Module
@@ -373,7 +373,7 @@ class _Trial:
     length: int
 
     def passed(self, size: int) -> Pass:
-        """The pass over buffers of `size` tokens, recorded where the kernels are our own. Raises DeviceError."""
+        """The pass over buffers of `size` tokens, recorded if our own kernels are used. Raises DeviceError."""
         if (found := self._pass(size)) is not None:
             return found
         smaller = size // 2
@@ -386,7 +386,7 @@ class _Trial:
         raise _too_small(what, self.device, hint)
 
     def _pass(self, size: int) -> Pass | None:
-        """One pass over inert tokens, which also warms the GPU up; None if the memory is too small for it."""
+        """Do one pass over inert tokens, which also warms up the GPU; None if its memory is too small."""
         tokens = torch.full((size,), self.model.tokenizer.pad_id, device=self.device)
         lengths = [self.length] * (size // self.length)
         layout = PackedLayout.build(lengths, size, "cuda").to(self.device)
@@ -407,7 +407,7 @@ def _too_small(
 
 @dataclass(frozen=True)
 class Embeddings(Output):
-    """One HDF5 file of embeddings a work file, in `folder`: its name, and `.h5`; attributes: what made them."""
+    """One HDF5 file of embeddings for each work file, in `folder`: its name, and `.h5`; attributes: what made them."""
 
     folder: Path
     attributes: Mapping[str, object]
@@ -430,7 +430,7 @@ def torch_device(device_id: int | str) -> torch.device:
         try:
             torch.cuda.set_device(device)
         except (RuntimeError, AssertionError, AttributeError) as error:  # the last from a build without CUDA
-            # The driver, which lists GPUs, knows nothing of the PyTorch that is to use them.
+            # The driver lists GPUs without regard to the installed PyTorch.
             hint = "see `virnucpro devices`\nif it is listed, install a PyTorch build for its driver, or a newer driver"
             raise DeviceError(f"cannot use {device}: {error}", hint=hint) from error
     return device

@@ -3,7 +3,7 @@
     this process ── pipe ── client, a process ── Ray ── agent, an actor on a node ── pipe ── worker, a process there
 
 Ray ends the process that uses it when the head of the cluster is lost. So the client (`pipeline/launch_ray.py`) is a
-process of its own: its end is an error of this one, whose finished work files are kept.
+process of its own: if it ends, this process reports an error, and its finished work files are kept.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ MESSAGES_AT_ONCE = 1000
 
 @dataclass(frozen=True)
 class Terms:
-    """What the nodes of a cluster are asked for.
+    """What is required of the nodes of a cluster.
 
     address: as for `ray.init`; device: auto, cpu or cuda; traits: those of this host; threads: of a node; wait_seconds:
     for a node.
@@ -92,7 +92,7 @@ class Cluster:
         return found
 
     def _receive(self) -> Any:
-        """A list of devices, or what is said of a slot. Raises the error that the client has sent."""
+        """A list of devices, or a message about a slot. Raises the error that the client has sent."""
         try:
             found = self.connection.recv()
         except (EOFError, OSError) as error:
@@ -123,7 +123,7 @@ class Cluster:
         self._tell("kill", slot)
 
     def _tell(self, *command: object) -> None:
-        with contextlib.suppress(OSError):  # the client has ended, which is the next thing heard
+        with contextlib.suppress(OSError):  # the client has ended, which is the next thing noticed
             self.connection.send(command)
 
     def pump(self, deliver: Deliver, seconds: float) -> None:
@@ -150,7 +150,7 @@ def _client_process(connection: Connection, terms: Terms, level: int) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     if is_loopback(terms.address.rpartition(":")[0]):
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # else Ray takes another address of this host instead
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # otherwise Ray takes another address of this host
     sink = Sink(connection.send)
     _send_logs(sink, level)
     try:
@@ -165,8 +165,8 @@ def _client_process(connection: Connection, terms: Terms, level: int) -> None:
     except VirnucproError as error:
         sink.put(error)
     except (EOFError, OSError):
-        pass  # nobody is there to work for
-    os._exit(0)  # at once: threads that wait for agents are not waited for
+        pass  # the parent is gone
+    os._exit(0)  # at once, without waiting for threads that wait for agents
 
 
 def is_loopback(host: str) -> bool:
@@ -184,7 +184,7 @@ def _commands(connection: Connection) -> Iterator[Any]:
 
 def _send_logs(sink: Sink, level: int) -> None:
     class Slot0:
-        """Sends a record as what is said of a slot, since the parent hears nothing else."""
+        """Sends a log record as a message about slot 0, since the parent receives nothing else."""
 
         def put_nowait(self, record: logging.LogRecord) -> None:
             sink.put((0, record))

@@ -10,16 +10,16 @@ from typing import Literal, Protocol
 
 from virnucpro.errors import DeviceError, VirnucproError
 
-#: Parent → worker, in a stream of files: none follows just now, so finish what is held and ask again.
+#: Parent → worker, in a stream of files: there is none now, so finish the open batches and ask again.
 FLUSH = None
 
 #: Parent → worker: there is nothing more, return.
 STOP: Literal["stop"] = "stop"
 
-#: What a request is answered with: a file, FLUSH, or STOP.
+#: The answer to a request: a file, FLUSH, or STOP.
 Answer = Path | None | Literal["stop"]
 
-# Worker → parent; a listener hears these, too.
+# Worker → parent, and on to the listener.
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class FileFailed:
 Event = Ready | Progress | FileDone | FileFailed
 
 
-# Worker → parent alone.
+# Worker → parent only.
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Crashed:
 
     @property
     def reason(self) -> str:
-        """The kind of error and its message, of which CUDA's have more lines: the first."""
+        """The kind of error and the first line of its message, since CUDA's messages have several."""
         last = self.traceback.rpartition("Traceback (most recent call last):\n")[2]
         return next((line for line in last.splitlines() if line and not line.startswith(" ")), "")
 
@@ -103,7 +103,7 @@ class Died:
 
 @dataclass(frozen=True)
 class Lost:
-    """The host of this slot is gone, with its worker if it had one, and does not come back."""
+    """The host of this slot is gone for good, with its worker if it had one."""
 
     cause: str
 
@@ -119,7 +119,7 @@ Message = Event | Request | Crashed | Unusable | Fatal | Died | Lost | Joined
 
 
 class EventSink(Protocol):
-    """Takes events: a `multiprocessing.Queue`, or anything with its `put`."""
+    """Takes events: a `multiprocessing.Queue`, or anything else with a `put`."""
 
     def put(self, item: Message | LogRecord, /) -> None:
         """Take one event, or a log record."""
@@ -127,9 +127,9 @@ class EventSink(Protocol):
 
 @dataclass(frozen=True)
 class Phase:
-    """A stage of a run begins; `total` sequences are ahead of it, `done` of them from an earlier run.
+    """A stage of a run begins with `total` sequences, `done` of them by an earlier run.
 
-    unit: what the sequences are, or the steps; workers: their devices.
+    unit: what is counted, if not sequences; workers: their devices.
     """
 
     name: str
@@ -141,12 +141,12 @@ class Phase:
 
 @dataclass(frozen=True)
 class Step:
-    """A phase that no worker computes is one of its units further; note: what came out, in words."""
+    """A phase without workers has done one of its units; note: the result, in words."""
 
     note: str = ""
 
 
-#: What a listener hears.
+#: What a listener receives.
 Heard = Event | Phase | Step
 
 #: A listener for progress: the index of a worker and one of its events, or None and a `Phase` or `Step` of the run.

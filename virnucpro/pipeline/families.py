@@ -20,5 +20,5 @@ FAMILIES: Mapping[str, type[StreamingWorker]] = {"dnabert": DNABERTWorker, "esm2
 def place(
     devices: Sequence[Device], models: Iterable[LocalModel], dtype: str = "auto", batch_size: int | None = None
 ) -> Placement:
-    """Devices, dtype and token budgets for some models; all as `Placement.choose`."""
+    """Devices, dtype and token budgets for some models; all as for `Placement.choose`."""
     return Placement.choose(devices, [partial(FAMILIES[model.kind], model) for model in models], dtype, batch_size)

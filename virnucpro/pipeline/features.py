@@ -1,4 +1,4 @@
-"""What the classifier reads: the DNA vector and the protein vector of each open frame, joined by id, or of each window.
+"""The input of the classifier: DNA vector and protein vector of each open frame, joined by id, or of each window.
 
 The two extractions run one file through one encoder in this process; `virnucpro predict` does the same for many files
 on every device, and joins with the same `merge_features`.
@@ -25,7 +25,7 @@ Features = tuple[list[str], NDArray[np.float32]]
 
 
 def extract_dnabert_features(path: Path, device: int | str = "cpu", batch_size: int = 0, **options: Any) -> Features:
-    """Embed the DNA of one file, in its order; `device`, `batch_size` and `options` as for the worker.
+    """Embed the DNA of one file, in order; `device`, `batch_size` and `options` as for the worker.
 
     Raises InputError for a file, or a record in it, that cannot be embedded; ModelError, DeviceError.
     """
@@ -58,7 +58,7 @@ def _extract(
 def merge_features(dna: Features, protein: Features) -> Features:
     """Join DNA and protein vectors by id, in the order of `dna`: (n, dna dim + protein dim) float32.
 
-    Raises InputError that names an id which one side lacks, or which a side has twice.
+    Raises InputError naming an id that one side lacks, or that a side has twice.
     """
     (dna_ids, dna_vectors), (protein_ids, protein_vectors) = dna, protein
     rows = _rows(protein_ids, "protein")
@@ -86,7 +86,7 @@ def _refuse_missing(ids: Sequence[str], there: dict[str, int], side: str) -> Non
 
 
 class Joined(NamedTuple):
-    """What a classifier reads of a work file: features of frames, vectors of whole windows, and what has none."""
+    """The input of a classifier from a work file: features of frames, vectors of whole windows, and what has none."""
 
     frames: Features
     whole: Features
@@ -94,7 +94,7 @@ class Joined(NamedTuple):
 
 
 def join(shards: Sequence[Shard]) -> Joined:
-    """What the encoders made of one work file, of DNA first, joined by id; without proteins all windows are whole ones.
+    """Join the vectors of one work file by id; shards: that of DNA first. Without proteins all windows are whole ones.
 
     Raises InputError that names an id which one side lacks.
     """

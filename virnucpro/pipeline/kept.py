@@ -16,7 +16,7 @@ from virnucpro.runs.paths import PredictPaths
 
 
 def kept_paths(paths: PredictPaths, reads: Reads, vanilla: bool) -> tuple[Path, ...]:
-    """An HDF5 file for each encoder; with `vanilla` the published tool's three as well."""
+    """An HDF5 file for each encoder, and with `vanilla` the three files of the published tool."""
     return tuple(path for path, *_ in _kept(paths, 2 if reads == "frames" else 1, vanilla))
 
 
@@ -42,7 +42,7 @@ def keep_embeddings(
 
 
 def _named(called: Called, parts: Sequence[WorkFile], encoder: int | None) -> Iterator[Shard]:
-    """One encoder's vectors, or both joined, a work file at a time, under their published ids."""
+    """The vectors of one encoder, or of both joined, one work file at a time, with their published ids."""
     for part in parts:
         if source := called.source(part):
             made, names = called.files.read_vectors(source), _published_ids(called, part)
@@ -53,7 +53,7 @@ def _named(called: Called, parts: Sequence[WorkFile], encoder: int | None) -> It
 
 
 def _published_ids(called: Called, part: WorkFile) -> dict[str, str]:
-    """By key, the ids of frames, or of windows where the set reads these."""
+    """The published ids by key: of frames, or of windows if the set reads windows."""
     names: dict[str, str] = {}
     sequence_id = ""
     for row in read_index(called.paths.part_file(part.name, ".index")):

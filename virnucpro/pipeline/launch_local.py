@@ -1,11 +1,11 @@
 """Workers on this host: spawned processes with one pipe each, or, on a single CPU, the worker called in this process.
 
-What is started when, and who gets which file, `pipeline/schedule.py` decides. Here is how it is done: a process that
-dies closes its pipe, so its death is seen at once; a process whose parent is gone ends by itself within a second or
-two, whatever it does then. It is deaf to Ctrl-C, which a terminal sends to all: the parent decides.
+`pipeline/schedule.py` decides what is started when, and who gets which file; this module carries it out. A process that
+dies closes its pipe, so its death is noticed at once; a process whose parent is gone ends by itself within a second or
+two, whatever it is doing. It ignores Ctrl-C, which a terminal sends to all processes: the parent decides.
 
-Launched by `Workers`, they stay when a run has ended, with the models that they have loaded, for the next run. They can
-also be started before the first (`started_ahead`): a process imports PyTorch in seconds, as long as the parent needs.
+Workers launched by `Workers` stay for the next run when a run has ended, and keep the models that they have loaded.
+They can also be started before the first run (`started_ahead`), since a process takes seconds to import PyTorch.
 
 This module is all that a new process imports before it watches its parent, so it imports nothing of PyTorch.
 """
@@ -42,15 +42,15 @@ Said = Message | logging.LogRecord
 #: Takes what comes from the worker in a slot.
 Deliver = Callable[[int, Said], None]
 
-#: What a worker that stays keeps from one run to the next, such as models that it has loaded.
+#: What a worker that stays keeps from one run to the next, such as loaded models.
 Kept = dict[str, Any]
 
-#: Seconds that a process gets to be gone once its pipe is closed, or once it was killed.
+#: Seconds to wait for the end of a process after its pipe is closed, or after it was killed.
 GONE_SECONDS = 10.0
 
 
 #: A module-level function such as `process_dnabert_files_worker`: (files, device, batch_size, output_dir, **kwargs);
-#: what happens is told through `kwargs["progress_queue"]`.
+#: its events are put into `kwargs["progress_queue"]`.
 Worker = Callable[..., object]
 
 
@@ -58,7 +58,7 @@ Worker = Callable[..., object]
 class Work:
     """What every worker of a run is called with, and the device of each slot.
 
-    beside: what else a work file has, by endings that take the place of its own.
+    beside: suffixes of the other files of a work file.
     """
 
     worker: Worker
@@ -70,7 +70,7 @@ class Work:
 
 
 class Launcher(Protocol):
-    """Starts workers, hears them, answers them, ends them. Slots are numbered from 0.
+    """Starts workers, receives their messages, answers and ends them. Slots are numbered from 0.
 
     wait_seconds: for how long another host may come once the last one has gone.
     """
@@ -84,17 +84,17 @@ class Launcher(Protocol):
         """Answer a request; nothing happens if the worker has died by now."""
 
     def kill(self, slot: int) -> None:
-        """End a worker by force; its death is heard like any other."""
+        """End a worker by force; its death is delivered like any other."""
 
     def pump(self, deliver: Deliver, seconds: float) -> None:
-        """Deliver what workers say, after their last word a `Died`; return after `seconds` if they say nothing."""
+        """Deliver messages of workers, a `Died` after their last one; return after `seconds` without a message."""
 
     def close(self) -> None:
         """End every worker that is left."""
 
 
 def runs_inline(devices: Sequence[str]) -> bool:
-    """Whether a run on `devices` needs no process of its own: one worker, on a CPU. A GPU may fail its process."""
+    """Whether a run on `devices` needs no process of its own: one worker, on a CPU. A GPU can take its process down."""
     return list(devices) == ["cpu"]
 
 
@@ -103,9 +103,9 @@ Launch = Callable[[Work], Launcher]
 
 
 def launcher_for(work: Work, workers: Workers | None = None) -> Launcher:
-    """The launcher that suits the devices; workers: where those that stay are found and left.
+    """The launcher that suits the devices; workers: those that stay between runs.
 
-    Raises UsageError where processes are needed and cannot be started.
+    Raises UsageError if processes are needed and cannot be started.
     """
     if runs_inline(work.devices):
         return Inline(work, workers)
@@ -114,7 +114,7 @@ def launcher_for(work: Work, workers: Workers | None = None) -> Launcher:
 
 
 def check_can_spawn(devices: Sequence[str]) -> None:
-    """Raise UsageError where a run on `devices` needs worker processes and this process cannot start any."""
+    """Raise UsageError if a run on `devices` needs worker processes and this process cannot start any."""
     if runs_inline(devices):
         return
     process, program = multiprocessing.current_process(), sys.modules["__main__"]
@@ -143,7 +143,7 @@ class Workers:
     def __init__(self, once: bool = False) -> None:
         self.once = once
         self.resting: dict[str, list[_Running]] = {}
-        #: What the worker that is called in this process keeps; others keep theirs in their own.
+        #: What the worker in this process keeps; other workers keep theirs in their own process.
         self.kept: Kept = {}
 
     def __enter__(self) -> Workers:
@@ -161,7 +161,7 @@ class Workers:
         self.resting.setdefault(device, []).append(running)
 
     def wake(self, device: str) -> _Running | None:
-        """A worker on a device that waits for a run, if there is one; those that have died meanwhile are forgotten."""
+        """A worker on a device that waits for a run, if there is one; workers that have died meanwhile are dropped."""
         left = self.resting.get(device, [])
         while left:
             running = left.pop()
@@ -181,8 +181,8 @@ class Workers:
 def started_ahead(spec: str | None) -> Iterator[Launch]:
     """Start workers before there is work for them, and launch the one run in the block on these; they end with it.
 
-    spec: their devices, as of `--device`; None: another host's. None are started for one CPU, whose worker is called
-    in this process, nor where something stands in the way: the run will say so in its turn.
+    spec: their devices, as for `--device`; None: those of another host. None are started for one CPU, whose worker is
+    called in this process, nor if they cannot be started: the run will report that.
     """
     devices: list[str] = []
     with contextlib.suppress(VirnucproError):
@@ -223,7 +223,7 @@ class Inline:
         self.answers.put(answer)
 
     def kill(self, slot: int) -> None:
-        """Does nothing: whoever pumps waits for the worker."""
+        """Does nothing: `pump` waits for the worker."""
 
     def pump(self, deliver: Deliver, seconds: float) -> None:
         """Run the worker that was started, to its end."""
@@ -233,7 +233,7 @@ class Inline:
                 sink = Sink(lambda said: deliver(0, said))
                 _call(self.work, self.work.devices[0], self.answers.get, sink, self.kept)
             finally:
-                self.answers.put(STOP)  # for a thread of the worker that may still wait
+                self.answers.put(STOP)  # for a thread of the worker that may still be waiting
             deliver(0, Died("it returned"))
 
     def close(self) -> None:
@@ -241,7 +241,7 @@ class Inline:
 
 
 class Sink:
-    """Takes what a worker says; its threads take turns. `broken`: why nobody hears it any more."""
+    """Sends the messages of a worker, one at a time; `broken`: why nobody receives them any more."""
 
     def __init__(self, send: Callable[[Any], None]) -> None:
         self._send = send
@@ -261,9 +261,9 @@ class Sink:
 def _call(
     work: Work, device: str, receive: Callable[[], Answer], sink: Sink, kept: Kept | None, **options: Any
 ) -> Exception | None:
-    """Call the worker, and tell how it ended if it did not return; what it raised. kept: None: nothing is to be.
+    """Call the worker; returns what it raised, after reporting it. kept: None if nothing is to be kept.
 
-    Raises what breaks the sink, which is no error of the worker.
+    Raises what breaks the sink, which is not an error of the worker.
     """
     files = _requested(receive, sink)
     options |= work.kwargs if kept is None else {**work.kwargs, "kept": kept}
@@ -286,7 +286,7 @@ def _told(error: Exception) -> Message:
 
 
 def _requested(receive: Callable[[], Answer], sink: Sink) -> Iterator[Path | None]:
-    """Files as the parent hands them out, with FLUSH in between."""
+    """Request files from the parent; yields them, and FLUSH in between."""
     while True:
         sink.put(Request())
         answer = receive()
@@ -297,8 +297,8 @@ def _requested(receive: Callable[[], Answer], sink: Sink) -> Iterator[Path | Non
 
 # In processes of their own.
 
-#: Bytes of a piece of a message. So few go into a pipe together or not at all, so that a worker that is stopped on the
-#: way never keeps its parent waiting for the rest.
+#: Bytes of a piece of a message. A pipe takes so few bytes as a whole or not at all, so a worker that is stopped in the
+#: middle of a message never keeps its parent waiting for the rest.
 _PIECE_BYTES = 8192
 
 
@@ -332,7 +332,7 @@ class _Running:
 
     @classmethod
     def of(cls, parcel: _Parcel | None, device: str, stays: bool) -> _Running:
-        """A worker on a device that is not started yet; parcel: None where its work will come later."""
+        """A worker on a device, not yet started; parcel: None if its work will come later."""
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         level = logging.getLogger("virnucpro").getEffectiveLevel()
@@ -343,7 +343,7 @@ class _Running:
         """Start the process."""
         with spawning():
             self.process.start()
-        self.theirs.close()  # theirs alone, so that their death closes it
+        self.theirs.close()  # only the process keeps it, so that its death closes it
 
 
 class Processes:
@@ -380,7 +380,7 @@ class Processes:
             self.running[slot].connection.send(answer)
 
     def kill(self, slot: int) -> None:
-        """End a process by force; one that hangs in its driver, where nothing ends it, is left to itself."""
+        """End a process by force; one that hangs in its driver, where nothing can end it, is left alone."""
         self.running[slot].process.kill()
         self.running[slot].killed = True
 
@@ -405,7 +405,7 @@ class Processes:
         return Died("it returned")
 
     def _receive(self, slot: int) -> Said | _Started | _Rests | None:
-        """The message that is whole with the next piece, if one is."""
+        """The message that the next piece completes, if it does."""
         running = self.running[slot]
         try:
             piece = running.connection.recv_bytes()
@@ -423,7 +423,7 @@ class Processes:
         """A worker's pipe was closed."""
         running = self.running.pop(slot)
         running.process.join(GONE_SECONDS)
-        running.process.kill()  # if it hangs as it ends
+        running.process.kill()  # if it hangs at its end
         running.connection.close()
         code = running.process.exitcode
         if code and code > 0 and not running.started:
@@ -439,7 +439,7 @@ class Processes:
 
 
 def _end(workers: Sequence[_Running]) -> None:
-    left = [running for running in workers if running.process.pid]  # else a signal came as it began
+    left = [running for running in workers if running.process.pid]  # otherwise a signal came when it started
     for running in left:
         running.process.kill()
     for running in left:
@@ -449,15 +449,15 @@ def _end(workers: Sequence[_Running]) -> None:
 
 @contextlib.contextmanager
 def spawning() -> Iterator[None]:
-    """A process started here is deaf to Ctrl-C, and does not look for modules in the current folder as it begins."""
+    """A process started in the block ignores Ctrl-C, and at its start finds no modules in the current folder."""
     before = os.environ.get("PYTHONSAFEPATH", "")
-    os.environ["PYTHONSAFEPATH"] = "1"  # Python 3.11 and newer; the path that it goes on with is that of this process
-    resource_tracker.ensure_running()  # it would unblock the signal as it starts
+    os.environ["PYTHONSAFEPATH"] = "1"  # Python 3.11 and newer; afterwards it uses the path of this process
+    resource_tracker.ensure_running()  # its start would unblock the signal
     masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        os.environ["PYTHONSAFEPATH"] = before  # empty is as good as none
+        os.environ["PYTHONSAFEPATH"] = before  # empty is the same as none
         signal.pthread_sigmask(signal.SIG_SETMASK, masked)
 
 
@@ -473,7 +473,7 @@ def cause_of(exit_code: int | None) -> str:
 
 
 class _Parcel:
-    """What a process unpacks by itself, when it watches its parent: it imports PyTorch, which may take long.
+    """Work that a process unpacks once it watches its parent, since this imports PyTorch, which may take long.
 
     It is packed when the process starts, as locks and queues of multiprocessing must be.
     """
@@ -493,7 +493,7 @@ class _Parcel:
 
 
 def _worker_process(connection: Connection, parcel: _Parcel | None, device: str, log_level: int, stays: bool) -> None:
-    """What runs in a spawned process; stays: for run after run, until it is killed; parcel: None: it comes later."""
+    """Run a spawned process; stays: for run after run, until it is killed; parcel: None if it comes later."""
     threading.Thread(target=end_with_parent, daemon=True).start()
     sink = Sink(lambda said: _send(connection, said))
     kept: Kept | None = {} if stays else None
@@ -507,14 +507,14 @@ def _worker_process(connection: Connection, parcel: _Parcel | None, device: str,
         while stays and error is None:
             sink.put(_Rests())
             error = _unpack_and_call(connection, connection.recv(), device, sink, kept)
-    except (EOFError, OSError) as gone:  # the parent: there is nobody to work for
+    except (EOFError, OSError) as gone:  # the parent is gone: there is nothing left to do
         error = gone
     if not (error is None or isinstance(error, VirnucproError)):
-        os._exit(1)  # at once: what is left of a broken device is not waited for
+        os._exit(1)  # at once, without waiting for a broken device
 
 
 def _warm_up(device: str) -> None:
-    """Import what a worker needs, and begin to use its GPU; what fails here will fail again, and then be told."""
+    """Import what a worker needs, and begin to use its GPU; what fails here will fail again, and be reported then."""
     with contextlib.suppress(Exception):
         from virnucpro.pipeline.caller import warm_up
 

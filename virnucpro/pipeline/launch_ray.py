@@ -1,10 +1,11 @@
 """Workers on the nodes of a running Ray cluster: one actor per device, bytes to it and back.
 
-What a run tells its cluster (`pipeline/cluster.py`), a client does, in a process of its own. Agents, which are actors
-(`pipeline/agent.py`), start workers as a run on one host does. No file system is shared: the client reads work files,
-and writes results under a temporary name.
+A client in a process of its own carries out what a run asks of its cluster (`pipeline/cluster.py`). Agents, which are
+actors (`pipeline/agent.py`), start workers like a run on one host. No file system is shared: the client reads work
+files, and writes results under temporary names.
 
-A node takes part if it has what this host has, of all that decides results; others are refused. Nodes may come and go.
+A node takes part if everything that decides results is the same there as on this host; others are refused. Nodes may
+come and go.
 This is the only file that imports Ray.
 """
 
@@ -36,7 +37,7 @@ from virnucpro.pipeline.launch_local import GONE_SECONDS, Said, Sink, Work
 
 logger = logging.getLogger("virnucpro.ray")
 
-#: Seconds between two looks at the nodes; seconds that nodes get to answer at least, and once one has, at most.
+#: Seconds between two looks at the nodes; the least seconds for nodes to answer, and the most once one has answered.
 LOOK_SECONDS, SLOW_SECONDS = 1.0, 60.0
 
 #: Seconds in which the head of a cluster must answer.
@@ -45,9 +46,9 @@ REACH_SECONDS = 30.0
 
 @dataclass
 class _Member:
-    """A device of a node, and the agent that has it or will have it.
+    """A device of a node, and the agent that holds it or will hold it.
 
-    gpu: or all CPUs of the node; slot: its number in the run, from when on it takes part.
+    gpu: False for all CPUs of the node; slot: its number in the run, once it takes part.
     """
 
     node: str
@@ -67,7 +68,7 @@ class _Member:
         return self.device.model if self.device else ""
 
     def engage(self) -> None:
-        """Ask Ray for an agent on this device; it comes when the device is free."""
+        """Ask Ray for an agent on this device; it starts when the device is free."""
         self.agent = (
             ray.remote(Agent)
             .options(
@@ -82,7 +83,7 @@ class _Member:
 
     def share(self, work: Work) -> Work:
         """The work for a worker there."""
-        device = "cuda:0" if self.gpu else "cpu"  # the one that Ray lets the agent see
+        device = "cuda:0" if self.gpu else "cpu"  # the only one that the agent sees
         return replace(work, devices=[device], kwargs={**work.kwargs, "threads": self.threads})
 
     def dismiss(self) -> None:
@@ -93,7 +94,7 @@ class _Member:
 
 
 class Client:
-    """Talks to Ray. Commands come in the main thread; a thread for each running worker hears what it says."""
+    """Talks to Ray. Commands come in the main thread; a thread for each running worker receives its messages."""
 
     def __init__(self, terms: Terms, sink: Sink, level: int) -> None:
         self.terms, self.sink, self.level = terms, sink, level
@@ -109,7 +110,7 @@ class Client:
     # Nodes come and go.
 
     def survey(self) -> list[Device]:
-        """The devices that the run begins with, of the kind that there are most of. Raises DeviceError."""
+        """The devices with which the run begins, of the most frequent kind. Raises DeviceError."""
         found: list[_Member] = []
         end = time.monotonic() + max(self.terms.wait_seconds, SLOW_SECONDS)
         self.gpu |= self.terms.device == "auto" and any(node["Resources"].get("GPU") for node in _alive())
@@ -123,7 +124,7 @@ class Client:
         return [member.device for member in found if self._admit(member) and member.device]
 
     def watch(self) -> None:
-        """Admit nodes that come, and tell of those that go, for as long as this process lives."""
+        """Admit nodes that come, and report those that go, for as long as this process lives."""
         while True:
             with contextlib.suppress(RayError):
                 for member in self._look():
@@ -131,7 +132,7 @@ class Client:
                         self.sink.put((member.slot, Joined(member.device.label)))
 
     def _look(self) -> list[_Member]:
-        """Ask the nodes that are new, for a second; those that have answered and may take part."""
+        """Ask new nodes, for a second; returns those that have answered and may take part."""
         nodes = _alive()
         for node in nodes:
             if node["NodeID"] not in self.nodes:
@@ -166,7 +167,7 @@ class Client:
                 yield member
 
     def _suits(self, member: _Member) -> bool:
-        """Whether there is all that there is here; the device is then known."""
+        """Whether everything is the same there as here; the device is known then."""
         try:
             found: Found = ray.get(member.answer)
         except RayError as error:
@@ -179,7 +180,7 @@ class Client:
         return not unlike or _refuse(member, "; ".join(unlike))
 
     def _admit(self, member: _Member) -> bool:
-        """Give a device its number in the run, if it is of the kind."""
+        """Give a device its number in the run, if it is of the right kind."""
         if member.model != self.model:
             return _refuse(member, f"it has {member.model}, the run is on {self.model}")
         member.slot = len(self.members)
@@ -195,13 +196,13 @@ class Client:
     # Commands.
 
     def begin(self, work: Work) -> None:
-        """What the workers of this run are to do; folders that they need travel with it."""
+        """Set the work of this run's workers; folders that they need are sent with it."""
         work.output_dir.mkdir(parents=True, exist_ok=True)
         kwargs = {name: Folder.read(value) if _is_folder(value) else value for name, value in work.kwargs.items()}
         self.work = replace(work, kwargs=kwargs)
 
     def start(self, slot: int) -> None:
-        """Start a worker, and a thread that hears it."""
+        """Start a worker, and a thread that receives its messages."""
         member = self.members[slot]
         if not member.lost:
             if member.agent is None:
@@ -214,7 +215,7 @@ class Client:
             agent.answer.remote(answer, self._files(answer))
 
     def _files(self, answer: Answer) -> Files:
-        """A work file and what belongs to it. One that cannot be read is missed by the worker, which tells."""
+        """A work file and what belongs to it. If one cannot be read, the worker reports that it is missing."""
         files: dict[str, bytes] = {}
         if not isinstance(answer, Path) or self.work is None:
             return files
@@ -241,10 +242,10 @@ class Client:
         except VirnucproError as error:
             self.sink.put((member.slot, Fatal(error)))
         except OSError:
-            pass  # the run has closed its pipe: it hears nothing any more
+            pass  # the run has closed its pipe and receives nothing any more
 
     def _pass_on(self, member: _Member, work: Work, heard: Sequence[tuple[Said, Files]]) -> bool:
-        """Write results and pass on what is said; whether the worker has died. Raises OutputError."""
+        """Write results and pass messages on; returns whether the worker has died. Raises OutputError."""
         for said, files in heard:
             for name, content in files.items():
                 with atomic_path(work.output_dir / name) as temporary:
@@ -272,13 +273,13 @@ class Client:
 
 
 def _join(address: str) -> None:
-    """Join a cluster as one who uses it. Raises DeviceError."""
+    """Join a cluster as a client. Raises DeviceError."""
     folder = Path.cwd()
     os.chdir("/")  # Ray lets nodes look for modules in the current folder
     try:
         _reach(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except Exception as error:  # of a dozen kinds
+    except Exception as error:  # of a dozen classes
         raise DeviceError(
             f"cannot join the Ray cluster {address}: {_reason(error)}",
             hint="run it on a node of the cluster, with the cluster's token; see docs/cluster.md",
@@ -295,7 +296,7 @@ def _join(address: str) -> None:
 
 
 def _reach(address: str) -> None:
-    """Ray tries for minutes what is tried here for some seconds. Raises OSError."""
+    """Try for some seconds to connect, since Ray would try for minutes. Raises OSError."""
     host, _, port = address.rpartition(":")
     if host:
         socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
@@ -316,19 +317,19 @@ def _refuse(member: _Member, why: str) -> Literal[False]:
 
 
 def _final(member: _Member, error: RayError) -> RayError:
-    """What has become of an agent that could not be reached: Ray takes a while to know that a whole node is gone."""
+    """What happened to an agent that could not be reached: it takes Ray a while to notice that a whole node is gone."""
     while isinstance(error, ActorUnavailableError):
         time.sleep(LOOK_SECONDS)
         try:
             ray.get(member.agent.kill.remote())
-            return error  # it is there again, but what it said is lost
+            return error  # it is there again, but its messages are lost
         except RayError as later:
             error = later
     return error
 
 
 def _reason(error: Exception) -> str:
-    """The first line; of what an agent has raised, and not of Ray's report of it."""
+    """The first line of an error: of what an agent has raised, not of Ray's report of it."""
     cause = getattr(error, "cause", None) or error
     return str(cause).strip().partition("\n")[0] or type(cause).__name__
 

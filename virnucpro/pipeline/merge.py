@@ -15,14 +15,14 @@ from virnucpro.pipeline.events import FileDone, Heard
 
 T = TypeVar("T")
 
-#: Of one work file: (record number in it, id, reason) of what has no embedding.
+#: Sequences of one work file without an embedding: (record number in it, id, reason).
 LeftOut = list[tuple[int, str, str]]
 
 
 class InTurn(Generic[T]):
-    """Things that wait for work files, each with the one it waits for, or None; `left` are those not yet given out.
+    """Items in order, each with the work file that it waits for, or None; `left` are those not yet given out.
 
-    A work file that is not heard of, since it fails or was done by an earlier run, holds up those behind it.
+    A work file without an event, since it failed or was done by an earlier run, delays the items after it.
     """
 
     def __init__(self, waiting: Iterable[tuple[Path | None, T]]) -> None:
@@ -30,7 +30,7 @@ class InTurn(Generic[T]):
         self._done: set[Path | None] = {None}
 
     def hear(self, event: Heard) -> Iterator[T]:
-        """Those whose turn has come by this event: they and all before them need not wait any more."""
+        """The items whose turn has come by this event: neither they nor any before them still wait."""
         if isinstance(event, FileDone):
             self._done.add(event.path)
         while self._waiting and self._waiting[0][0] in self._done:
@@ -38,15 +38,15 @@ class InTurn(Generic[T]):
 
     @property
     def left(self) -> list[T]:
-        """Those whose turn has not come, in their order."""
+        """The items whose turn has not come, in order."""
         return [each for _, each in self._waiting]
 
 
 class Merge:
-    """Appends shards to a result in their order, each as soon as its work file and all before it are done.
+    """Appends shards to a result in order, each as soon as its work file and all before it are done.
 
-    Those that are held up come with `finish`, which is told of all that there are. `left_out` says by the name of a
-    shard what has no embedding.
+    Delayed shards are appended by `finish`, which gets all shards that exist. `left_out` says, by the name of a shard,
+    which sequences have no embedding.
     """
 
     def __init__(self, result: Result, shards: Mapping[Path, Path]) -> None:
@@ -66,7 +66,7 @@ class Merge:
         self.result.discard()
 
     def hear(self, event: Heard) -> None:
-        """Take note of a work file whose shard is there."""
+        """Note that the shard of a work file is there."""
         for shard in self._turn.hear(event):
             self._thread.submit(self._take, shard)
 
@@ -76,14 +76,14 @@ class Merge:
                 self._append(path, read_shard(path))
             except Exception as error:
                 self._error = error
-                self.result.discard()  # the room on the disk may be needed for what is still being made
+                self.result.discard()  # the space on the disk may be needed for the remaining work files
 
     def _append(self, path: Path, shard: Shard) -> None:
         self.result.append(shard)
         self.left_out[path.name] = shard.failed
 
     def finish(self, shards: Sequence[Path]) -> None:
-        """Append the rest of `shards`, all that there are, in their order. Raises InputError, OSError."""
+        """Append the rest of `shards`, which are all that exist, in order. Raises InputError, OSError."""
         self._thread.shutdown()
         if self._error is not None:
             raise self._error

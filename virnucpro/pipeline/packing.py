@@ -2,7 +2,8 @@
 
 Every forward pass has one of a few shapes, chosen by a sequence's own length alone: the token budget T, and 2T, 4T, …
 for sequences that are longer than T. Within a shape the matrix products see the same number of rows whatever is packed,
-so a sequence's embedding does not depend on its company (DESIGN rule 1). Policy only: no tensors of a model here.
+so the embedding of a sequence does not depend on its neighbours (DESIGN rule 1). Policy only: no tensors of a model
+here.
 """
 
 from __future__ import annotations
@@ -16,19 +17,19 @@ from numpy.typing import NDArray
 
 Key = TypeVar("Key")
 
-#: Budgets are multiples of this, so that the products' tiles come out even.
+#: Budgets are multiples of this, so that the tiles of the products are full.
 BUDGET_STEP = 256
 
-#: Buffers of one shape kept open at a time; more pack tighter but hold results back longer.
+#: Open buffers of one shape; more of them pack tighter but delay results.
 OPEN_BUFFERS = 8
 
-#: A buffer with less room than this part of it is full: it goes out at once, and the next stage need not wait for a
-#: sequence that would fill it to the last token.
+#: A buffer counts as full if a smaller share of it than this is free: it is passed on at once, and the next stage need
+#: not wait for a sequence that would fill it to the last token.
 ROOM_LEFT = 256
 
 
 def round_budget(tokens: int) -> int:
-    """The smallest budget that this engine uses which is not below `tokens`."""
+    """The smallest budget of this engine that is not below `tokens`."""
     return max(1, -(-tokens // BUDGET_STEP)) * BUDGET_STEP
 
 
@@ -76,7 +77,7 @@ class Packer(Generic[Key]):
         self._open: dict[int, list[PackedBatch[Key]]] = {}
 
     def add(self, key: Key, ids: NDArray[np.int64]) -> Iterator[PackedBatch[Key]]:
-        """Take one sequence in; yields a buffer when one had to be closed for it."""
+        """Add one sequence; yields a buffer if one had to be closed for it."""
         size = buffer_size(len(ids), self.budget)
         batches = self._open.setdefault(size, [])
         fitting = [batch for batch in batches if batch.used + len(ids) <= size]

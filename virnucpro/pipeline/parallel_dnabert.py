@@ -1,13 +1,13 @@
 """DNABERT-S on one or many devices: the worker, started once per device, and the driver that starts workers.
 
 The driver, `embed_dnabert_files`, plans: it counts the sequences of each file, spreads the files over the devices by
-greedy bin-packing on these numbers (`assign_files_by_sequences`), and starts one worker a device. Files then reach a
-worker one by one; whose list runs dry takes from the longest remaining one. `virnucpro embed` goes through it.
+greedy bin-packing on these numbers (`assign_files_by_sequences`), and starts one worker per device. Workers then get
+their files one by one; a worker whose list is empty takes from the longest remaining list. `virnucpro embed` uses it.
 
 A worker loads the model once and packs tokens, without padding, into batches of as many tokens as suit the device. It
-computes under `torch.no_grad()`, in BF16 where the device multiplies it natively: a GPU does from compute capability 8
-on, which `torch.cuda.get_device_capability` tells. Under the spawn context everything here is importable by name and
-nothing unpicklable crosses; CUDA is first touched in the worker.
+computes under `torch.no_grad()`, in BF16 if the device multiplies it natively: a GPU does from compute capability 8 on
+(`torch.cuda.get_device_capability`). For the spawn context everything here can be imported by name, and only picklable
+objects are passed; CUDA is first used in the worker.
 
     if __name__ == "__main__":
         processed, failed, devices = embed_dnabert_files(files, ["cuda:0", "cuda:1"], Path("out"), model="dnabert-s")
@@ -70,9 +70,9 @@ __all__ = [
     "process_dnabert_files_worker",
 ]
 
-#: The most tokens of a batch on a GPU. An H100 makes 1.61 million tokens a second with batches of 2,048, 1.93 with
-#: 8,192 and 1.98 with 32,768, where what the host does for a batch no longer shows: end to end 8,192 keep the GPU busy
-#: for 86% of the time, 32,768 for 97%. 65,536 gain nothing (docs/performance.md).
+#: The most tokens of a batch on a GPU. An H100 does 1.61 million tokens per second with batches of 2,048, 1.93 with
+#: 8,192 and 1.98 with 32,768, where the work of the host for a batch is no longer visible: end to end 8,192 keep the
+#: GPU busy for 86% of the time, 32,768 for 97%. 65,536 gain nothing (docs/performance.md).
 MOST_TOKENS = 32_768
 
 
@@ -80,7 +80,7 @@ class DNABERTWorker(StreamingWorker):
     """Embeds DNA with a network of the DNABERT-S family: mean over all tokens of the last layer, in fp32.
 
     Source: Zhou et al. 2024, "DNABERT-S" (arXiv:2402.08777); the mean over all tokens, [CLS] and [SEP] included, is
-    what VirNucPro (Li et al. 2025, doi:10.1093/bib/bbaf224) feeds its classifier.
+    the input of VirNucPro's classifier (Li et al. 2025, doi:10.1093/bib/bbaf224).
     """
 
     def get_optimal_batch_size(self, device: Device) -> int:
@@ -88,7 +88,7 @@ class DNABERTWorker(StreamingWorker):
         return tokens_by_memory(device, self.resolve_dtype(device), MOST_TOKENS)
 
     def read_model(self, dtype: torch.dtype, device: torch.device = CPU) -> Network:
-        """The published tokenizer and the network, in fp32 as it is stored."""
+        """The published tokenizer, and the network in fp32, as it is stored."""
         network = load_dnabert(self.model.weights, self.model.config, device)
         tokenizer = DNATokenizer(self.model.tokenizer)
         tokenizer.check_fits(network.config.vocab_size)
@@ -109,19 +109,19 @@ def process_dnabert_files_worker(
 ) -> tuple[list[Path], list[tuple[Path, str]]]:
     """Embed files of DNA sequences on one device; run in a spawned process or called directly.
 
-    file_subset: paths of FASTA, FASTQ or uBAM files; any iterable, so that a queue can feed it as it goes.
-    device_id: a GPU's number as CUDA_VISIBLE_DEVICES counts, "cuda:N", or "cpu".
-    batch_size: tokens a batch; 0 takes `get_optimal_batch_size`.
-    output_dir: gets one `<input name>.h5` a file, written whole or not at all.
+    file_subset: paths of FASTA, FASTQ or uBAM files; any iterable, so that a queue can supply them during the run.
+    device_id: a GPU's number within CUDA_VISIBLE_DEVICES, "cuda:N", or "cpu".
+    batch_size: tokens per batch; 0 takes `get_optimal_batch_size`.
+    output_dir: gets one `<input name>.h5` per file, written whole or not at all.
     kwargs, as in `WorkerOptions`:
         model: a registered name, a folder or weights file, or what `resolve` returned; default: the embedded one.
         models_dir: where named models are looked for first.
         dtype: auto (BF16 where the device multiplies it natively, else fp32), fp32, bf16, fp16 or, for ESM-2, fp8.
         max_tokens: longer sequences fail with a message.
-        threads: CPU threads of this worker; None takes all there are.
-        attributes: written into each result, besides the model, dtype and versions that made it.
-        progress_queue: takes the events of `pipeline.events` and log records; a `multiprocessing` queue does.
-        forward_logs: in a process of its own, send log records there rather than to its handlers.
+        threads: CPU threads of this worker; None: all.
+        attributes: written into each result, in addition to the model, dtype and versions that made it.
+        progress_queue: takes the events of `pipeline.events` and log records, such as a `multiprocessing` queue.
+        forward_logs: in a process of its own, send log records to it instead of handling them.
 
     Returns the paths written, and (input path, message) for each file that failed. A file's error is logged with
     the device and the rest goes on; ModelError and DeviceError end the call.
@@ -140,10 +140,10 @@ def embed_dnabert_files(
 
     files: as for the worker, with names that differ; devices: "cpu", "cuda:0", …, an entry for each worker.
     output_dir: results already there are kept if they were made from the same content with the same settings.
-    batch_size: tokens a batch; 0 takes `get_optimal_batch_size` of the smallest device, for all of them.
+    batch_size: tokens per batch; 0 takes `get_optimal_batch_size` of the smallest device, for all of them.
     counts: sequences of each file, if known. listen: called with each event and the index of its worker.
     stall_seconds: a worker silent for at least this long counts as hung; launch: as for `WorkQueue`. Other keywords as
-    for `process_dnabert_files_worker`, but for progress and logs; dtype auto is BF16 if every device has it.
+    for `process_dnabert_files_worker`, except for progress and logs; dtype auto is BF16 if every device has it.
 
     A worker that dies is replaced, and its files are retried, on another device if there is one; a file that kills two
     workers has failed. Returns the paths written, in the order of `files`, (input path, message) for each file that

@@ -1,7 +1,7 @@
-"""ESM-2 on one device, and on many: the worker that is started once a device, and the driver that starts them.
+"""ESM-2 on one or many devices: the worker, started once per device, and the driver that starts workers.
 
-Everything but the model itself is shared with DNABERT-S: see `pipeline/parallel_dnabert.py` for how files reach a
-worker, and `StreamingWorker` for what it does with them.
+Everything except for the model itself is shared with DNABERT-S: see `pipeline/parallel_dnabert.py` for how workers get
+their files, and `StreamingWorker` for what they do with them.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from virnucpro.runs.config import DEFAULT_PROTEIN_MODEL
 
 __all__ = ["ESMWorker", "embed_esm_files", "pool_proteins", "process_esm_files_worker"]
 
-#: The most tokens of a batch on a GPU: ESM-2 3B makes 96,044 tokens a second on an H100 with batches of 8,192 and
-#: 99,254 with 32,768, on an H200 101,734 and 100,683, and takes 1.4 GiB less (docs/performance.md).
+#: The most tokens of a batch on a GPU: with batches of 8,192, ESM-2 3B does 96,044 tokens per second on an H100 (with
+#: 32,768: 99,254) and 101,734 on an H200 (100,683), and takes 1.4 GiB less (docs/performance.md).
 MOST_TOKENS = 8_192
 
 
@@ -40,7 +40,7 @@ class ESMWorker(StreamingWorker):
         return tokens_by_memory(device, self.resolve_dtype(device), MOST_TOKENS)
 
     def read_model(self, dtype: torch.dtype, device: torch.device = CPU) -> Network:
-        """The network in `dtype` at once, since the largest takes 11 GB in fp32; the alphabet needs no file."""
+        """The network, directly in `dtype` since the largest takes 11 GB in fp32; the alphabet needs no file."""
         network = load_esm2(self.model.weights, dtype, device)
         return Network(ProteinTokenizer(), network, network.dim, pool_proteins, network.quantize)
 
@@ -57,9 +57,9 @@ def process_esm_files_worker(
     output_dir: Path,
     **kwargs: Any,
 ) -> tuple[list[Path], list[tuple[Path, str]]]:
-    """Embed files of proteins on one device; the target of a spawned process, or called as it is.
+    """Embed files of proteins on one device; run in a spawned process or called directly.
 
-    Arguments, results and errors as `process_dnabert_files_worker`; the files are FASTA, FASTQ or uBAM of proteins.
+    Arguments, results and errors as for `process_dnabert_files_worker`; the files are FASTA, FASTQ or uBAM of proteins.
     """
     return process_files(ESMWorker, file_subset, device_id, batch_size, output_dir, **kwargs)
 
@@ -67,5 +67,5 @@ def process_esm_files_worker(
 def embed_esm_files(
     files: Iterable[Path], devices: Sequence[str], output_dir: Path, batch_size: int = 0, **kwargs: Any
 ) -> Embedded:
-    """Embed files of proteins on several devices; all as `embed_dnabert_files`."""
+    """Embed files of proteins on several devices; all as for `embed_dnabert_files`."""
     return embed_files(ESMWorker, files, devices, output_dir, batch_size, **kwargs)

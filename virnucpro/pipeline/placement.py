@@ -1,4 +1,4 @@
-"""Where a run computes: its devices, of this host or of a cluster, the one dtype and the token budgets of them all."""
+"""Where a run computes: its devices, of this host or of a cluster, and the one dtype and token budgets of them all."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OfDtype = Callable[[str], "BaseEmbeddingWorker"]
 
 @dataclass(frozen=True)
 class Placement:
-    """devices: one entry a worker; budgets: tokens a batch of each encoder; cluster: whose they are, if any's."""
+    """devices: one per worker; budgets: tokens per batch of each encoder; cluster: that of the devices, or None."""
 
     devices: tuple[Device, ...]
     dtype: str
@@ -37,10 +37,10 @@ class Placement:
     def choose(
         cls, devices: Sequence[Device], workers: Sequence[OfDtype], dtype: str = "auto", batch_size: int | None = None
     ) -> Placement:
-        """By what was asked for, and by what all of the devices can do: the smallest decides.
+        """Choose by what was requested and by what all devices can do: the smallest decides.
 
         workers: of each encoder, by dtype. batch_size: tokens; None or 0 takes what suits each encoder. Raises
-        DeviceError, and UsageError where workers cannot be started.
+        DeviceError, and UsageError if workers cannot be started.
         """
         check_can_spawn([device.name for device in devices])
         dtype = select_dtype(dtype, devices)
@@ -53,11 +53,11 @@ class Placement:
         return tuple(device.label for device in self.devices)
 
     def launch(self, local: Launch) -> Launch:
-        """What makes the launcher of a run; local: where it is this host's."""
+        """What makes the launcher of a run; local: for devices of this host."""
         return self.cluster.launch if self.cluster else local
 
     def close(self) -> None:
-        """Nothing is computed any more."""
+        """Leave the cluster, if there is one."""
         if self.cluster:
             self.cluster.close()
 
@@ -68,12 +68,12 @@ class Placement:
 
     @property
     def triton_version(self) -> str | None:
-        """What compiles the kernels that a GPU runs; None on CPUs, and where GPUs do without."""
+        """The version of Triton, which compiles the kernels of GPUs; None on CPUs, and for GPUs without it."""
         return triton_version() if any(device.type == "cuda" for device in self.devices) else None
 
 
 def threads_a_worker(workers: int, threads: int | None = None) -> int:
-    """CPU threads of each worker, where there are `threads` for all; None: as many as this process may use."""
+    """CPU threads of each worker, if there are `threads` for all; None: as many as this process may use."""
     return max(1, (threads or available_threads()) // workers)
 
 

@@ -1,17 +1,18 @@
 """Which worker computes which file, and what happens when one dies: the policy of a run, without I/O or a clock.
 
-A slot is a place for one worker on a device. `Schedule.on` takes what a worker said, or what became of it, and returns
-orders for a launcher (`pipeline/launch_local.py`); `pipeline/work_queue.py` carries the one to the other. The rules:
+A slot is a place for one worker on a device. `Schedule.on` takes the messages of a worker, or its end, and returns
+orders for a launcher (`pipeline/launch_local.py`); `pipeline/work_queue.py` passes them between both. The rules:
 
-- Files start in bin-packed lists, each in input order, so that what is made of them can be taken in that order while
-  others are still made. A slot whose list runs dry takes from the longest remaining one.
-- A file that a worker held when it died is a suspect. It is tried again when all other files are through, with nothing
-  beside it, on a device that it has not died on if there is one. After two deaths, on two devices where there are two,
-  it is given up. What a device had no memory for is tried on another device in the same way.
-- Whoever takes a dead worker's place gets one file at first, a small one, which shows whether the device still works.
-  A slot is retired after three deaths in a row with no file finished between; suspects tried again do not count.
-- A worker that has something to do and says nothing for longer than the stall limit is killed, which is a death.
-- A host that goes away is nobody's fault, up to five times a file. Where no slot is left, another host is waited for.
+- Files start in bin-packed lists, each in input order, so that results can be taken in that order while others are
+  still being made. A slot whose list is empty takes from the longest remaining list.
+- A file that a worker held when it died is a suspect. It is tried again when all other files are done, alone, on a
+  device where it has not died yet if there is one. After two deaths, on two devices if there are two, it is given up. A
+  file for which a device had no memory is tried on another device in the same way.
+- A worker that replaces a dead one first gets a single small file, which shows whether the device still works. A slot
+  is retired after three deaths in a row without a finished file in between; retried suspects do not count.
+- A worker that has work and says nothing for longer than the stall limit is killed, which counts as a death.
+- A host that goes away is nobody's fault, up to five times per file. If no slot is left, the run waits for another
+  host.
 """
 
 from __future__ import annotations
@@ -46,17 +47,17 @@ from virnucpro.pipeline.events import (
 #: Deaths after which a file is given up, and deaths in a row after which a slot is retired.
 DEATHS_OF_A_FILE, DEATHS_OF_A_SLOT = 2, 3
 
-#: Hosts that may go away with a file in hand; what happens after that counts as a death.
+#: How many hosts may go away while they hold a file; any more count as deaths.
 LOSSES_OF_A_FILE = 5
 
-#: Seconds of silence after which a busy worker counts as hung: so many at least, and so many times what the files in
-#: its hands take at its pace until then, each letter counted as a token.
+#: A busy worker counts as hung after so many seconds of silence at least, and after so many times what its files take
+#: at its rate until then, with each letter counted as a token.
 STALL_SECONDS, STALL_FACTOR = 1800.0, 10.0
 
-#: Seconds that a worker gets to end by itself, once it was told to or has said that it does.
+#: Seconds for a worker to end by itself, once it was told to or has said that it will.
 GRACE_SECONDS = 30.0
 
-#: Seconds between two ticks that mean: this host was asleep, or this job suspended.
+#: More seconds between two ticks mean that this host was asleep, or this job suspended.
 SLEPT_SECONDS = 60.0
 
 
@@ -103,7 +104,7 @@ Order = Start | Reply | Kill | Tell | Note
 
 @dataclass
 class DeviceStats:
-    """What one slot did, for the record of balance. `seconds` runs from its first worker's Ready to the last file."""
+    """What one slot did, for the record of the balance; seconds: from its first worker's Ready to its last file."""
 
     device: str
     files: int = 0
@@ -114,13 +115,13 @@ class DeviceStats:
 
     @property
     def busy_share(self) -> float:
-        """Share of its time that the device computed."""
+        """Share of the time in which the device computed."""
         return self.busy_seconds / self.seconds if self.seconds else 0.0
 
 
 @dataclass
 class QueueResult:
-    """Every file's end, and each slot's part."""
+    """How each file ended, and what each slot did."""
 
     done: dict[Path, Path] = field(default_factory=dict)
     failed: dict[Path, str] = field(default_factory=dict)
@@ -129,7 +130,7 @@ class QueueResult:
 
 @dataclass
 class _Slot:
-    """A place on a device, its list of files, and its worker of the moment."""
+    """A place on a device, its list of files, and its current worker."""
 
     index: int
     stats: DeviceStats
@@ -137,17 +138,17 @@ class _Slot:
     #: Sequences in `files`.
     left: int
     retired: bool = False
-    #: In a row, with no file finished between.
+    #: In a row, without a finished file in between.
     deaths: int = 0
     #: When its first worker was ready.
     ready_since: float | None = None
-    #: Of its worker: whether there is one, whether it has come up, was told to flush, was told to stop.
+    #: Whether there is a worker, and whether it has started, was told to flush, was told to stop.
     alive: bool = False
     ready: bool = False
     flushed: bool = False
     stopped: bool = False
     held: dict[Path, None] = field(default_factory=dict)
-    #: When it last said something; why it is ending, once that is known.
+    #: When it sent its last message; why it is ending, once that is known.
     heard: float = 0.0
     cause: str = ""
 
@@ -165,8 +166,8 @@ class Schedule:
     """One run of files over slots.
 
     devices: that of each slot; lists: the files planned for each; counts: sequences of each file; letters: its size;
-    stall_seconds: the least silence after which a busy worker counts as hung; wait_seconds: for how long another host
-    is waited for, once the last one has gone.
+    stall_seconds: the least silence after which a busy worker counts as hung; wait_seconds: how long to wait for
+    another host once the last one has gone.
     """
 
     def __init__(
@@ -184,17 +185,18 @@ class Schedule:
             _Slot(index, DeviceStats(device), deque(files), sum(counts[path] for path in files))
             for index, (device, files) in enumerate(zip(devices, map(list, lists), strict=True))
         ]
-        #: Files that nobody has had yet, and files that have not come to their end.
+        #: Files that no worker has had yet, and the number of files that have not ended.
         self.fresh = self.open = sum(len(slot.files) for slot in self.slots)
-        #: Files to be tried again, and on which devices each came to nothing.
+        #: Files to be tried again, and the devices on which each has failed.
         self.suspects: deque[Path] = deque()
         self.tried: dict[Path, list[str]] = {}
-        #: Hosts that went away with each file, and when the last one did.
+        #: How many hosts went away with each file, and when the last host did.
         self.losses: Counter[Path] = Counter()
         self.lost_at = 0.0
         #: Slots that are not retired, by device.
         self.usable = Counter(devices)
-        #: Slots whose worker waits for an answer, slots that could have a worker and have none, and workers in all.
+        #: Slots whose worker waits for an answer, slots that could have a worker but have none, and the number of
+        #: workers.
         self.hungry: dict[int, _Slot] = {}
         self.down = {slot.index: slot for slot in self.slots}
         self.alive = 0
@@ -204,7 +206,7 @@ class Schedule:
 
     @property
     def ended(self) -> bool:
-        """Whether every file has come to its end and every worker is gone."""
+        """Whether every file has ended and every worker is gone."""
         return not self.open and not self.alive
 
     def begin(self, now: float) -> list[Order]:
@@ -213,9 +215,9 @@ class Schedule:
         return self._settle(now)
 
     def on(self, index: int, message: Message, now: float) -> list[Order]:
-        """What follows from a message of, or about, the worker in slot `index`.
+        """Orders after a message of, or about, the worker in slot `index`.
 
-        Raises the error of `Fatal`, and DeviceError when no slot is left for files that are.
+        Raises the error of `Fatal`, and DeviceError if files are left but no slot.
         """
         if isinstance(message, Joined):
             self._join(message.device)
@@ -244,7 +246,7 @@ class Schedule:
         return self._settle(now)
 
     def tick(self, now: float) -> list[Order]:
-        """What follows from the time alone; call it at least every second. Raises DeviceError."""
+        """Orders that depend on the time alone; call it at least every second. Raises DeviceError."""
         if now - self.last_tick < 1:
             return []
         if self.open and not self.usable and now - self.lost_at > self.wait_seconds:
@@ -256,12 +258,12 @@ class Schedule:
         self.last_tick = now
         for slot in self.slots:
             if slot.alive and slept:
-                slot.heard = now  # the workers slept, too
+                slot.heard = now  # the workers were asleep, too
             elif slot.alive and now - slot.heard > self._patience(slot):
                 self._kill(slot, f"it was silent for {now - slot.heard:.0f} s")
         return self._taken()
 
-    # What a worker says.
+    # Messages of a worker.
 
     def _event(self, slot: _Slot, event: Event, now: float) -> None:
         match event:
@@ -290,10 +292,10 @@ class Schedule:
         else:
             self.result.failed[event.path] = event.reason
 
-    # What becomes of a worker.
+    # The end of a worker.
 
     def _doom(self, slot: _Slot, cause: str) -> None:
-        """This worker is about to end: it gets nothing more."""
+        """This worker is about to end: it gets no more files."""
         slot.cause = cause
         self.hungry.pop(slot.index, None)
 
@@ -311,7 +313,7 @@ class Schedule:
         if slot.stopped or not self.open or (slot.retired and not held):
             return
         self._note(logging.WARNING, f"the worker on {slot.device} died ({cause})")
-        if self.tried.keys().isdisjoint(held):  # else it is the file that is to blame
+        if self.tried.keys().isdisjoint(held):  # otherwise the file is to blame
             slot.deaths += 1
         for path in held:
             self._doubt(slot, path, cause, died=True)
@@ -319,7 +321,7 @@ class Schedule:
             self._retire(slot, DeviceError(f"{slot.deaths} workers died there without finishing a file: {cause}"))
 
     def _doubt(self, slot: _Slot, path: Path, why: str, died: bool) -> None:
-        """A file came to nothing in this slot: try it again, or give it up."""
+        """A file failed in this slot: try it again, or give it up."""
         tried = self.tried.setdefault(path, [])
         tried.append(slot.device)
         everywhere = len(set(tried)) > 1 or not self._untried(path)
@@ -334,13 +336,13 @@ class Schedule:
         self._orders.append(Tell(slot.index, FileFailed(path, why)))
 
     def _untried(self, path: Path) -> bool:
-        """Whether there is a device that this file did not come to nothing on."""
+        """Whether there is a device on which this file has not failed."""
         return any(device not in self.tried[path] for device in self.usable)
 
     def _retire(self, slot: _Slot, error: DeviceError) -> None:
         self._close(slot)
         if self.open and not self.usable:
-            if error.hint is not None:  # a worker said it, and knows best
+            if error.hint is not None:  # a worker reported it, and knows best
                 raise error
             devices = ", ".join(sorted({slot.device for slot in self.slots}))
             cure = "see the log, and `virnucpro doctor`"
@@ -367,7 +369,7 @@ class Schedule:
             self._note(logging.WARNING, f"{slot.device} is gone ({cause}); its files go to others")
 
     def _return(self, slot: _Slot, path: Path, cause: str) -> None:
-        """A file whose host went away is as it was before, unless hosts go away again and again."""
+        """A file whose host went away is put back, unless this happens again and again."""
         self.losses[path] += 1
         if self.losses[path] > LOSSES_OF_A_FILE:
             self._doubt(slot, path, cause, died=True)
@@ -387,7 +389,7 @@ class Schedule:
         self._note(logging.INFO, f"{device} has joined")
 
     def _patience(self, slot: _Slot) -> float:
-        """Seconds that this worker may say nothing."""
+        """Seconds for which this worker may be silent."""
         if slot.stopped or slot.cause:
             return GRACE_SECONDS
         if slot.index in self.hungry and not slot.held:
@@ -447,7 +449,7 @@ class Schedule:
         return slot.device not in self.tried[path] or not self._untried(path)
 
     def _start_needed(self, now: float) -> None:
-        """No more workers than files that wait."""
+        """Start workers, but no more than there are files to do."""
         if not self.down or not (self.fresh or self.suspects):
             return
         free = sum(slot.alive and not slot.retired and not slot.held for slot in self.slots)
@@ -460,7 +462,7 @@ class Schedule:
                 self._orders.append(Start(slot.index))
 
     def _dismiss(self, now: float) -> None:
-        """Everything has come to its end."""
+        """Everything has ended: stop all workers."""
         for slot in self.slots:
             slot.stats.seconds = slot.stats.seconds or (now - slot.ready_since if slot.ready_since is not None else 0.0)
             if not slot.alive or slot.stopped:

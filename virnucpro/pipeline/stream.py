@@ -3,9 +3,10 @@
     files ─ reader thread ─ batches ─ forward lane(s) ─ results ─ writer thread ─ a result a file
            (read, tokenize, pack)    (model, pooling)            (gather, write, rename)
 
-The channels between the stages are bounded, so memory stays flat, and the device has its next batch waiting. Batches
-run on over file borders: a small file costs no half-empty batch. On a CPU there is one lane a thread, each computing
-a whole batch on one core, so a result does not depend on the number of threads; on a GPU there is one lane.
+The channels between the stages are bounded, so memory stays flat, and the next batch is ready when the device needs it.
+Batches extend over several files, so that small files do not give half-empty batches. On a CPU there is one lane per
+thread, each of which computes a whole batch on one core, so a result does not depend on the number of threads; on a GPU
+there is one lane.
 """
 
 from __future__ import annotations
@@ -36,47 +37,47 @@ from virnucpro.pipeline.packing import PackedBatch, Packer
 
 logger = logging.getLogger("virnucpro.worker")
 
-#: Batches that wait between two stages. More would let a slow device hoard work that others could do.
+#: Batches that wait between two stages. With more, a slow device would hoard work that others could do.
 QUEUED_BATCHES = 2
 
-#: Letters that are tokenized in one call, and for how many each sequence counts at least.
+#: Letters that are tokenized in one call, and as how many each sequence counts at least.
 LETTERS_AT_ONCE, LETTERS_OF_ONE = 1 << 20, 1 << 11
 
-#: Attribute of a result: checksums of what it was made from.
+#: Attribute of a result: checksums of the files it was made from.
 SOURCE = "source_sha256"
 
 
 class Encoder(NamedTuple):
     """A model on a device, ready to embed."""
 
-    #: What the sequences are written in.
+    #: The alphabet of the sequences.
     alphabet: Alphabet
     #: Letters of the shortest sequence that can be embedded.
     shortest: int
     #: Width of an embedding.
     dim: int
-    #: Tokens of an ordinary buffer, and id of the inert token that fills one.
+    #: Tokens of an ordinary buffer, and the id of the inert token that fills it.
     budget: int
     pad_id: int
     #: Token ids of each sequence, special tokens included.
     tokenize: Callable[[Sequence[str]], list[NDArray[np.int64]]]
-    #: (size,) ids and their layout, both on the device, and how many are used → (n, dim) fp32 embeddings there.
+    #: (size,) ids and their layout, both on the device, and the number of used ids → (n, dim) fp32 embeddings there.
     embed: Callable[[torch.Tensor, PackedLayout, int], torch.Tensor]
 
 
 class Output(ABC):
-    """What becomes of work files: HDF5 files, which say what each was made from and by what means."""
+    """The results of work files: HDF5 files, which say what each was made from, and how."""
 
     @abstractmethod
     def sources(self, path: Path) -> Sequence[Path | None]:
-        """The file that each encoder reads of a work file; None for one that has nothing to read. Raises OSError."""
+        """The file of a work file that each encoder reads; None if it has nothing to read. Raises OSError."""
 
     @abstractmethod
     def results(self, path: Path) -> Mapping[Path, Mapping[str, object]]:
-        """The results of a work file, in their order, and the attributes of each that tell what makes it."""
+        """The results of a work file, in order, and the attributes of each that say how it is made."""
 
     def result(self, path: Path) -> Path:
-        """The last of its results: when it is there, all are."""
+        """The last of its results: if it exists, all do."""
         return list(self.results(path))[-1]
 
     def write(self, path: Path, shards: Sequence[Shard]) -> None:
@@ -86,7 +87,7 @@ class Output(ABC):
             write_shard(output, shard, {**attributes, SOURCE: source})
 
     def is_done(self, path: Path) -> bool:
-        """Whether all results of a work file are there, whole, of the same content and by the same means."""
+        """Whether all results of a work file exist, are whole, and were made from the same content in the same way."""
         results = self.results(path)
         if not all(output.exists() for output in results):
             return False
@@ -98,7 +99,7 @@ class Output(ABC):
             return False
 
     def _sums(self, path: Path) -> str:
-        """Checksums of what is read of a work file. Raises InputError for one that is gone by now."""
+        """Checksums of the files of a work file. Raises InputError if one is gone by now."""
         try:
             return " ".join(sha256_of(source) for source in self.sources(path) if source)
         except OSError as error:
@@ -116,7 +117,7 @@ def _says(output: Path, wanted: Mapping[str, object]) -> bool:
 
 @dataclass
 class _Reading:
-    """What one encoder makes of a work file: how many embeddings are due, and those that have come."""
+    """The work of one encoder on a work file: how many embeddings are due, and those that have come."""
 
     job: _FileJob
     headers: list[str] = field(default_factory=list)
@@ -139,7 +140,7 @@ class _Reading:
 
 @dataclass
 class _FileJob:
-    """A work file on its way; readings: one for each encoder."""
+    """A work file in progress; readings: one for each encoder."""
 
     path: Path
     readings: list[_Reading] = field(default_factory=list)
@@ -153,7 +154,7 @@ class _FileJob:
         return self.read and all(reading.received == len(reading.headers) for reading in self.readings)
 
 
-#: A sequence in a batch: whose it is and its row there.
+#: A sequence in a batch: its reading, and its row there.
 _Key = tuple[_Reading, int]
 
 
@@ -162,10 +163,10 @@ _Fetch = Callable[[], tuple[NDArray[np.float32], float]]
 
 
 class Stream:
-    """One streaming of work files through the encoders of a worker: the stages and what they share.
+    """Streams work files through the encoders of a worker: the stages and what they share.
 
-    encoders: all on `device`; lanes: batches that a CPU computes at a time; max_tokens: of a sequence; finish: what is
-    written, of the shards that the encoders made of a work file.
+    encoders: all on `device`; lanes: batches that a CPU computes at a time; max_tokens: of a sequence; finish: makes
+    what is written from the shards that the encoders made of a work file.
     """
 
     def __init__(
@@ -182,7 +183,7 @@ class Stream:
         self.lanes = lanes if device.type == "cpu" else 1
         self.events, self.finish = events, finish
         self.batches: Channel[tuple[Encoder, PackedBatch[_Key]]] = Channel(QUEUED_BATCHES)
-        #: Batches after the forward pass, None where the device had no memory for one; and files that were read.
+        #: Batches after the forward pass, with None if the device had no memory for one; and files that were read.
         self.results: Channel[tuple[PackedBatch[_Key], _Fetch | None] | _FileJob] = Channel(
             QUEUED_BATCHES + self.lanes, producers=self.lanes + 1
         )
@@ -192,10 +193,10 @@ class Stream:
         self.first = True
 
     def go(self, files: Iterable[Path | None]) -> tuple[list[Path], list[tuple[Path, str]]]:
-        """Bring every file to its end: the results written, and the files that failed with their reasons.
+        """Process every file; returns the results that were written, and the files that failed with their reasons.
 
-        `files` may hold FLUSH where no file follows for a while. A file that cannot be read or embedded is reported
-        and the rest goes on. Raises OutputError when a result cannot be written, and what the iterable of files raises.
+        `files` may hold FLUSH if no file follows for a while. A file that cannot be read or embedded is reported, and
+        the rest goes on. Raises OutputError if a result cannot be written, and what the iterable of files raises.
         """
         stages = [(self._read, (files,)), (self._write, ()), *[(self._forward, ())] * self.lanes]
         threads = [threading.Thread(target=self._stage, args=stage, daemon=True) for stage in stages]
@@ -205,7 +206,7 @@ class Stream:
             for thread in threads:
                 thread.start()
             while self.error is None and any(thread.is_alive() for thread in threads):
-                threads[-1].join(0.05)  # short, so that a signal is seen at once
+                threads[-1].join(0.05)  # short, so that a signal is noticed at once
                 threads[1].join(0.05)
         finally:
             self._abort()
@@ -221,7 +222,7 @@ class Stream:
     def _stage(self, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
         try:
             if self.device.type == "cuda":
-                # Each thread has a current device of its own. Left at GPU 0, events would not wait for another one.
+                # Each thread has its own current device. If it stayed at GPU 0, events would not wait for another GPU.
                 torch.cuda.set_device(self.device)
             work(*arguments)
         except Aborted:
@@ -284,13 +285,13 @@ class Stream:
 
     def _forward(self) -> None:
         if self.device.type == "cpu":
-            torch.set_num_threads(1)  # of this lane: the lanes are the parallelism
+            torch.set_num_threads(1)  # of this lane; lanes run in parallel
         for encoder, batch in self.batches:
             fetch: _Fetch | None = None
             try:
                 fetch = self._launch(encoder, batch)
             except (RuntimeError, MemoryError) as error:
-                # Anything else that a device says may leave it useless for whatever comes next: it ends the worker.
+                # After any other error of a device it may be useless for everything that follows: it ends the worker.
                 if not _means_no_memory(error):
                     raise
             self.results.put((batch, fetch))
@@ -298,7 +299,7 @@ class Stream:
 
     @torch.no_grad()
     def _launch(self, encoder: Encoder, batch: PackedBatch[_Key]) -> _Fetch:
-        """Start the forward pass; on a GPU it runs on after this returns."""
+        """Start the forward pass; on a GPU it continues after this returns."""
         layout = PackedLayout.build(batch.lengths, batch.size, self.device.type)
         tokens = torch.from_numpy(batch.tokens(encoder.pad_id))
         if self.device.type == "cuda":
@@ -354,7 +355,7 @@ class Stream:
         return jobs
 
     def _finish(self, job: _FileJob) -> None:
-        """Close a file that is complete or has failed, once. An OutputError ends the run: no file fares better."""
+        """Close a file that is complete or has failed, once. An OutputError ends the run: others would fail, too."""
         if job.closed or not (job.error or job.complete):
             return
         job.closed = True
@@ -392,4 +393,4 @@ def _good_records(source: Path, reading: _Reading, encoder: Encoder) -> Iterator
 
 def _means_no_memory(error: Exception) -> bool:
     no_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-    return no_memory or "DefaultCPUAllocator: can't allocate memory" in str(error)  # a CPU's has no class of its own
+    return no_memory or "DefaultCPUAllocator: can't allocate memory" in str(error)  # a CPU's error has no own class

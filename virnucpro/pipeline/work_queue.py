@@ -1,8 +1,8 @@
 """Process work files until each is done or failed, with one worker per device: `WorkQueue(…).run()`.
 
-It carries what workers say to a schedule (`pipeline/schedule.py`, who gets what and what follows when one dies) and its
-orders to a launcher (`pipeline/launch_local.py`, processes and pipes, or `pipeline/launch_ray.py`, the nodes of a
-cluster). What is said stands in `pipeline/events.py`.
+It passes the messages of workers to a schedule (`pipeline/schedule.py`: who gets what, and what happens when one dies)
+and the orders of the schedule to a launcher (`pipeline/launch_local.py`: processes and pipes, or
+`pipeline/launch_ray.py`: the nodes of a cluster). The messages are in `pipeline/events.py`.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class WorkQueue:
 
     worker: a module-level function; device_names: one entry per worker; counts: sequences of each file, in input order;
     kwargs: passed to every worker; on_event: called with each event and the index of its worker;
-    stall_seconds: a busy worker silent for at least this long counts as hung (not that of a single CPU);
+    stall_seconds: a busy worker that is silent for at least this long counts as hung (except on a single CPU);
     launch: makes the launcher; beside: as in `Work`.
-    Raises InputError where two files would have one result, UsageError where workers cannot be started.
+    Raises InputError if two files would have the same result, UsageError if workers cannot be started.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class WorkQueue:
 
 
 def _sizes(paths: Iterable[Path]) -> dict[Path, int]:
-    """Bytes of each file, so at least its letters; a file that cannot be looked at is left to the worker."""
+    """Bytes of each file, which are at least its letters; a file that cannot be found is left to the worker."""
     sizes = {}
     for path in paths:
         with contextlib.suppress(OSError):

@@ -1,1 +1,1 @@
-"""Fits a classifier to your own sequences, and tells what it is worth."""
+"""Fit a classifier to your own sequences, and measure it."""

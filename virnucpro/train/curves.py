@@ -15,19 +15,19 @@ from virnucpro.train.metrics import auprc, auroc
 #: Name of a part → its labels and scores.
 Scored = Mapping[str, tuple[Ints, Floats]]
 
-# Colours that colour-blind readers can tell apart: Okabe and Ito, https://jfly.uni-koeln.de/color/.
+# Colours that colour-blind readers can distinguish: Okabe and Ito, https://jfly.uni-koeln.de/color/.
 _COLORS = ("#0072b2", "#d55e00")
-#: Pixels of a panel, and of its area within.
+#: Pixels of a panel, and of the area inside it.
 _WIDTH, _HEIGHT = 380, 340
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 50, 48
-#: Points of a curve: more are not seen.
+#: Points of a curve: more would not be visible.
 _MOST_POINTS = 2000
 
 
 #: Shares, from 0 to 1.
 _SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
-#: A line through points: what it is called, x, y.
+#: A line through points: its name, x, y.
 Curve = tuple[str, Sequence[float], Sequence[float]]
 
 
@@ -42,7 +42,7 @@ class Panel:
     y_ticks: Sequence[float] = _SHARES
 
     def at(self, x: float, y: float) -> str:
-        """Where a point lies, in pixels."""
+        """The position of a point in pixels."""
         across = (x - self.x_ticks[0]) / ((self.x_ticks[-1] - self.x_ticks[0]) or 1)
         up = (y - self.y_ticks[0]) / ((self.y_ticks[-1] - self.y_ticks[0]) or 1)
         left = _LEFT + across * (_WIDTH - _LEFT - _RIGHT)
@@ -61,7 +61,7 @@ def _losses(losses: Mapping[str, Sequence[float]]) -> Panel:
 
 
 def _ticks(most: float) -> list[float]:
-    """Five round numbers or so, from 0 to the first one that is not below `most`."""
+    """About five round numbers, from 0 to the first one that is not below `most`."""
     power = 10 ** np.floor(np.log10(most / 5)) if most > 0 else 1.0
     step = next(float(power * each) for each in (1, 2, 5, 10) if 5 * power * each >= most)
     return [step * i for i in range(int(np.ceil(most / step)) + 1)]

@@ -1,7 +1,7 @@
-"""Embedded work files → what a classifier is trained and tested on: windows with labels and groups, and their features.
+"""Embedded work files → the data of a classifier: windows with labels and groups, and their features.
 
-The parts for training, validation and test are made of whole groups: windows of one record, or of related records, are
-alike, and a part that shares a record with another measures nothing.
+The parts for training, validation and test consist of whole groups: windows of one record, or of related records, are
+similar, and a part that shares a record with another one measures nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Floats = NDArray[np.float64]
 #: Arrays of features, in the work folder: of frames, and of whole windows.
 FEATURES = ("frames", "whole")
 
-#: Groups of a class that must be there for three parts.
+#: Groups of a class that are needed for three parts.
 FEWEST_GROUPS = 3
 
 
@@ -46,13 +46,13 @@ class Part(IntEnum):
 
 @dataclass
 class Table:
-    """Features, each with the window it belongs to: (n, dim) and (n,)."""
+    """Features and the window of each: (n, dim) and (n,)."""
 
     features: NDArray[np.float32]
     window: Ints
 
     def examples(self, labels: Ints, chosen: NDArray[np.bool_]) -> Examples:
-        """Those of the chosen windows, with their windows' labels; both masks and labels are by window."""
+        """The examples of the chosen windows, with the windows' labels; mask and labels are by window."""
         rows = np.flatnonzero(chosen[self.window])
         return Examples(self.features[rows], labels[self.window[rows]])
 
@@ -75,7 +75,7 @@ class Dataset(Windows):
     whole: Table
 
     def scores(self, classifier: Classifier, dna_only: Classifier | None) -> Floats:
-        """(n,) score of each window as `predict` has it; NaN where there is none."""
+        """(n,) score of each window, as in `predict`; NaN if there is none."""
         best = np.full((2, len(self.label)), -np.inf)
         for table, scorer in ((self.frames, classifier), (self.whole, dna_only)):
             if scorer is not None and len(table.window):
@@ -89,7 +89,7 @@ class Dataset(Windows):
 def read_windows(paths: TrainPaths, parts: Sequence[WorkFile], virus: int, groups: Mapping[str, str] | None) -> Windows:
     """The windows of all work files; the first `virus` inputs are viral, and without `groups` each record is a group.
 
-    Raises InputError if `groups` lacks a record that has windows.
+    Raises InputError if a record with windows is missing in `groups`.
     """
     rows: list[tuple[int, int, int, int]] = []
     numbers: dict[str, int] = {}
@@ -120,7 +120,7 @@ def gather(
 ) -> tuple[Dataset, list[tuple[int, int, str, str]]]:
     """The windows with their features, and what could not be used: (index of the input, record, id, reason).
 
-    Features stand in files of the work folder.
+    Features are kept in files of the work folder.
     """
     counts = sum(part.frames for part in parts), sum(part.whole for part in parts)
     frames, whole = (_Column(paths.features(name), count) for name, count in zip(FEATURES, counts, strict=True))
@@ -194,9 +194,9 @@ def read_groups(path: Path) -> dict[str, str]:
 
 
 def divide(data: Windows, validation: float, test: float, seed: int) -> Ints:
-    """(n,) part of each window: whole groups drawn at random, of either class about the shares asked for.
+    """(n,) part of each window: whole groups drawn at random, with about the requested shares of each class.
 
-    Raises UsageError where a class has fewer than three groups.
+    Raises UsageError if a class has fewer than three groups.
     """
     parts = np.full(len(data.label), Part.TRAINING, dtype=np.int64)
     rng = np.random.default_rng(seed)
@@ -222,7 +222,7 @@ def _drawn(
     total = sum(sizes[group] for group in order)
     for left, (part, share) in zip((2, 1), shares.items(), strict=True):
         used = 0
-        while used < share * total and len(order) > left:  # one at least is left for each of the other parts
+        while used < share * total and len(order) > left:  # at least one is left for each of the other parts
             group = order.pop()
             used += sizes[group]
             yield part, group

@@ -1,4 +1,4 @@
-"""What a trained classifier is worth: figures on groups that it has not seen, thresholds, the card, the curves."""
+"""Evaluate a trained classifier: figures on groups that it has not seen, thresholds, the card, the curves."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from virnucpro.train.metrics import METRICS, Estimate, confusion, evaluate, thre
 #: Name of a preset → share of the other windows that it may call viral.
 PRESETS: Mapping[str, float] = {"conservative": 0.01, "default": 0.05, "relaxed": 0.10}
 
-#: Times the false positives that a preset means, from which on the card warns of it.
+#: The card warns of a preset with more than so many times the false positives that it stands for.
 TOO_MANY = 2
 
 _NAMES = {Part.VALIDATION: "validation", Part.TEST: "test"}
@@ -47,7 +47,7 @@ class Trial:
         return self.data.label[rows], self.scores[rows], self.data.group[rows]
 
     def by_sequence(self, part: Part) -> tuple[Ints, Floats, Ints]:
-        """The same of sequences: the mean of their windows, weighted by bases."""
+        """The same for sequences: the mean of their windows, weighted by bases."""
         rows = (self.parts == part) & ~np.isnan(self.scores)
         _, first, place = np.unique(self.data.sequence[rows], return_index=True, return_inverse=True)
         bases = self.data.bases[rows]
@@ -56,7 +56,7 @@ class Trial:
 
     @cached_property
     def presets(self) -> dict[str, float]:
-        """Thresholds, by the validation part: what is tested on decides nothing."""
+        """Thresholds, measured on the validation part: the test part decides nothing."""
         labels, scores, _ = self.of(Part.VALIDATION)
         return {name: min(1.0, threshold_at(labels, scores, share)) for name, share in PRESETS.items()}
 
@@ -73,13 +73,13 @@ class Trial:
 
     @property
     def confusion(self) -> dict[str, int]:
-        """Of the test windows at the default threshold."""
+        """The confusion of the test windows at the default threshold."""
         labels, scores, _ = self.of(Part.TEST)
         return confusion(labels, scores, self.presets[DEFAULT_PRESET])
 
     @cached_property
     def false_positives(self) -> dict[str, float]:
-        """By preset: the share of the other windows of the test part that reach its threshold; NaN without any."""
+        """By preset: the share of other windows of the test part that reach its threshold; NaN if there are none."""
         labels, scores, _ = self.of(Part.TEST)
         others = scores[labels == 0]
         return {
@@ -89,7 +89,7 @@ class Trial:
 
     @property
     def surprises(self) -> list[str]:
-        """Presets that let far more of the test part through than they mean, in words."""
+        """Presets with far more false positives in the test part than they stand for, in words."""
         return [
             f"preset {name} calls {seen:.1%} of the other windows of the test part viral; the target is {meant:.0%}"
             for name, meant in PRESETS.items()
@@ -98,7 +98,7 @@ class Trial:
 
     @property
     def divided(self) -> dict[str, dict[str, list[int]]]:
-        """By class and part: how many records and groups."""
+        """The number of records and groups, by class and part."""
         data, found = self.data, {}
         for label, kind in ((1, "viral"), (0, "other")):
             rows = [(part, (data.label == label) & (self.parts == part)) for part in Part]
@@ -138,7 +138,7 @@ class Trial:
 def write_text(
     path: Path, card: ClassifierCard, trial: Trial, fitted: Fitted, files: Mapping[str, Sequence[Path]]
 ) -> None:
-    """The card, to read; files: of each class. Raises OSError."""
+    """Write the card for readers; files: of each class. Raises OSError."""
     path.write_text("\n".join(_text(card, trial, fitted, files)) + "\n", "utf-8", "surrogateescape")
 
 
@@ -179,7 +179,7 @@ def _text(card: ClassifierCard, trial: Trial, fitted: Fitted, files: Mapping[str
 
 
 def _false_positives(trial: Trial) -> Iterator[str]:
-    """What a preset means, and what it turned out to be on groups that decided nothing."""
+    """What a preset stands for, and what was measured on groups that decided nothing."""
     yield "| preset | score | false positives: target (validation) | **observed (test)** |"
     yield "|---|---|---|---|"
     for name, score in trial.presets.items():

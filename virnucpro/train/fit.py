@@ -1,10 +1,10 @@
 """Fitting a classifier to features of frozen encoders.
 
 Source: the network and the loss of Li et al. 2025 (doi:10.1093/bib/bbaf224). Of the published training we keep the
-network, its initialisation, cross entropy, and stopping when the validation loss has not fallen for 5 epochs; we do
-otherwise where it goes wrong: the best weights are copied (not referred to) and always restored, classes are balanced
-by sampling, nothing that is tested on decides when to stop, and all is seeded. Plain SGD at 0.0002 in batches of 32
-needs more epochs than it is given on small sets, so the optimiser is AdamW.
+network, its initialisation, cross entropy, and stopping when the validation loss has not fallen for 5 epochs. We
+correct its faults: the best weights are copied (not referred to) and always restored, classes are balanced by sampling,
+the test data does not decide when to stop, and everything is seeded. Plain SGD at 0.0002 in batches of 32 needs more
+epochs than it has on small sets, so the optimiser is AdamW.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def fit(training: Examples, validation: Examples, settings: FitSettings, listen:
     """Fit a network on `training`, keep the epoch of the lowest loss on `validation`, and calibrate it there.
 
     Both need examples of both classes. The same examples, settings and version of PyTorch give the same network: one
-    thread computes it, as sums by several depend on how many they are. Every epoch is a step for the listener.
+    thread computes it, since sums by several threads depend on their number. Every epoch is a step for the listener.
     """
     generator = torch.Generator().manual_seed(settings.seed)
     with one_thread(), torch.random.fork_rng(devices=[]):
@@ -115,7 +115,7 @@ def _descend(
 def _epoch(
     network: nn.Sequential, training: Examples, optimiser: torch.optim.Optimizer, batch: int, generator: torch.Generator
 ) -> float:
-    """As many examples as there are, half of them of either class; returns the mean loss."""
+    """Train on as many examples as there are, half of each class; returns the mean loss."""
     network.train()
     losses = []
     for rows in _balanced_batches(training.labels, batch, generator):
@@ -129,7 +129,7 @@ def _epoch(
 
 
 def _balanced_batches(labels: NDArray[np.int64], batch: int, generator: torch.Generator) -> Iterator[NDArray[np.int64]]:
-    weights = 1.0 / np.bincount(labels, minlength=2)[labels]  # with which both classes weigh the same
+    weights = 1.0 / np.bincount(labels, minlength=2)[labels]  # so that both classes have the same weight
     order = torch.multinomial(torch.from_numpy(weights), len(labels), replacement=True, generator=generator).numpy()
     for start in range(0, len(order), batch):
         rows = order[start : start + batch]
@@ -150,7 +150,7 @@ def _balanced_loss(logits: Tensor, labels: Tensor) -> float:
 
 
 def _temperature(logits: Tensor, labels: Tensor) -> float:
-    """By which logits are divided, so that scores are calibrated for classes of one size (Guo et al. 2017)."""
+    """The divisor of logits that calibrates scores for classes of equal size (Guo et al. 2017)."""
     candidates = torch.logspace(-1, 1, 201).tolist()
     return float(min(candidates, key=lambda value: _balanced_loss(logits / value, labels)))
 

@@ -1,4 +1,4 @@
-"""How good scores are: areas under curves, recall at a share of false positives, with intervals over groups."""
+"""Measure scores: areas under curves, recall at a share of false positives, with intervals over groups."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from virnucpro.errors import UsageError
 from virnucpro.pipeline.events import Listener, Step, unheard
 
-#: Shares of false positives at which recall is told.
+#: Shares of false positives at which recall is measured.
 FALSE_POSITIVES = (0.01, 0.05)
 RESAMPLES = 200
 
@@ -22,7 +22,7 @@ Metric = Callable[[Ints, Floats], float]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and its 95% interval: from resampling whole groups, since what a group holds is not independent."""
+    """A figure and its 95% interval, from resampling whole groups, since members of a group are not independent."""
 
     value: float
     low: float
@@ -56,7 +56,7 @@ def auprc(labels: Ints, scores: Floats) -> float:
 
 
 def threshold_at(labels: Ints, scores: Floats, false_positives: float) -> float:
-    """The lowest score from which at most that share of the others is called viral."""
+    """The lowest threshold at which at most this share of the others is called viral."""
     others = np.sort(scores[labels == 0])[::-1]
     allowed = int(false_positives * len(others))
     if allowed >= len(others):
@@ -65,7 +65,7 @@ def threshold_at(labels: Ints, scores: Floats, false_positives: float) -> float:
 
 
 def recall_at(false_positives: float) -> Metric:
-    """Share of the viral that is called at that share of false positives."""
+    """Share of the viral ones that is called at this share of false positives."""
 
     def recall(labels: Ints, scores: Floats) -> float:
         return float((scores[labels == 1] >= threshold_at(labels, scores, false_positives)).mean())
@@ -81,7 +81,7 @@ METRICS: Mapping[str, Metric] = {
 
 
 def evaluate(labels: Ints, scores: Floats, groups: Ints, seed: int, listen: Listener = unheard) -> dict[str, Estimate]:
-    """Every metric, a step for the listener, with its interval; groups (n,) numbers. Both classes must be there."""
+    """Every metric with its interval, each a step for the listener; groups (n,) numbers. Both classes must be there."""
     samples, found = _resampled(labels, groups, seed), {}
     for name, metric in METRICS.items():
         values = [metric(labels[rows], scores[rows]) for rows in samples]
@@ -92,7 +92,7 @@ def evaluate(labels: Ints, scores: Floats, groups: Ints, seed: int, listen: List
 
 
 def _resampled(labels: Ints, groups: Ints, seed: int) -> list[Ints]:
-    """Rows of groups drawn with replacement; draws without both classes are left out."""
+    """Rows of groups drawn with replacement; draws with only one class are left out."""
     rng = np.random.default_rng(seed)
     order = np.argsort(groups, kind="stable")
     members = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
@@ -102,7 +102,7 @@ def _resampled(labels: Ints, groups: Ints, seed: int) -> list[Ints]:
 
 
 def confusion(labels: Ints, scores: Floats, min_score: float) -> dict[str, int]:
-    """How many windows of each class were called what."""
+    """How many windows of each class were called viral or not."""
     called = scores >= min_score
     return {
         "virus called virus": int((called & (labels == 1)).sum()),
