@@ -1,13 +1,13 @@
-"""Attention over packed sequences: no sequence sees another, and none is touched by its neighbours.
+"""Attention over packed sequences: no sequence sees another one, and none depends on its neighbours.
 
 A packed buffer holds the tokens of many sequences back to back. `PackedLayout` says which rows belong to which
 sequence and sorts the sequences into groups of one padded width. The width is a function of a sequence's own length,
-and every group is computed as blocks of one fixed shape (`slots` x `width`), so a sequence meets the same kernels with
-the same shapes whatever lies beside it: its result has the same bits in any company (DESIGN rule 1).
+and every group is computed as blocks of one fixed shape (`slots` x `width`), so a sequence is computed by the same
+kernels with the same shapes whatever its neighbours are: its result has the same bits in any batch (DESIGN rule 1).
 
-That is plain PyTorch, for a CPU and for a GPU without Triton; they differ in the size of a block only: a CPU wants a
-block that fits its cache, a GPU one that fills its multiprocessors. With Triton a GPU runs one kernel of our own over a
-list of tiles instead (`models/kernels.py`), which pads nothing.
+That is plain PyTorch, for a CPU and for a GPU without Triton. They differ only in the size of a block: it fits the
+cache of a CPU, and fills the multiprocessors of a GPU. With Triton a GPU instead runs one kernel of our own over a list
+of tiles (`models/kernels.py`), without padding.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ QUERY_ROWS = 512
 
 
 def padded_width(length: int) -> int:
-    """Width at which a sequence of `length` tokens is computed; depends on nothing else."""
+    """The width at which a sequence of `length` tokens is computed; it depends on nothing else."""
     step = 32 if length <= 256 else 128 if length <= 1024 else 512
     return math.ceil(length / step) * step
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A CPU tensor on `device`: for a GPU by way of pinned memory, which PyTorch keeps and hands out again."""
+    """Copy a CPU tensor to `device`: for a GPU by pinned memory, which PyTorch keeps and reuses."""
     if device.type == "cpu":
         return tensor
     return tensor.pin_memory().to(device, non_blocking=True)
@@ -70,7 +70,7 @@ class PackedLayout:
     lengths: (n,) tokens of each sequence; they lie back to back from row 0, inert tokens fill the tail.
     positions: (size,) place of each token in its sequence, from 0; 0 for inert tokens.
     blocks: attention's work for plain PyTorch.
-    tiles: attention's work for the kernel, see `attention_tiles`; None where plain PyTorch does it.
+    tiles: attention's work for the kernel, see `attention_tiles`; None if plain PyTorch computes it.
     """
 
     size: int
@@ -96,7 +96,7 @@ class PackedLayout:
         return cls(size, torch.from_numpy(counts), torch.from_numpy(positions), blocks, tiles)
 
     def to(self, device: torch.device) -> PackedLayout:
-        """The same layout on `device`; the copies to a GPU are queued there, and nothing waits for them."""
+        """The same layout on `device`; copies to a GPU are queued there without waiting for them."""
         if device.type == "cpu":
             return self
         return PackedLayout(
@@ -116,7 +116,7 @@ class PackedLayout:
 def attention_tiles(
     starts: NDArray[np.int64], lengths: NDArray[np.int64], size: int, queries: int
 ) -> NDArray[np.int32]:
-    """(1 + tiles, 4) the kernel's work: the number of tiles, then one a row; at most `size` of them.
+    """(1 + tiles, 4) the kernel's work: the number of tiles, then one tile per row; at most `size` of them.
 
     A tile is `queries` rows of one sequence: the sequence's first row in the buffer, its length, and where in it the
     tile begins and ends. Tiles of long sequences, which take longest, come first. Inert rows are tiles of a sequence
@@ -155,7 +155,7 @@ def _block(members: list[tuple[int, int]], width: int, slots: int, size: int) ->
     column = np.arange(width)
     real = column < lengths[:, None]
     rows = starts[:, None] + column
-    # An empty slot keeps one key, so that its softmax is a number and not 0/0.
+    # An empty slot keeps one key, so that its softmax is not 0/0.
     padding = ~(column < np.maximum(lengths, 1)[:, None])
     return AttentionBlock(
         torch.from_numpy(np.where(real, rows, 0)),
@@ -165,7 +165,7 @@ def _block(members: list[tuple[int, int]], width: int, slots: int, size: int) ->
 
 
 def alibi_slopes(heads: int) -> Tensor:
-    """(heads,) slopes of ALiBi (Press et al. 2022): powers of two; the extra heads take every other one between."""
+    """(heads,) slopes of ALiBi (Press et al. 2022): powers of two; extra heads take every other one in between."""
     power = 2 ** math.floor(math.log2(heads))
     slopes = [2.0 ** (-8 * (i + 1) / power) for i in range(power)]
     between = [2.0 ** (-8 * (i + 1) / (2 * power)) for i in range(0, 2 * power, 2)]
@@ -174,7 +174,7 @@ def alibi_slopes(heads: int) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _distances(first: int, rows: int, width: int, device: torch.device) -> Tensor:
-    """(rows, width) fp32 -|i - j| for query i and key j; kept, since every layer and batch asks for the same."""
+    """(rows, width) fp32 -|i - j| for query i and key j; kept, since every layer and batch uses the same."""
     i = torch.arange(first, first + rows, device=device, dtype=torch.float32)
     j = torch.arange(width, device=device, dtype=torch.float32)
     return -(i[:, None] - j[None, :]).abs()
@@ -193,7 +193,7 @@ def packed_attention(
         assert kernels is not None, "the layout was built for another device"
         return kernels.tiled_attention(q, k, v, layout.tiles, scale, slopes)  # type: ignore[no-any-return]
     tokens, heads, head_dim = q.shape
-    # One spare row takes what padding writes, so that no shape depends on how full a block is.
+    # Padding writes to one spare row, so that no shape depends on how full a block is.
     out = q.new_zeros(tokens + 1, heads * head_dim)
     for block in layout.blocks:
         slots, width = block.gather.shape
@@ -232,6 +232,6 @@ def _attend(
 def segment_mean(hidden: Tensor, lengths: Tensor, used: int) -> Tensor:
     """(n, dim) fp32 mean over each sequence's rows of `hidden` (tokens, dim), summed in row order.
 
-    `used` is the sum of `lengths`, given as a number so that a GPU is not waited for.
+    `used` is the sum of `lengths`, given as a number to avoid waiting for a GPU.
     """
     return torch.segment_reduce(hidden[:used].float(), "mean", lengths=lengths, axis=0, unsafe=True)

@@ -1,6 +1,6 @@
-"""Which code computes on a device: our Triton kernels on a GPU where Triton works, else plain PyTorch.
+"""Which code computes on a device: our Triton kernels on a GPU if Triton works, else plain PyTorch.
 
-One answer a process, found once by running a kernel, so that every batch of every run meets the same code.
+The answer is found once per process by running a kernel, so that every batch of every run is computed by the same code.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from virnucpro.core.caches import settle_caches
 
 
 def kernels_for(device_type: str) -> ModuleType | None:
-    """The module `models.kernels` if tensors on `device_type` go through it, else None.
+    """The module `models.kernels` if it computes tensors on `device_type`, else None.
 
-    A CPU runs plain PyTorch, unless Triton's interpreter is asked for (TRITON_INTERPRET=1, for tests).
+    A CPU runs plain PyTorch, unless Triton's interpreter is requested (TRITON_INTERPRET=1, for tests).
     """
     if device_type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return None
@@ -26,7 +26,7 @@ def kernels_for(device_type: str) -> ModuleType | None:
 
 
 def why_no_kernels(device_type: str) -> str:
-    """Why `kernels_for` answers None on a GPU; empty if it does not."""
+    """Why `kernels_for` returns None on a GPU; empty if it does not."""
     return _working_kernels(device_type)[1]
 
 

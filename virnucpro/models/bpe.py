@@ -1,14 +1,14 @@
 """Byte-pair encoding of DNA in linear time, exact to the `tokenizers` library (`benchmarks/tokenizer.py` times both).
 
 Why it is exact. A sequence of tokens is the encoding of its text if and only if every pair of neighbours is the
-encoding of its own text: merges within tokens go on undisturbed until one crosses a border, and whether one does is
-decided by the two tokens at that border alone. So a table of valid pairs, made once from the merges, replaces the
-merging, and the encoding is the one chain of valid pairs through the text. It is found by taking the longest token
-that may follow, and by going back where the text ends in no token; no place in the text is a dead end twice. The idea
+encoding of its own text: merges within tokens are independent of each other until one crosses a border, and whether one
+does depends only on the two tokens at that border. So a table of valid pairs, made once from the merges, replaces the
+merging, and the encoding is the only chain of valid pairs through the text. It is found by taking the longest token
+that may follow, and by going back where no token fits; no position in the text is a dead end twice. The idea
 is that of Berglund and van der Merwe 2023, "Formalizing BPE tokenization", and of GitHub's blog, "So many tokens, so
 little time" (2024); the code is our own.
 
-Compiled by Numba, which is optional, and free of the GIL.
+Compiled by Numba, which is optional; runs without the GIL.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-#: The alphabet that merges are made of; its letters are the first tokens, in this order.
+#: The alphabet of the merges; its letters are the first tokens, in this order.
 LETTERS = "ACGT"
 
-#: In the table of letters: one that the tokenizer does not know, and a character that is no letter.
+#: In the table of letters: a letter that the tokenizer does not know, and a character that is not a letter.
 UNKNOWN, NO_LETTER = 4, 5
 
-#: What a tokenizer file must say; `fuse_unk` and the like change what comes out.
+#: Required settings of a tokenizer file; `fuse_unk` and the like would change the result.
 NEEDED = {
     "type": "BPE",
     "dropout": None,
@@ -43,15 +43,15 @@ NEEDED = {
 
 
 class Unsuitable(ValueError):
-    """A tokenizer that is no plain BPE over A, C, G and T; the message says why."""
+    """A tokenizer that is not a plain BPE over A, C, G and T; the message says why."""
 
 
 class Tables(NamedTuple):
-    """What the compiled loop reads. Tokens go by a number of their own here: letters first, then merges in order.
+    """The tables of the compiled loop. Tokens have their own numbers here: letters first, then merges in order.
 
     valid: (tokens, tokens / 8) see `_valid_pairs`, a bit each; child: see `_trie`; lengths: (tokens,) letters of each;
     shorter: (tokens,) the longest other token that each begins with, or -1; ids: (tokens,) the tokenizer's ids;
-    first, last, unknown: ids of what stands at the ends and for a letter that the tokenizer does not know.
+    first, last, unknown: ids of the special tokens at the ends, and for a letter that the tokenizer does not know.
     """
 
     valid: NDArray[np.uint8]
@@ -84,9 +84,9 @@ class FastBPE:
         return np.split(ids[: stops[-1]].copy(), stops[:-1])
 
 
-@lru_cache(maxsize=4)  # whoever embeds one file after another in a process waits for it once
+@lru_cache(maxsize=4)  # a process that embeds several files waits for it once
 def _tables(tokenizer: str) -> Tables:
-    """The tables of a tokenizer by the text of its file. Raises Unsuitable, and what a file that makes no sense may."""
+    """The tables of a tokenizer by the text of its file. Raises Unsuitable, or anything if the file makes no sense."""
     content = json.loads(tokenizer)
     model = content["model"]
     _check(content, model)
@@ -95,7 +95,7 @@ def _tables(tokenizer: str) -> Tables:
     vocabulary = model["vocab"]
 
     def longest(text: str) -> int:
-        """The longest token that `text` begins with and that is not `text`; -1 for a letter."""
+        """The longest token other than `text` with which `text` begins; -1 for a letter."""
         return next((numbers[text[:n]] for n in range(len(text) - 1, 0, -1) if text[:n] in numbers), -1)
 
     valid = _valid_pairs([(numbers[left], numbers[right]) for left, right in merges])
@@ -203,7 +203,7 @@ _LETTER_CODES[[*LETTERS.encode()]] = range(len(LETTERS))
 
 
 def _compiled(function: Callable[..., Any]) -> Any:
-    """Let Numba compile a function when it is first called, and keep the code if any folder for that can be written."""
+    """Let Numba compile a function at its first call, and keep the code if a folder for it can be written."""
     try:
         return njit(nogil=True, cache=True)(function)
     except RuntimeError:
@@ -254,7 +254,7 @@ def _chain(
 ) -> int:
     """Write the numbers of the tokens of letters[begin:stop] to the front of `chain`; returns how many.
 
-    dead: places from which no chain goes on to the end, all False at first.
+    dead: positions from which no chain reaches the end; all False at first.
     """
     count, place = 0, begin
     token = _longest(letters, place, stop, tables)
@@ -292,12 +292,12 @@ def _longest(letters: NDArray[np.uint8], place: int, stop: int, tables: Tables) 
 
 
 def is_kept() -> bool:
-    """Whether what Numba compiles is kept on disk for the next start."""
+    """Whether compiled code is kept on disk for the next start."""
     return bool(_encode.stats.cache_path)
 
 
 def examples(seed: int = 0) -> Iterator[str]:
-    """Sequences that try an encoder: random, of few letters, repetitive, with unknown letters between."""
+    """Sequences for testing an encoder: random, of few letters, repetitive, with unknown letters in between."""
     rng = np.random.default_rng(seed)
     for alphabet in ("ACGT", "AT", "GC", "AAAAT", "ACGTN", "NA"):
         for length in (1, 2, 7, 33, 500):

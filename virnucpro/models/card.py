@@ -1,4 +1,4 @@
-"""The card of a classifier: `model.json`, beside its weights. Nothing heavy is imported."""
+"""The card of a classifier: `model.json`, next to its weights. Nothing heavy is imported."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from virnucpro.models.local import LocalModel, read_json
 from virnucpro.models.registry import MODELS
 
 CARD = "model.json"
-#: Beside it, if there: a network that reads the DNA vector of a whole window, for windows without an open frame.
+#: Next to it, if present: a network that reads the DNA vector of a whole window, for windows without an open frame.
 DNA_ONLY = "dna_only.safetensors"
-#: No window is longer.
+#: The longest window.
 MOST_BASES = 1 << 30
-#: What the two scores of a row mean, in their order.
+#: The meaning of the two scores of a row, in order.
 Labels = tuple[Literal["others"], Literal["virus"]]
 LABELS: Labels = ("others", "virus")
-#: The preset that holds where none is asked for.
+#: The preset that is used by default.
 DEFAULT_PRESET = "default"
 
-#: What a set reads: the published open frames, by their DNA and their proteins, or whole windows, by their DNA alone.
+#: What a set reads: open frames, by their DNA and their proteins, or whole windows, by their DNA alone.
 Reads = Literal["frames", "windows"]
 
-#: Half of a pair of surrogates cannot be shown.
+#: Half of a surrogate pair cannot be printed.
 Text = Annotated[str, Meta(pattern="^[^\0\ud800-\udfff]*$")]
 Sum = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Scores = Mapping[str, Share]
@@ -53,11 +53,11 @@ class ClassifierCard:
     """A classifier: which encoders it needs, which windows it serves, where it comes from.
 
     `window` lists lengths of windows, the default first. Without an encoder of proteins it `reads` whole windows. A
-    sequence is called viral from `min_score` on; `presets` are other such scores, by name, where they were measured;
-    `long_presets` those of long sequences. All are of windows of the first length; `size_presets` are presets of other
-    lengths. `calls` tells for lengths of windows how sequences are called where that was measured: then nothing else
-    decides. `dtypes`: in which it was measured; empty where nobody knows. `files` holds the sha256 of each file of
-    weights; empty in a card that was written before cards said so.
+    sequence is called viral from `min_score` on; `presets` are other such scores, by name, if they were measured, and
+    `long_presets` those of long sequences. All of these hold for windows of the first length; `size_presets` are the
+    presets of other lengths. `calls` says, by length of windows, how sequences are called if that was measured: then
+    nothing else decides. `dtypes` are those in which it was measured, or empty if unknown. `files` holds the sha256 of
+    each file of weights, or is empty in older cards.
     """
 
     name: Text
@@ -117,7 +117,7 @@ class ClassifierCard:
 
 
 def check_encoders(card: ClassifierCard, models: Sequence[LocalModel]) -> None:
-    """Raise a ModelError if one of the `models`, in the order of the card's encoders, is not what it was trained on.
+    """Raise a ModelError if one of the `models`, in the order of the card's encoders, is not one it was trained on.
 
     The checksums decide, not the names. Computing them reads the weights, once for each LocalModel.
     """

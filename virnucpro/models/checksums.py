@@ -1,7 +1,7 @@
 """Checksums of large weights, remembered between runs, so that 11 GB are not read only to compute them.
 
-A file is known again by its path, size, inode, and times of change. If one of them differs, or if what was remembered
-is damaged, the file is read.
+A file is recognised by its path, size, inode, and times of change. If one of them differs, or if the remembered
+checksum is damaged, the file is read.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from virnucpro.core.caches import own_folder
 from virnucpro.errors import ModelError, OutputError
 from virnucpro.io.files import atomic_path, failing_as, open_regular, sha256_of
 
-#: Bytes from which on a checksum is remembered; a smaller file is read in a moment.
+#: Smallest size in bytes for which a checksum is remembered; smaller files are read quickly.
 LARGE = 64 << 20
-#: Nanoseconds for which a file must have stood still: a change soon after another may leave the times as they are.
+#: Nanoseconds for which a file must be unchanged: two changes in quick succession may leave the same times.
 SETTLED = 2 * 10**9
 
 
@@ -98,6 +98,6 @@ def _remember(checksum: Checksum) -> None:
 
 
 def _memory(state: FileState) -> Path | None:
-    """The file, named by a state, that remembers the checksum of a file in it; None if there is no cache folder."""
+    """The file that holds the checksum of a file with this state; None if there is no cache folder."""
     folder, name = own_folder(), hashlib.sha256(repr(state).encode("utf-8", "surrogateescape")).hexdigest()[:32]
     return folder / "checksums" / name if folder else None

@@ -3,8 +3,8 @@
 Source: Li et al. 2025, "VirNucPro" (doi:10.1093/bib/bbaf224). Written from the published numbers: a hidden layer,
 batch norm, ReLU, an output layer of two, softmax.
 
-A row's scores have the same bits whatever its neighbours are. Each product has one shape, since rows are computed in
-blocks of BLOCK, in one buffer, with one thread: the number of threads decides how a sum is split.
+A row's scores have the same bits whatever its neighbours are: every product has the same shape, since rows are computed
+in blocks of BLOCK, in one buffer, by one thread (the number of threads decides how a sum is split).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ KEYS = ("hidden.weight", "hidden.bias", *(f"norm.{name}" for name in NORM), "out
 
 
 class Classifier:
-    """Features → scores of `LABELS`, on the CPU in fp32; of tensors that `check_state` has passed."""
+    """Features → scores of `LABELS`, on the CPU in fp32; its tensors have passed `check_state`."""
 
     def __init__(self, card: ClassifierCard, state: Mapping[str, Tensor]) -> None:
         self.card = card
@@ -50,20 +50,20 @@ class Classifier:
 
     @classmethod
     def load(cls, folder: Path) -> Classifier:
-        """The classifier in `folder`. A ModelError names a file that is absent, damaged, or does not fit the other."""
+        """The classifier in `folder`. A ModelError names a file that is missing, damaged, or unfit for the other."""
         card = ClassifierCard.read(folder)
         return cls._read(card, folder / WEIGHTS, card.dim)
 
     @classmethod
     def load_dna_only(cls, folder: Path) -> Classifier | None:
-        """The network for whole windows, by their DNA: of all, or of those without an open frame, or None.
+        """The network for whole windows, by their DNA: for all, or for those without an open frame, or None.
 
         Errors as for `load`.
         """
         card, path = ClassifierCard.read(folder), folder / DNA_ONLY
         if card.reads == "windows":
             return cls.load(folder)
-        # A card that names it wants it, though it may be lost.
+        # If the card names it, it is required, and a lost file is an error.
         return cls._read(card, path, card.dna.dim) if DNA_ONLY in card.files or path.exists() else None
 
     @classmethod
@@ -102,7 +102,7 @@ class Classifier:
 def save(
     folder: Path, state: Mapping[str, Tensor], card: ClassifierCard, dna_only: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Write a classifier; a folder with a card is whole. Raises ModelError for an unfit `state`, OutputError."""
+    """Write a classifier; a folder with a card is complete. Raises ModelError for an unfit `state`, OutputError."""
     with atomic_paths([folder / name for name in classifier_files(dna_only is not None)]) as names:
         folder.mkdir(parents=True, exist_ok=True)
         write(names, folder, state, card, dna_only)
@@ -111,7 +111,7 @@ def save(
 
 
 def classifier_files(dna_only: bool) -> tuple[str, ...]:
-    """Names of the files of a classifier; the card comes last, since it says that the others are there."""
+    """Names of the files of a classifier; the card is last, since it shows that the others are there."""
     return (WEIGHTS, DNA_ONLY, CARD) if dna_only else (WEIGHTS, CARD)
 
 
@@ -154,7 +154,7 @@ def _shapes(hidden: int, features: int) -> dict[str, tuple[int, ...]]:
 
 
 def _hidden(state: Mapping[str, Tensor]) -> Linear:
-    """The hidden layer and the norm behind it as one layer: a norm with fixed numbers scales and shifts columns."""
+    """The hidden layer and the norm after it as one layer: a norm with fixed numbers scales and shifts columns."""
     weight, bias, mean, variance = (state[f"norm.{name}"].double() for name in NORM)
     scale = weight / (variance + EPS).sqrt()
     hidden, shift = state["hidden.weight"].double(), state["hidden.bias"].double()
@@ -169,7 +169,7 @@ def _linear(weight: Tensor, bias: Tensor) -> Linear:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One thread for this thread's products, and the number of before afterwards."""
+    """Use one thread for the products of this thread, and restore the number afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,13 +1,13 @@
-"""A convolutional network over the codons of all six frames of a window: any window has a vector, open frame or not.
+"""A convolutional network over the codons of all six frames of a window: every window has a vector, open frame or not.
 
 Each frame is read by itself: a stem that looks up codons, blocks of a convolution over neighbouring positions, mean and
 maximum over the frame. The vector of a window is the mean and the maximum over its frames, so both strands of a window
-have the same one. What lies beyond a frame's ends counts as nothing. A network may have several members, trained apart,
-that read the same codons: then a window's vector is theirs, end to end.
+have the same one. Codons beyond the ends of a frame count as nothing. A network may have several members that were
+trained separately and read the same codons; a window's vector then consists of theirs, end to end.
 
 In a buffer, a window is six slots of one size, which depends on its length alone: the codons of a frame, rounded up to
-whole positions, and a gap of `GAP` positions. The gap is as wide as stem and convolutions reach, so that windows lie
-back to back and no frame touches another.
+whole positions, and a gap of `GAP` positions. The gap is as wide as the reach of stem and convolutions, so that windows
+are back to back and no frame influences another one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from virnucpro.models.weights import CPU, check_keys, read_config, read_weights
 
 #: Offsets 0, 1 and 2 of the forward strand, then of the reverse complement.
 FRAMES = 6
-#: Token of a codon with any letter but A, C, G and T; those of the others are 16 a + 4 b + c with A, C, G, T = 0 to 3.
+#: Token of a codon with a letter other than A, C, G and T; other codons have 16 a + 4 b + c with A, C, G, T = 0 to 3.
 UNKNOWN = 64
 #: The inert token: no codon, outside of a frame.
 OUTSIDE = 65
@@ -42,7 +42,7 @@ OUTSIDE = 65
 GAP = REACH
 EPS = 1e-5
 Count = Annotated[int, Meta(gt=0)]
-#: Frames in a product, by device type; of one shape, so that a frame's row does not depend on how many there are.
+#: Frames in a product, by device type; its shape is fixed, so that a frame's row does not depend on their number.
 FRAMES_AT_ONCE = {"cpu": 24, "cuda": 8192}
 
 
@@ -62,12 +62,12 @@ class CodonConfig:
 
     @property
     def before(self) -> int:
-        """How many of them stand before those of the position itself."""
+        """How many of them come before those of the position itself."""
         return (self.stem - self.stride) // 2
 
 
 class CodonTokenizer:
-    """DNA → the codons of its six frames, as they lie in a buffer."""
+    """DNA → the codons of its six frames, in the order of a buffer."""
 
     pad_id = OUTSIDE
 
@@ -75,13 +75,13 @@ class CodonTokenizer:
         self.stride = stride
 
     def encode(self, sequences: Sequence[str]) -> list[NDArray[np.int64]]:
-        """(tokens,) ids of each sequence: six slots, in the order of the frames; case makes no difference, U is T."""
+        """(tokens,) ids of each sequence: six slots, in the order of the frames; case is ignored, U is read as T."""
         text = "".join(sequences).encode("ascii", "replace").translate(_LETTERS)
         forward, reverse = _codons(np.frombuffer(text + b"\4\4", np.uint8))
         ids, start = [], 0
         for sequence in sequences:
             end = start + len(sequence)
-            # Codons that reach beyond the sequence are not in any frame.
+            # Codons that extend beyond the sequence are not in any frame.
             both = np.concatenate((forward[start:end], reverse[start:end], _OUTSIDE))
             ids.append(both[_places(len(sequence), self.stride)])
             start = end
@@ -122,7 +122,7 @@ def slot_positions(length: int, stride: int) -> int:
 
 
 class Block(nn.Module):
-    """Norm, convolution, GELU, product; added to what came in."""
+    """Norm, convolution, GELU, product; added to the input."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -149,7 +149,7 @@ class Member(nn.Module):
         self.frame = Linear(2 * config.channels, config.channels)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(tokens,) int64 → (tokens // stride, channels) hidden states; of gaps they mean nothing."""
+        """(tokens,) int64 → (tokens // stride, channels) hidden states; those of gaps have no meaning."""
         x = self._stem(tokens)
         inside = self._inside(tokens)[:, None].to(x.dtype)
         for block in self.blocks:
@@ -164,7 +164,7 @@ class Member(nn.Module):
         return functional.embedding_bag(read + rows, self.table, mode="sum") + self.bias
 
     def _inside(self, tokens: Tensor) -> Tensor:
-        """(tokens,) → (positions,) whether a position belongs to a frame: it does where its first codon does."""
+        """(tokens,) → (positions,) whether a position belongs to a frame, which is so if its first codon does."""
         stride = self.config.stride
         return tokens[: len(tokens) // stride * stride : stride] != OUTSIDE
 
@@ -195,14 +195,14 @@ def _over_slots(rows: Tensor, slots: Tensor, how: Literal["sum", "max"]) -> Tens
 
 
 def _window_by_window(rows: Tensor, slots: Tensor, how: Literal["sum", "max"]) -> Tensor:
-    """`_over_slots` as a CPU does it, several times faster than at once; waits for `slots`."""
+    """`_over_slots` on a CPU, several times faster than `_at_once`; waits for `slots`."""
     reduce = torch.sum if how == "sum" else torch.amax
     windows = torch.split(rows, (FRAMES * slots).tolist())
     return torch.cat([reduce(window.view(FRAMES, -1, rows.shape[1]), 1) for window in windows])
 
 
 def _at_once(rows: Tensor, slots: Tensor, how: Literal["sum", "max"]) -> Tensor:
-    """`_over_slots` as a GPU does it: each slot's rows in their order."""
+    """`_over_slots` on a GPU: the rows of each slot in order."""
     return torch.segment_reduce(rows, how, lengths=slots.repeat_interleave(FRAMES), axis=0, unsafe=True)
 
 
@@ -228,7 +228,7 @@ class CodonNetwork(nn.Module):
 
     @torch.no_grad()
     def forward(self, tokens: Tensor, layout: PackedLayout) -> Tensor:
-        """tokens (layout.size,) int64 → (layout.size // stride, members * channels); of gaps they mean nothing."""
+        """tokens (layout.size,) int64 → (layout.size // stride, members * channels); those of gaps have no meaning."""
         return torch.cat([member(tokens) for member in self.members], dim=1)
 
     def pool(self, hidden: Tensor, tokens: Tensor, lengths: Tensor, used: int) -> Tensor:
@@ -251,7 +251,7 @@ def load_codon(weights: Path, config: Path | None, device: torch.device = CPU) -
     check_keys(weights, set(wanted.values()), set(found), "the codon network")
     for key in (key for key in found if key.endswith("stem.table")):
         _check_table(weights, found[key], numbers)
-        # What is outside adds nothing: a row of zeros behind the codons of each place.
+        # Codons outside add nothing: a row of zeros after the codons of each place.
         found[key] = functional.pad(found[key], (0, 0, 0, 1)).flatten(0, 1)
     try:
         model.load_state_dict({name: found[key] for name, key in wanted.items()}, assign=True)

@@ -28,7 +28,7 @@ UNUSED_PREFIXES = ("cls.", "pooler.")
 
 _LAYER = re.compile(r"encoder\.layer\.(\d+)\.")
 
-#: Sizes of tensors, which are held against the weights later on.
+#: Sizes of tensors, which are compared with the weights later.
 Size = Annotated[int, Meta(gt=0, le=1 << 24)]
 
 
@@ -138,14 +138,14 @@ def _published_key(name: str) -> str:
 def load_dnabert(weights: Path, config: Path | None, device: torch.device = CPU) -> DNABERT:
     """Build the network of `config` (a config.json) with `weights`, fp32, on `device`.
 
-    Accepts DNABERT-S's keys and DNABERT-2's (`bert.` in front, a language-model head beside).
+    Accepts DNABERT-S's keys and DNABERT-2's (with `bert.` in front, and with a language-model head).
     Raises ModelError for tensors that are missing, unknown, or of another shape, and without a config.
     """
     numbers = read_config(DNABERTConfig, config, weights, "DNABERT-2 or DNABERT-S")
     found = {key.removeprefix("bert."): value for key, value in read_weights(weights).items()}
     found = {key: value for key, value in found.items() if not key.startswith(UNUSED_PREFIXES)}
     layers = {match[1] for key in found if (match := _LAYER.match(key))}
-    if numbers.num_hidden_layers > len(layers):  # asked first, since many take their time to make
+    if numbers.num_hidden_layers > len(layers):  # checked first, since making many layers takes long
         held = counted(len(layers), "layers")
         raise ModelError(f"{weights} holds {held}, but {config} says {numbers.num_hidden_layers}")
     with torch.device("meta"):

@@ -29,19 +29,19 @@ from virnucpro.models.weights import CPU, check_finite, check_keys, read_weights
 
 EPS = 1e-5
 
-#: Training masked 12 % of the tokens in the mean; where none is masked, embeddings are scaled to look alike.
+#: Training masked 12 % of the tokens on average; without masked tokens, embeddings are scaled to be alike.
 TOKEN_SCALE = 0.88
 
-#: Residues that the published embedding averages at most.
+#: The largest number of residues that the published embedding averages.
 POOLED_RESIDUES = 1024
 
-#: Width of the published networks → their heads; sought only where the weights hold no `inv_freq`.
+#: Width of the published networks → their heads; used only if the weights have no `inv_freq`.
 PUBLISHED_HEADS = {320: 20, 480: 20, 640: 20, 1280: 20, 2560: 40}
 
-#: Tensors that are read at a time: a file in memory is mapped page by page, which keeps one thread busy for seconds.
+#: Tensors that are read at a time: mapping a file in memory page by page keeps one thread busy for seconds.
 READING_THREADS = 4
 
-#: What either layout puts before the names that matter.
+#: Prefixes of the names in both layouts.
 _PREFIX = re.compile(r"^(esm\.)?(encoder\.)?(sentence_encoder\.)?")
 
 #: Hugging Face's names inside a layer → fair-esm's.
@@ -59,7 +59,7 @@ _FROM_HUGGING_FACE = {
 #: Parts of published checkpoints that the embedding does not use.
 _UNUSED = re.compile(r"^(lm_head|contact_head|pooler)\b|^embeddings\.position_(embeddings|ids)\b")
 
-#: Rotation frequencies: one tensor a layer, or in newer Hugging Face files one in all.
+#: Rotation frequencies: one tensor per layer, or in newer Hugging Face files a single one.
 _INV_FREQ = re.compile(r"\b(rot_emb|rotary_embeddings)\.inv_freq$")
 
 
@@ -192,11 +192,11 @@ def protein_mean(hidden: Tensor, lengths: Tensor, used: int) -> Tensor:
     hidden: (tokens, dim); lengths: (n,) tokens of each protein, `<cls>` and `<eos>` included; used: their sum, given
     as a number so that a GPU is not waited for.
 
-    Taken to mean: the network sees the whole protein, and only the mean stops at residue 1024. So does the published
-    tool, which cuts the representation and not the input.
+    The network sees the whole protein, and only the mean stops at residue 1024, as in the published tool, which cuts
+    the representation and not the input.
     """
     pooled = (lengths - 2).clamp(max=POOLED_RESIDUES)
-    # Each protein as three segments: <cls>, what is averaged, and the rest with <eos>.
+    # Each protein has three segments: <cls>, the residues that are averaged, and the rest with <eos>.
     segments = torch.stack((torch.ones_like(pooled), pooled, lengths - 1 - pooled), dim=1).flatten()
     return segment_mean(hidden, segments, used)[1::3]
 

@@ -1,11 +1,11 @@
 """Matrix products in FP8 (E4M3: 4 bits of exponent, 3 of fraction) with a scale for each row.
 
-A row of the activations is divided by its largest number over 448, the largest that E4M3 has, and so is each row of a
-weight, once. The scales come back in the product: what a row becomes is a function of that row (DESIGN rule 1). Only
-products are in FP8; what they give is BF16, added up in fp32, and all else is as in BF16. Micikevicius et al. 2022
-(arXiv:2209.05433) for the format.
+A row of the activations is divided by its largest number over 448, the largest number of E4M3, and so is each row of a
+weight, once. The product is multiplied by the scales: the result for a row is a function of that row (DESIGN rule 1).
+Only products are in FP8; they are summed in fp32 and give BF16, and everything else is as in BF16. Micikevicius et al.
+2022 (arXiv:2209.05433) for the format.
 
-GPUs multiply it from compute capability 8.9 on. Elsewhere the same arithmetic runs in fp32, slowly: the tests do that.
+GPUs of compute capability 8.9 or higher multiply it. Elsewhere the same arithmetic runs slowly in fp32, for tests.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from virnucpro.models.layers import Norm
 from virnucpro.models.linear import Linear
 
 FP8 = torch.float8_e4m3fn
-#: The largest number of E4M3, and the smallest scale, of a row of zeros.
+#: The largest number of E4M3, and the smallest scale, which is that of a row of zeros.
 LARGEST, SMALLEST_SCALE = 448.0, 1e-12
 
 

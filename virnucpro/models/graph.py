@@ -1,7 +1,7 @@
 """The forward pass of one shape as a CUDA graph: recorded once, then started by one call instead of hundreds.
 
-So the host has next to nothing to do for a batch, and the threads that read and write do not hold the GPU up. It needs
-the kernels of `models/kernels.py`: their list of tiles differs from batch to batch in its contents, not in its shape.
+So the host has almost no work for a batch, and the threads that read and write do not delay the GPU. It needs the
+kernels of `models/kernels.py`, whose list of tiles differs between batches in its contents but not in its shape.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from virnucpro.models.attention import PackedLayout
 class Recorded:
     """A network on a GPU whose pass over buffers of one size is recorded; other sizes run call by call.
 
-    Which of the two a sequence meets depends on the size of its buffer, so on its own length alone.
+    Which of the two a sequence gets depends on the size of its buffer, so only on its own length.
     """
 
     def __init__(self, network: nn.Module, tokens: Tensor, layout: PackedLayout) -> None:
@@ -30,7 +30,7 @@ class Recorded:
         with torch.no_grad(), torch.cuda.device(tokens.device):
             self._take(tokens, layout)
             network(self.tokens, self.layout)  # kernels are compiled and chosen outside the recording
-            # A stream of this device's own: that which PyTorch would take belongs to the first device that it met.
+            # A stream of this device: the one that PyTorch would take belongs to the first device that was used.
             stream = torch.cuda.Stream(tokens.device)  # type: ignore[no-untyped-call]
             with torch.cuda.graph(self.graph, stream=stream):
                 self.hidden: Tensor = network(self.tokens, self.layout)

@@ -1,4 +1,4 @@
-"""The GPU path's own kernels, in Triton; every one has a plain PyTorch twin, which the CPU runs.
+"""Our own kernels for GPUs, in Triton; each has a twin in plain PyTorch, which runs on the CPU.
 
 | here                | twin                        |
 |---------------------|-----------------------------|
@@ -8,12 +8,12 @@
 | `rotate_in_place`   | `esm2.rotate`               |
 | `quantized`, `quantized_gelu`, `quantized_norm_of_sum` | those of `models/fp8.py` |
 
-All arithmetic is fp32 between a load and a store. A row or a sequence meets the same instructions wherever it lies and
-whatever lies beside it (DESIGN rule 1): rows are programs of their own, tiles of attention count from their sequence's
-own start, and the sizes below are fixed: nothing is tuned at run time, since that would choose differently in another
+All arithmetic between a load and a store is fp32. A row or a sequence is computed by the same instructions whatever its
+position and its neighbours (DESIGN rule 1): each row is its own program, tiles of attention are counted from the start
+of their sequence, and the sizes below are fixed. Nothing is tuned at run time, since the choice could differ in another
 process. Attention in one pass over the keys follows Dao et al. 2022 (FlashAttention) and Milakov and Gimelshein 2018.
 
-With TRITON_INTERPRET=1 in the environment the same code runs on a CPU, slowly: the tests do that.
+With TRITON_INTERPRET=1 in the environment the same code runs slowly on a CPU, for tests.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from torch import Tensor
 #: Queries and keys of one tile of attention.
 QUERIES, KEYS = 64, 64
 
-#: Programs of attention on each multiprocessor; they take turns at the tiles.
+#: Programs of attention on each multiprocessor; they share the tiles.
 PROGRAMS_A_MULTIPROCESSOR = 4
 
-#: Elements that one program of an elementwise kernel takes.
+#: Elements that one program of an elementwise kernel processes.
 BLOCK = 1024
 
 LOG2_E = math.log2(math.e)
@@ -93,7 +93,7 @@ def _attention(
             mixed = mixed * shrink[:, None] + tl.dot(shares.to(values.dtype), values, input_precision="ieee")
             top = higher
 
-        # Inert rows have no keys: their total is zero, and so is what is written.
+        # Inert rows have no keys: their total is zero, and so is the result.
         mixed = mixed / tl.where(total > 0, total, 1.0)[:, None]
         tl.store(out + rows * (HEADS * HEAD_DIM) + column[None, :], mixed.to(out.dtype.element_ty), mask=inside)
 

@@ -1,4 +1,4 @@
-"""Layers that the encoders share; each runs as a kernel of `models/kernels.py` where `kernels_for` says so."""
+"""Layers that the encoders share; each runs as a kernel of `models/kernels.py` if `kernels_for` says so."""
 
 from __future__ import annotations
 

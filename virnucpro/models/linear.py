@@ -1,9 +1,9 @@
-"""A linear layer, and a convolution over rows, that a CPU runs through oneDNN with the weight laid out beforehand.
+"""A linear layer, and a convolution over rows, which a CPU computes by oneDNN with a prepacked weight.
 
-PyTorch's default product on a CPU packs the weight anew at every call and, in fp32 on some CPUs, makes no use of
-AVX-512 (`benchmarks/embed.py` shows the difference). The prepacked oneDNN product is what PyTorch's own compiler emits
-for a frozen model; it is called here directly, with the GELU or the sum behind it in the same pass. Rows come out the
-same wherever they lie in the buffer (tests/test_identity.py).
+PyTorch's default product on a CPU packs the weight again at every call and, in fp32 on some CPUs, does not use AVX-512
+(`benchmarks/embed.py` shows the difference). PyTorch's own compiler uses the prepacked oneDNN product for a frozen
+model; it is called directly here, with the GELU or the sum after it in the same pass. Rows have the same result
+wherever they are in the buffer (tests/test_identity.py).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from virnucpro.models.layers import gelu
 
-#: Rows that a `Convolution` reads for each: this many before it, itself, and this many behind it.
+#: Rows that a `Convolution` reads for each row: this many before it, the row itself, and this many after it.
 REACH = 2
 TAPS = 2 * REACH + 1
 
@@ -28,7 +28,7 @@ def prepacking_available(dtype: torch.dtype = torch.float32) -> bool:
     built_in = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     if not built_in or not all(hasattr(torch.ops.mkldnn, name) for name in _PRODUCTS):
         return False
-    # In BF16 oneDNN wants AVX-512 or better; without it, it does not fall back but fails.
+    # In BF16 oneDNN needs AVX-512 or better; otherwise it fails instead of falling back.
     return dtype is not torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
@@ -42,7 +42,7 @@ class Linear(nn.Module):
         self._packed: Tensor | None = None
 
     def prepack(self, rows: int) -> None:
-        """Lay the weight out for products of `rows` rows on this CPU; the plain weight is let go."""
+        """Prepack the weight for products of `rows` rows on this CPU; the plain weight is freed."""
         self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.data, rows)
         self.weight = nn.Parameter(self.weight.data.new_empty(0), requires_grad=False)
 
@@ -88,7 +88,7 @@ class Convolution(nn.Module):
         """(rows, in) → (rows, out)."""
         if self._packed is None:
             return gelu(functional.linear(_with_neighbours(x), self.weight, self.bias))
-        # To oneDNN an image of one line, its channels last: nothing is gathered or copied.
+        # For oneDNN an image of one line, channels last: nothing is gathered or copied.
         image = x.t()[None, :, None]
         y = torch.ops.mkldnn._convolution_pointwise(image, self._packed, self.bias, *_PLACING, 1, "gelu", [], "none")
         return y[0, :, 0].t()  # type: ignore[no-any-return]
@@ -99,13 +99,13 @@ _PLACING = ((0, REACH), (1, 1), (1, 1))
 
 
 def _with_neighbours(x: Tensor) -> Tensor:
-    """(rows, in) → (rows, TAPS * in): each row between those before and behind it."""
+    """(rows, in) → (rows, TAPS * in): each row between those before and after it."""
     padded = functional.pad(x, (0, 0, REACH, REACH))
     return padded.unfold(0, TAPS, 1).transpose(1, 2).flatten(1)
 
 
 def prepack(model: nn.Module, rows: int) -> bool:
-    """Prepack every layer of a CPU model for `rows` rows; False where this PyTorch or this CPU cannot."""
+    """Prepack every layer of a CPU model for `rows` rows; False if this PyTorch or this CPU cannot."""
     layers = [module for module in model.modules() if isinstance(module, Linear | Convolution)]
     if not all(prepacking_available(layer.weight.dtype) for layer in layers):
         return False

@@ -1,6 +1,7 @@
 """The files of a model on this machine: weights, in one file or several, config and tokenizer.
 
-A folder or a weights file is a model, too; its family is known by its config or its tensors. Nothing heavy is imported.
+A folder or a weights file is also a model; its family follows from its config or its tensors. Nothing heavy is
+imported.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ from virnucpro.models.checksums import Checksum
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
-#: Files besides the weights that a network of each kind cannot be built without. ESM-2 says all in its weights.
+#: Files other than the weights that each kind of network needs. The weights of ESM-2 contain everything.
 NEEDED: Mapping[str, tuple[str, ...]] = {"dnabert": (CONFIG, TOKENIZER), "esm2": (), "codon": (CONFIG,)}
 #: Names of weights in a model folder, the preferred one first; each may be split, as in weight_files.
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-#: What a weights file given by its path may end in.
+#: Suffixes of a weights file that is given by its path.
 WEIGHTS_SUFFIXES = (".safetensors", ".bin", ".pt")
-#: Files that weights may be split into: more have not been seen.
+#: The largest number of files into which weights may be split.
 _MOST_FILES = 10_000
 #: Names of tensors that only ESM networks have, and how much of a file is searched for them.
 _ESM_KEYS, _HEAD_BYTES = (b"rot_emb.inv_freq", b"rotary_embeddings.inv_freq", b"esm.encoder.layer."), 1 << 20
 
-#: What an embedding in a file says of its making, in the order in which it is written there.
+#: Attributes of embeddings in a file that say how they were made, in the order in which they are written.
 ATTRIBUTES = (
     *("model", "model_revision", "model_sha256", "model_trained"),
     *("dtype", "token_budget", "virnucpro_version", "torch_version"),
@@ -45,9 +46,8 @@ ATTRIBUTES = (
 class LocalModel:
     """The files of a model on this machine; `trained` is False where the weights are random.
 
-    `kind` is the family of the network, a key of NEEDED: files that it can do without may be None. Of weights in
-    several files `weights` is the first. `revision` is None unless the weights are those that a registered source
-    publishes.
+    `kind` is the family of the network, a key of NEEDED; files that it does not need may be None. If there are several
+    files of weights, `weights` is the first. `revision` is None unless the weights are those of a registered source.
     """
 
     name: str
@@ -102,7 +102,7 @@ class LocalModel:
             checksum.refuse_changed(path)
 
     def attributes(self, dtype: str, token_budget: int) -> dict[str, object]:
-        """Attributes written beside embeddings: model, dtype, token budget and versions."""
+        """Attributes written with embeddings: model, dtype, token budget and versions."""
         import torch
 
         made_by = self.name, self.revision or "", self.sha256, self.trained
@@ -146,7 +146,7 @@ def find_local(name: str) -> LocalModel | None:
     config = _config_values(folder / CONFIG)
     kind = _kind(config, _candidates(folder, names))
     weights = pick_weights(folder, names, kind, "put it there, or name a registered model")
-    # A copy of an embedded model that is not trained yet says so in its config.
+    # An untrained copy of an embedded model says so in its config.
     return LocalModel.of(weights, path.resolve().name, kind, trained=config.get("trained") is not False)
 
 
@@ -189,7 +189,7 @@ def _kind(config: Mapping[str, object], weights: list[Path]) -> str:
 
 
 def _has_esm_keys(weights: Path) -> bool:
-    # Either format names its tensors near the beginning of the file, in plain letters: no need to load anything.
+    # Both formats have the names of the tensors as plain text near the beginning of the file: nothing need be loaded.
     with weights.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     return any(key in head for key in _ESM_KEYS)

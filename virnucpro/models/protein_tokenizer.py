@@ -13,7 +13,7 @@ ALPHABET = ("<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", 
 CLS, PAD, EOS, UNK = range(4)
 
 
-#: (256,) id of each byte; whatever is no letter of the alphabet is `<unk>`.
+#: (256,) id of each byte; anything but a letter of the alphabet is `<unk>`.
 _TABLE = np.full(256, UNK, dtype=np.int64)
 for _token in filter(lambda token: len(token) == 1, ALPHABET):
     _TABLE[ord(_token)] = ALPHABET.index(_token)
@@ -31,7 +31,7 @@ class ProteinTokenizer:
 
 
 def _encode(sequence: str) -> NDArray[np.int64]:
-    # A character beyond ASCII becomes one "?", which is no letter of the alphabet either.
+    # A character beyond ASCII becomes one "?", which is not a letter of the alphabet either.
     letters = np.frombuffer(sequence.encode("ascii", "replace"), dtype=np.uint8)
     ids = np.empty(len(letters) + 2, dtype=np.int64)
     ids[0], ids[-1] = CLS, EOS

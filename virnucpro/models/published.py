@@ -1,7 +1,7 @@
 """The published classifiers: whole networks that `torch.save` pickled. Nothing in such a file is executed.
 
-PyTorch's restricted reader takes them apart: it knows tensors, plain data, and the few classes named here, for each of
-which it is given a stand-in that can do nothing but hold what the file says.
+PyTorch's restricted reader reads them: it accepts tensors, plain data, and the few classes named here, each of which is
+replaced by a stand-in that can only hold the file's data.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ CITATION = (
 
 
 class _Inert:
-    """An object of a published file: whatever the file does to it only fills its one slot."""
+    """An object of a published file: whatever the file does with it only fills its one slot."""
 
     __slots__ = ("state",)
 
@@ -56,7 +56,7 @@ class _Inert:
 
 
 def _stand_in(path: str) -> type[_Inert]:
-    # The reader seeks a class by these two names; not every version of it can be given other ones.
+    # The reader looks for a class by these two names; not every version accepts others.
     module, _, name = path.rpartition(".")
     return type(name, (_Inert,), {"__module__": module, "__slots__": ()})
 
@@ -67,7 +67,7 @@ _STAND_INS = {path: _stand_in(path) for path in CLASSES}
 def read_published(path: Path) -> dict[str, Tensor]:
     """The tensors of a published classifier, by the names of `classifier.KEYS`.
 
-    Attribute names in the file do not matter. A ModelError says why it is none: another kind of file, one that names
+    Attribute names in the file do not matter. A ModelError says why it is not one: another kind of file, one that names
     any other class or function, another number of layers, or layers that do not fit together.
     """
     try:
@@ -76,8 +76,8 @@ def read_published(path: Path) -> dict[str, Tensor]:
     except ModelError:
         raise
     except Exception as error:
-        # The reader raises a dozen kinds of error, and a file can put anything in the place of anything. The reader's
-        # own words are kept back: they tell how to read the file unsafely.
+        # The reader raises a dozen kinds of error, and a file can contain anything anywhere. The reader's own messages
+        # are not shown: they say how to read the file unsafely.
         raise _refusal(path, "it is damaged, or another kind of file") from error
     check_state(path, state)
     return state
@@ -95,7 +95,7 @@ def _load(path: Path) -> object:
 
 
 def _modules(path: Path, root: Any) -> list[_Inert]:
-    """Every module of a network, each once, however they are nested."""
+    """Every module of a network once, however they are nested."""
     if type(root) is not _STAND_INS[NETWORK]:
         raise _refusal(path, f"it holds no network of class {NETWORK}")
     found: dict[int, _Inert] = {}

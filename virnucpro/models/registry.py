@@ -1,8 +1,8 @@
 """Find models by name, download them and verify their files.
 
-A registered model is sought in `--models-dir`, then `$VIRNUCPRO_MODELS`, then the Hub cache at its pinned
-revision; an embedded one lies in the package. A folder or a weights file is a model name too. Only `download`
-uses the network, and no code of a repository is ever fetched. Nothing heavy is imported until it is needed.
+A registered model is looked for in `--models-dir`, then `$VIRNUCPRO_MODELS`, then the Hub cache at its pinned
+revision; an embedded one is in the package. A folder or a weights file is also a model name. Only `download` uses the
+network, and no code of a repository is ever fetched. Nothing heavy is imported until it is needed.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-#: Variable that names a folder of models.
+#: Environment variable that names a folder of models.
 VARIABLE = "VIRNUCPRO_MODELS"
 #: Folder of the models shipped in the wheel.
 EMBEDDED = Path(__file__).parent / "embedded"
-#: What to do where an embedded one is not whole.
+#: What to do if an embedded model is incomplete.
 REINSTALL = "install virnucpro again"
-#: The registered models and sets, as their file says.
+#: The registered models and sets, from models.toml.
 DATA: Mapping[str, Mapping[str, Any]] = tomllib.loads(
     Path(__file__).with_name("models.toml").read_text(encoding="utf-8")
 )
@@ -219,13 +219,13 @@ def _find(spec: ModelSpec, models_dir: Path | None) -> LocalModel | None:
         weights = _in_hub_cache(spec, spec.hub_id)
     if weights is None:
         return None
-    # Weights converted by the user carry no proof of the revision they come from.
+    # It is not known from which revision a user's converted weights come.
     revision = spec.revision if weights.name in spec.pins else None
     return LocalModel.of(weights, spec.name, spec.kind, revision=revision)
 
 
 def folders(name: str, models_dir: Path | None) -> Iterator[Path]:
-    """Folders in which the model or classifier of that name may lie, besides the Hub cache of a model."""
+    """Folders in which the model or classifier of that name may be, besides the Hub cache for a model."""
     for parent in (models_dir, os.environ.get(VARIABLE)):
         if parent:
             yield Path(os.path.expanduser(parent)) / name
@@ -266,10 +266,10 @@ def _fetch(fetch: Callable[..., str], file: str, pin: FilePin, spec: ModelSpec, 
     try:
         check = _check(Path(fetch(file)), pin)
         if check.status == "mismatch":
-            # The Hub client trusts a file that it finds in place, damaged or not.
+            # The Hub client accepts a file that exists, damaged or not.
             check = _check(Path(fetch(file, force_download=True)), pin)
     except Exception as error:
-        # Client, proxy, server and disk raise a dozen kinds of error; all mean that the file cannot be had.
+        # Client, proxy, server and disk raise a dozen kinds of error; all mean that the file is not available.
         raise ModelError(
             f"cannot download {file} of {spec.hub_id}: {error}", hint=_by_hand(spec, models_dir)
         ) from error
@@ -291,7 +291,7 @@ def option(models_dir: Path | None) -> str:
 
 
 def _by_hand(spec: ModelSpec, models_dir: Path | None) -> str:
-    """How to get a registered model where this machine has no network."""
+    """How to get a registered model if this machine has no network."""
     folder = next(folders(spec.name, models_dir), None)
     place = f"{folder}/" if folder else f"DIR/{spec.name}/ and pass --models-dir DIR or set {VARIABLE}=DIR"
     return f"without a network, copy {', '.join(spec.pins)} from {spec.url} to {place}"

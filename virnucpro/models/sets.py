@@ -1,7 +1,7 @@
 """Model sets by name: an encoder of DNA, for most sets one of proteins, and a classifier trained on their vectors.
 
-The classifier of a published set is sought where its encoders are (`--models-dir`, then `$VIRNUCPRO_MODELS`), that of
-the embedded set lies in the package. A folder with a classifier is a name too; its card names the encoders.
+The classifier of a published set is looked for with its encoders (`--models-dir`, then `$VIRNUCPRO_MODELS`), that of an
+embedded set is in the package. A folder with a classifier is also a name; its card names the encoders.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _T = TypeVar("_T")
 #: Where the published classifiers are.
 SOURCE = "https://github.com/Li-Jing-1997/VirNucPro"
 
-#: What to say of one that is not trained, by its name.
+#: The warning about an untrained set, with its name.
 UNTRAINED = "model set %s is UNTRAINED: its calls show only that the tool works, and mean nothing"
 
-#: Families of the encoders, in their order, by what a set reads.
+#: Families of the encoders, in order, by what a set reads.
 _KINDS: Mapping[Reads, tuple[tuple[str, ...], ...]] = {
     "frames": (("dnabert",), ("esm2",)),
     "windows": (("codon", "dnabert"),),
@@ -61,7 +61,7 @@ class SetSpec:
 
     @property
     def encoders(self) -> tuple[str, ...]:
-        """Names of that of DNA, and of that of proteins if there is one."""
+        """Names of the DNA encoder, and of the protein encoder if there is one."""
         return (self.dna,) if self.protein is None else (self.dna, self.protein)
 
     @property
@@ -75,11 +75,11 @@ class SetSpec:
         return sum(MODELS[name].dim for name in self.encoders)
 
     def folders(self, models_dir: Path | None) -> Iterator[Path]:
-        """Where the classifier may lie, the preferred place first."""
+        """Where the classifier may be, the preferred place first."""
         return folders(self.classifier, models_dir) if self.published else iter((EMBEDDED / self.classifier,))
 
     def find(self, models_dir: Path | None) -> Path | None:
-        """The folder of the classifier. One without a card is an import that was interrupted, and does not count."""
+        """The folder of the classifier. A folder without a card is an interrupted import and is ignored."""
         return next((folder for folder in self.folders(models_dir) if os.path.isfile(folder / CARD)), None)
 
 
@@ -107,7 +107,7 @@ class ModelSet:
 
     @property
     def scores_by_dna_alone(self) -> bool:
-        """Whether windows without an open frame are scored, too; published sets are silent on them."""
+        """Whether windows without an open frame are also scored; published sets give them no score."""
         return os.path.isfile(self.classifier_folder / DNA_ONLY)
 
     @property
@@ -122,8 +122,8 @@ def resolve_set(name: str, models_dir: Path | None = None) -> ModelSet:
     `name` is a named set or the folder of a classifier; a named set wins over a folder called the same (write
     `./name` for the folder). The checksums of the encoders are computed, which reads their weights once.
 
-    A ModelError says what is wrong and how to mend it: missing parts and where they were sought, damaged files,
-    or encoders that the classifier was not trained on.
+    A ModelError says what is wrong and how to fix it: missing parts and where they were looked for, damaged files, or
+    encoders that the classifier was not trained on.
     """
     found = _found(_spec(name), models_dir)
     _check(found)
@@ -217,7 +217,7 @@ def _how_to_get(spec: SetSpec, models_dir: Path | None) -> str:
 
 
 def no_download(name: str, models_dir: Path | None) -> ModelError:
-    """What to tell whoever would download the set `name` as if it were one model: how to get each of its parts."""
+    """The error for a download of the set `name` as if it were one model: it says how to get each of its parts."""
     spec = SETS[name]
     encoders = [encoder for encoder in spec.encoders if MODELS[encoder].hub_id]
     cures = [f"run `virnucpro models download {encoder}{option(models_dir)}`" for encoder in encoders]

@@ -1,8 +1,8 @@
 """DNA → token ids, by the BPE tokenizer that belongs to a model.
 
-On the `tokenizers` library (Rust, exact, releases the GIL), and by `models/bpe.py`, which is faster, where Numba is
-installed and the two agree. The published file stores a fixed padding and truncation to 2000 tokens; both are switched
-off: sequences are packed, never padded.
+Uses the `tokenizers` library (Rust, exact, releases the GIL), or `models/bpe.py`, which is faster, if Numba is
+installed and the two agree. The published file has a fixed padding and truncation to 2000 tokens; both are switched
+off, since sequences are packed, never padded.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class DNATokenizer:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        """Whatever the library makes of a damaged file, as ModelError: it raises bare Exception, and panics."""
+        """Raise ModelError for whatever the library raises for a damaged file: bare Exceptions and panics."""
         try:
             yield
         except BaseException as error:
@@ -62,7 +62,7 @@ class DNATokenizer:
             raise ModelError(f"cannot read the tokenizer {self._path}: {error}", hint="download it again") from error
 
     def _check_letters(self) -> None:
-        """Raise a ModelError unless DNA becomes tokens, each of an id of its own."""
+        """Raise a ModelError unless DNA becomes tokens with distinct ids."""
         with self._reading():
             known = self._tokenizer.get_vocab(with_added_tokens=True)
             first, *found, last = self._encode(["ACGT"])[0].tolist()
@@ -71,7 +71,7 @@ class DNATokenizer:
             raise ModelError(f"the tokenizer {self._path} is not a DNA tokenizer", hint="download it again")
 
     def check_fits(self, vocabulary: int) -> None:
-        """Raise a ModelError if it knows tokens that a network of so many does not."""
+        """Raise a ModelError if it has tokens that a network with so many tokens has not."""
         if (most := max(self._tokenizer.get_vocab(with_added_tokens=True).values())) >= vocabulary:
             raise ModelError(
                 f"the tokenizer {self._path} has token {most}, the network {vocabulary} in all",
@@ -81,7 +81,7 @@ class DNATokenizer:
     def encode(self, sequences: Sequence[str]) -> list[NDArray[np.int64]]:
         """Ids of each upper-case sequence, [CLS] and [SEP] included. Any letter but ACGT becomes one [UNK]."""
         found = self._fast.encode(sequences) if self._fast else None
-        # The fast way leaves what is no letter to the library, whose rules for it are its own.
+        # The fast tokenizer leaves other characters than letters to the library, which has its own rules for them.
         return self._encode(sequences) if found is None else found
 
     def _encode(self, sequences: Sequence[str]) -> list[NDArray[np.int64]]:
@@ -89,7 +89,7 @@ class DNATokenizer:
         return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 
     def _fast_encoder(self, path: Path) -> FastBPE | None:
-        """The fast way if it is there and right on examples; else None, and a line in the log."""
+        """The fast tokenizer if it is available and right on examples; else None, and a line in the log."""
         settle_caches()
         try:
             from virnucpro.models.bpe import FastBPE, Unsuitable, examples
@@ -101,7 +101,9 @@ class DNATokenizer:
         except ImportError:
             logger.info("Numba is not installed: tokenizing more slowly; pip install 'virnucpro[fast]'")
             return None
-        except Exception as error:  # whatever a tokenizer file holds or Numba stumbles over, the library remains
+        except (
+            Exception
+        ) as error:  # whatever a tokenizer file contains, and whatever fails in Numba, the library can be used
             logger.warning("tokenizing more slowly: the Numba tokenizer does not support %s: %s", path, error)
             return None
         return fast

@@ -42,7 +42,7 @@ def read_config(kind: type[Config], path: Path | None, weights: Path, family: st
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Tensors of a `.safetensors` or PyTorch file, and of the other files if it is the first of several.
 
-    Of fair-esm's `{"cfg", "model"}` the model is taken. Raises ModelError for a file that cannot be read, that holds
+    From fair-esm's `{"cfg", "model"}` it takes the model. Raises ModelError for a file that cannot be read, that holds
     anything but tensors, or that would execute code.
     """
     found: dict[str, Tensor] = {}
@@ -62,7 +62,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         from safetensors.torch import load_file
 
         return load_file(path)
-    # fair-esm keeps its settings beside the weights as a Namespace: plain data, which torch must be told.
+    # fair-esm stores its settings with the weights as a Namespace: plain data, which torch must be told to accept.
     with torch.serialization.safe_globals([argparse.Namespace]):
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
     if isinstance(loaded, Mapping) and isinstance(loaded.get("model"), Mapping):
