@@ -775,6 +775,13 @@ def test_a_complete_run_has_nothing_to_do(done_before: PredictConfig, toy: Path,
     assert stamps(done_before.output) == before
 
 
+def test_a_complete_run_of_a_measured_set_has_nothing_to_do(clean: Path, measured: Path, tmp_path: Path) -> None:
+    """Its thresholds by length are the same when they are read from the record."""
+    settings = config(clean, tmp_path / "out", measured, window=WINDOW)
+    assert not run_predict(settings).already_done
+    assert run_predict(settings).already_done
+
+
 def test_a_complete_run_with_failures_says_so_again(complete: Path, fasta: Path, toy: Path, cli: Cli) -> None:
     before = results(complete)
     done = cli("predict", fasta, "-o", complete, "--model", toy, *CPU, "--vanilla-output", "--keep-embeddings")

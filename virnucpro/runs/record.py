@@ -32,6 +32,12 @@ def fingerprint(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
+def as_recorded(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain values as a record gives them back: JSON has lists and no tuples, so only these can be compared."""
+    found: dict[str, Any] = json.loads(json.dumps(values))
+    return found
+
+
 @dataclass
 class Record:
     """Contents of `run.json`; plan: the split; details: host, inputs, settings, models, devices, times, results."""

@@ -39,7 +39,7 @@ from virnucpro.runs.config import RunConfig
 from virnucpro.runs.inputs import Inputs
 from virnucpro.runs.names import HINT, check_names
 from virnucpro.runs.paths import RunPaths
-from virnucpro.runs.record import Record, fingerprint
+from virnucpro.runs.record import Record, as_recorded, fingerprint
 from virnucpro.runs.session import Session, session
 
 logger = logging.getLogger("virnucpro.run")
@@ -101,7 +101,7 @@ def _identity(job: Job[Config, Paths], inputs: Inputs) -> dict[str, Any]:
     """Everything that decides the bytes of the result; equal identities mean equal results."""
     import torch
 
-    return {
+    values = {
         "inputs": inputs.sums,
         **{name: digest for part, model in job.models.items() for name, digest in _checksums(part, model)},
         "dtype": job.placement.dtype,
@@ -113,6 +113,7 @@ def _identity(job: Job[Config, Paths], inputs: Inputs) -> dict[str, Any]:
         "triton_version": job.placement.triton_version,
         **job.identity,
     }
+    return as_recorded(values)
 
 
 def _checksums(part: str, model: LocalModel) -> Iterator[tuple[str, str | None]]:

@@ -32,7 +32,7 @@ from virnucpro.pipeline.events import Listener, Phase
 from virnucpro.runs.changes import Asked, changes
 from virnucpro.runs.names import refuse_taken, remove, taken
 from virnucpro.runs.paths import RunPaths
-from virnucpro.runs.record import Record
+from virnucpro.runs.record import Record, as_recorded
 
 logger = logging.getLogger("virnucpro.run")
 
@@ -185,7 +185,7 @@ class Session:
         record = self.record
         if record is None or record.state == "working":
             raise taken(there)
-        choices = choices | _names(results)
+        identity, choices = as_recorded(identity), as_recorded(choices | _names(results))
         if recall and record.identity == identity and record.choices != choices:
             if foreign := [path for path in results if os.path.lexists(path) and path.name not in _published(record)]:
                 raise taken(foreign[0])
