@@ -55,6 +55,7 @@ def unbroken(work: Callable[[], R]) -> R:
         atexit.register(coming.exception)  # which also keeps the result from being freed in the thread
         while not coming.done():
             time.sleep(0.01)
+        atexit.unregister(coming.exception)
         raise
     return coming.result()
 
