@@ -1,9 +1,8 @@
 """The worker of `predict` and `train`: the encoders of a set and its classifier on one device, started once.
 
-The weights of both encoders are read side by side. A work file goes through in one pass: its DNA and its proteins are
-packed into buffers of their own encoder, one beside the other; what comes out is joined by id and classified, on the
-CPU and in blocks of one size, and the scores are written: eight bytes and an id a frame. Vectors are written only where
-they are asked for.
+The weights of both encoders are read side by side. A work file is processed in one pass: its DNA and its proteins are
+packed into buffers, each for its own encoder; the vectors are joined by id and classified on the CPU, in blocks of one
+size, and the scores are written: eight bytes and an id per frame. Vectors are written only if requested.
 """
 
 from __future__ import annotations
@@ -34,16 +33,16 @@ from virnucpro.runs.paths import RunPaths
 
 __all__ = ["Called", "CalledFiles", "call_files", "call_files_worker", "warm_up", "work_of"]
 
-#: Endings of the vectors of a work file, of each encoder, and of its scores.
+#: Suffixes of the vectors of a work file, for each encoder, and of its scores.
 VECTORS, SCORES = (".dna.h5", ".protein.h5"), ".scores.h5"
 
 
 @dataclass(frozen=True)
 class CalledFiles(Output):
-    """What is made of work files, in `folder`: for each an HDF5 file of scores, and of vectors if they are asked for.
+    """The results of work files, in `folder`: for each an HDF5 file of scores, and of vectors if requested.
 
-    models: encoders, of DNA first; budgets: tokens of a batch of each; dtype: of all; classifier: the folder of one,
-    None for vectors alone; vectors: whether they are wanted; run: attributes that tell the run.
+    models: encoders, that of DNA first; budgets: tokens of a batch of each; dtype: of all; classifier: its folder, None
+    for vectors only; vectors: whether they are kept; run: attributes that identify the run.
     """
 
     folder: Path
@@ -55,13 +54,13 @@ class CalledFiles(Output):
     run: Mapping[str, object]
 
     def sources(self, path: Path) -> list[Path | None]:
-        """The work file, which holds DNA, and, beside it, its proteins; None for one that is empty. Raises OSError."""
+        """The work file, which holds DNA, and the file of its proteins; None for an empty one. Raises OSError."""
         files = [path, *map(path.with_suffix, self.beside)]
         return [file if file.stat().st_size else None for file in files]
 
     @property
     def beside(self) -> tuple[str, ...]:
-        """The ending of what a work file has besides its DNA."""
+        """The suffix of the other file of a work file: that of its proteins, if they are read."""
         return (".faa",) if len(self.models) > 1 else ()
 
     def results(self, path: Path) -> Mapping[Path, Mapping[str, object]]:
@@ -75,11 +74,11 @@ class CalledFiles(Output):
         return self.folder / f"{path.stem}{SCORES}"
 
     def vectors_path(self, path: Path, encoder: int) -> Path:
-        """What an encoder made of a work file."""
+        """The file with the vectors of an encoder for a work file."""
         return self.folder / f"{path.stem}{VECTORS[encoder]}"
 
     def attributes(self, encoder: int) -> dict[str, object]:
-        """What the vectors of an encoder say of themselves."""
+        """The attributes of the vectors of an encoder."""
         model = self.models[encoder]
         dtype = FAMILIES[model.kind](model, self.dtype).dtype
         return {**model.attributes(dtype, self.budgets[encoder]), **self.run}
@@ -89,14 +88,14 @@ class CalledFiles(Output):
         return read_shard(self.scores_path(path))
 
     def read_vectors(self, path: Path) -> list[Shard]:
-        """What each encoder made of a work file. Raises InputError."""
+        """The vectors of each encoder for a work file. Raises InputError."""
         return [read_shard(self.vectors_path(path, encoder)) for encoder in range(len(self.models))]
 
 
 def _scored(frames: Classifier, whole: Classifier | None, shards: Sequence[Shard]) -> Shard:
-    """(n, 2) scores of what the encoders made of a work file; what has none is among the failed.
+    """(n, 2) scores of the vectors of a work file; sequences without one are among the failed.
 
-    frames, whole: of open frames, and of windows that are read as a whole, if these are scored.
+    frames, whole: the classifiers of open frames, and of whole windows if these are scored.
     """
     joined = join(shards)
     names, scores = list[str](), [np.empty((0, 2), np.float32)]
@@ -129,10 +128,10 @@ def call_files_worker(
     run: Mapping[str, object],
     **kwargs: Any,
 ) -> tuple[list[Path], list[tuple[Path, str]]]:
-    """Score work files of windows or frames on one device; the target of a spawned process, or called as it is.
+    """Score work files of windows or frames on one device; run in a spawned process or called directly.
 
-    file_subset, device_id, output_dir: as for `process_dnabert_files_worker`; batch_size, protein_batch_size: tokens a
-    batch of each encoder; models, dtype, classifier, vectors, run: as in `CalledFiles`; kwargs: threads,
+    file_subset, device_id, output_dir: as for `process_dnabert_files_worker`; batch_size, protein_batch_size: tokens
+    per batch of each encoder; models, dtype, classifier, vectors, run: as in `CalledFiles`; kwargs: threads,
     progress_queue, forward_logs, kept, as in `WorkerOptions`.
 
     Returns the results, and (path, message) for each work file that failed.
@@ -144,7 +143,7 @@ def call_files_worker(
     files = CalledFiles(Path(output_dir), models, budgets, dtype, classifier, vectors, run)
 
     def read(worker: StreamingWorker) -> Network:
-        torch_device(device_id)  # each thread has a current GPU of its own
+        torch_device(device_id)  # each thread has its own current GPU
         return worker.read(device, worker.dtype)
 
     def load() -> list[Encoder]:
@@ -165,7 +164,7 @@ def call_files_worker(
 
 
 def work_of(files: CalledFiles, devices: Sequence[str], threads: int) -> Work:
-    """What the workers of a run are called with. devices: an entry a worker; threads: of each worker."""
+    """The work of a run's workers. devices: an entry per worker; threads: of each worker."""
     options = {
         "models": files.models,
         "dtype": files.dtype,
@@ -188,9 +187,9 @@ def call_files(
     stall_seconds: float,
     launch: Launch,
 ) -> QueueResult:
-    """Bring work files to their end on all devices, but for those that are done. Raises ModelError, DeviceError.
+    """Process all work files that are not done yet, on all devices. Raises ModelError, DeviceError.
 
-    counts: windows and proteins of each; devices: an entry a worker; threads: of each worker; launch: makes the
+    counts: windows and proteins of each; devices: an entry per worker; threads: of each worker; launch: makes the
     launcher of the workers.
     """
     done = {path for path in counts if files.is_done(path)}
@@ -206,7 +205,7 @@ def call_files(
 
 @dataclass(frozen=True)
 class Called:
-    """Work files that are brought to their end; failed: names of those that failed, and why, complete at the end."""
+    """Processed work files; failed: names of those that failed, and why, complete at the end of the run."""
 
     paths: RunPaths
     files: CalledFiles
@@ -218,6 +217,6 @@ class Called:
         return f"its work file failed: {reason}" if reason else ""
 
     def source(self, part: WorkFile) -> Path | None:
-        """The work file, if it has results; None if there was nothing in it to embed, or if it failed."""
+        """The work file, if it has results; None if it has nothing to embed, or if it failed."""
         there = part.frames + part.whole and not self.failure(part)
         return self.paths.part_file(part.name, ".fna") if there else None
