@@ -24,7 +24,7 @@ OUTPUT_SUFFIXES = (".h5", ".hdf5", ".npy", ".pt")
 #: Layouts of a result: HDF5, NumPy, and the published tool's for DNABERT-S, for ESM-2, and for both joined.
 Layout = Literal["hdf5", "npy", "nucleotide", "proteins", "merged"]
 
-#: Ids, and headers, given to HDF5 at a time; a fixed number, so that the bytes do not depend on how the input was split.
+#: Ids and headers given to HDF5 at a time; a fixed number, so that the bytes do not depend on how the input was split.
 MERGE_ROWS = 4096
 
 
