@@ -95,16 +95,6 @@ class ModelSet:
     encoders: tuple[LocalModel, ...]
 
     @property
-    def dna(self) -> LocalModel:
-        """The encoder of DNA."""
-        return self.encoders[0]
-
-    @property
-    def protein(self) -> LocalModel | None:
-        """The encoder of proteins; None for a set that reads whole windows."""
-        return None if self.card.reads == "windows" else self.encoders[1]
-
-    @property
     def scores_by_dna_alone(self) -> bool:
         """Whether windows without an open frame are scored, too; published sets are silent on them."""
         return os.path.isfile(self.classifier_folder / DNA_ONLY)
