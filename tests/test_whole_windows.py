@@ -192,8 +192,8 @@ def test_a_classifier_is_trained_on_whole_windows(toy: Path, tmp_path: Path, cli
     done = cli("train", *data, "-o", tmp_path / "new", "--model-set", toy, "--epochs", 5)
     assert done.returncode == 0, done.stderr
     found = resolve_set(str(tmp_path / "new"))
-    assert (found.card.reads, found.protein, found.card.window) == ("windows", None, (150,))
-    assert found.dna.weights.resolve() == toy.with_name("codon").resolve() / WEIGHTS
+    assert (found.card.reads, len(found.encoders), found.card.window) == ("windows", 1, (150,))
+    assert found.encoders[0].weights.resolve() == toy.with_name("codon").resolve() / WEIGHTS
     metrics = found.card.metrics["counts"]
     assert metrics["test windows"] == metrics["test windows scored"] > 0
     called = cli("predict", tmp_path / "virus.fa", "-o", tmp_path / "out", "--model", tmp_path / "new", *CPU)
