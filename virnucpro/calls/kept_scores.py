@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from virnucpro.calls.scoring import Row, ScoredWindow, window_score
+from virnucpro.calls.scoring import Row, ScoredWindow
 from virnucpro.input.index import IndexedSequence, IndexedWindow
 
 logger = logging.getLogger("virnucpro.run")
@@ -80,14 +80,7 @@ def read_scores(path: Path) -> Iterator[Row]:
 
 
 def _unpacked(window: IndexedWindow, scores: list[Any], reason: str) -> ScoredWindow:
-    if not scores:
-        return ScoredWindow(window, [], None, reason)
-    if len(scores) != len(window.frames):
-        return ScoredWindow(window, [], window_score([""], scores), reason)
-    named = zip(window.frames, scores, strict=True)
-    frames = [(name, other, virus) for name, (other, virus) in named if not np.isnan(virus)]
-    if not frames:
-        return ScoredWindow(window, [], None, reason)
-    return ScoredWindow(
-        window, frames, window_score([each[0] for each in frames], [each[1:] for each in frames]), reason
-    )
+    """None of its scores, or one for each frame, NaN if it has none, or that of the window as it stands."""
+    each = zip(window.frames or ("",), scores, strict=False)
+    scored = [(name, other, virus) for name, (other, virus) in each if not np.isnan(virus)]
+    return ScoredWindow.of(window, scored, reason)

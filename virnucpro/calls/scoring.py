@@ -36,23 +36,35 @@ class WindowScore:
         return self.virus / (self.virus + self.other)
 
 
-def window_score(frames: Sequence[str], scores: Iterable[tuple[float, float]]) -> WindowScore:
-    """The score of a window from its frames' names and their scores (others, virus), softmaxed."""
-    other, virus = zip(*scores, strict=True)
-    return WindowScore(frames[virus.index(max(virus))], max(virus), max(other))
+#: What was scored of a window, with its scores for others and virus, softmaxed: a frame by its name, or, without one,
+#: the window as it stands.
+Scored = tuple[str, float, float]
+
+
+def window_score(scored: Sequence[Scored]) -> WindowScore:
+    """The score of a window by all that was scored of it."""
+    names, other, virus = zip(*scored, strict=True)
+    return WindowScore(names[virus.index(max(virus))], max(virus), max(other))
 
 
 @dataclass(frozen=True)
 class ScoredWindow:
     """A window with what came out for it.
 
-    frames: names and scores (others, virus) of its open frames; score: None where there is none, and `reason` says why.
+    frames: its open frames that were scored; score: None where there is none, and `reason` says why.
     """
 
     window: IndexedWindow
-    frames: list[tuple[str, float, float]]
+    frames: list[Scored]
     score: WindowScore | None
     reason: str
+
+    @classmethod
+    def of(cls, window: IndexedWindow, scored: Sequence[Scored], reason: str) -> ScoredWindow:
+        """A window by all that was scored of it; reason: why that is nothing, if it is."""
+        if not scored:
+            return cls(window, [], None, reason)
+        return cls(window, [each for each in scored if each[0]], window_score(scored), "")
 
     @property
     def evidence(self) -> str:
@@ -77,16 +89,10 @@ class _Scores:
         return cls({key: (other, virus) for key, (other, virus) in each}, {key: why for _, key, why in shard.failed})
 
     def window(self, window: IndexedWindow, failure: str) -> ScoredWindow:
-        names = [name for name in window.frames if window.key + name in self.found]
-        scores = [self.found[window.key + name] for name in names]
-        if names:
-            frames = [(name, other, virus) for name, (other, virus) in zip(names, scores, strict=True)]
-            return ScoredWindow(window, frames, window_score(names, scores), "")
-        whole = window.key + WHOLE
-        if whole in self.found:
-            return ScoredWindow(window, [], window_score([""], [self.found[whole]]), "")
-        lost = [self.lost[window.key + name] for name in (*window.frames, WHOLE) if window.key + name in self.lost]
-        return ScoredWindow(window, [], None, failure or (lost[0] if lost else window.reason))
+        keys = {name: window.key + name for name in window.frames} | {"": window.key + WHOLE}
+        scored = [(name, *self.found[key]) for name, key in keys.items() if key in self.found]
+        lost = (self.lost[key] for key in keys.values() if key in self.lost)
+        return ScoredWindow.of(window, scored, failure or next(lost, window.reason))
 
 
 def scored_rows(called: Called, parts: Iterable[WorkFile], dna_only: bool) -> Iterator[Row]:
