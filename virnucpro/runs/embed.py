@@ -13,7 +13,6 @@ from virnucpro.input.fasta import PROTEIN, read_records
 from virnucpro.input.index import IndexedSequence, Plan, WorkFile, origins, read_index
 from virnucpro.io.files import remove_unfinished, temporary_name, writing
 from virnucpro.io.results import OUTPUT_SUFFIXES, Result, ids_path, layout_of, open_result
-from virnucpro.io.tables import FAILED, write_table
 from virnucpro.models.local import LocalModel
 from virnucpro.models.registry import resolve
 from virnucpro.pipeline.events import Heard, Listener
@@ -154,12 +153,8 @@ def _complete(run: EmbedRun, plan: Plan, embedded: Embedded, merge: Merge) -> Em
 
 
 def _publish(run: EmbedRun, failures: list[Failure], result: Result | None = None) -> None:
-    """Finish the result, if there is one, and list the failures, if there are any; older ones go."""
-    failed = run.paths.failed
-    results = (*(run.job.results if result else ()), *([failed] if failures else []))
-    with run.session.publishing(results, replaced=[failed]) as names:
-        if failures:
-            write_table(names[failed], FAILED, failures)
+    """Finish the result, if there is one, and list the failures, if there are any."""
+    with run.session.publishing(run.job.results if result else (), failures):
         if result:
             result.finish()
 

@@ -25,7 +25,6 @@ from virnucpro.input.index import IndexedSequence
 from virnucpro.io.files import failing_as, sha256_of
 from virnucpro.io.results import OUTPUT_SUFFIXES, ids_path, layout_of, write_merged
 from virnucpro.io.store import read_blocks, result_attributes
-from virnucpro.io.tables import FAILED, write_table
 from virnucpro.models.card import CARD
 from virnucpro.models.local import ATTRIBUTES
 from virnucpro.models.local import sha256_of as model_sha256
@@ -251,10 +250,7 @@ def _merge_embeddings(config: MergeConfig, listener: Listener, pieces: Pieces) -
         opened.already_done(results, identity, {})
         opened.begin(results, identity, {}, {}, pieces.details)
         failures, summaries = _failures(pieces), [run.record.details["result"] for run in runs]
-        published = (*results, *([paths.failed] if failures else []))
-        with opened.publishing(published, replaced=[paths.failed]) as names:
-            if failures:
-                write_table(names[paths.failed], FAILED, failures)
+        with opened.publishing(results, failures) as names:
             _write_embeddings(names[output], output, files, fingerprint(identity), names.get(ids_path(output)))
         rows, dim = sum(each["sequences"] for each in summaries), max(each["dim"] for each in summaries)
         opened.complete({"result": {"sequences": rows, "dim": dim, "failures": failures}})

@@ -21,10 +21,9 @@ from virnucpro.errors import InputError, UsageError
 from virnucpro.input.cut import read_inputs
 from virnucpro.input.fasta import DNA_AS_WRITTEN, PROTEIN, BadRecord, Record, write_fasta
 from virnucpro.io.files import BUFFER, sha256_of
-from virnucpro.io.tables import FAILED, write_table
 from virnucpro.pipeline.events import Listener, unheard
 from virnucpro.runs.config import MOST_PIECES, SplitConfig
-from virnucpro.runs.inputs import Inputs
+from virnucpro.runs.inputs import Failure, Inputs
 from virnucpro.runs.names import check, check_names
 from virnucpro.runs.paths import SplitPaths
 from virnucpro.runs.session import session
@@ -117,14 +116,13 @@ def run_split(config: SplitConfig, listener: Listener = unheard) -> SplitResult:
         if done := run.already_done([paths.folder / name for name in made] or results, identity, {}):
             return SplitResult(paths, convert(done.plan, Split))
         run.begin(results, identity, {}, {}, {"inputs": inputs.described})
-        with run.stage("splitting"), run.publishing((*results, paths.failed), replaced=[paths.failed]) as names:
+        failures: list[Failure] = []
+        with run.stage("splitting"), run.publishing(results, failures) as names:
             split = _write(config, inputs, [names[path] for path in results], total)
-            write_table(names[paths.failed], FAILED, inputs.failures(row[1:] for row in split.rejected))
+            failures += inputs.failures(row[1:] for row in split.rejected)
             inputs.refuse_changed()
             for path in results[len(split.pieces) :]:
                 del names[path]
-            if not split.rejected:
-                del names[paths.failed]
         if not split.pieces:
             raise InputError("no usable sequence in the input", hint=f"see {paths.failed}")
         run.own.plan = asdict(split)

@@ -14,7 +14,6 @@ import numpy as np
 from virnucpro.errors import InputError, UsageError
 from virnucpro.input.cut import Rules
 from virnucpro.input.index import Plan
-from virnucpro.io.tables import FAILED, write_table
 from virnucpro.models.card import CARD, DNA_ONLY, ClassifierCard, EncoderPin, Reads
 from virnucpro.models.classifier import Classifier, classifier_files, write
 from virnucpro.models.local import LocalModel
@@ -182,9 +181,8 @@ def _write(
     paths = run.paths
     # Until all is there again, the folder of an older classifier is none.
     older = paths.folder / CARD, paths.folder / DNA_ONLY
-    with run.session.publishing((paths.failed, *run.job.results), older) as names:
+    with run.session.publishing((paths.failed, *run.job.results), failures, older) as names:
         draw_curves(names[paths.curves], trial, fitted)
         files = {"viral": run.config.inputs[: run.config.virus], "other": run.config.inputs[run.config.virus :]}
         write_text(names[paths.text], card, trial, fitted, files)
-        write_table(names[paths.failed], FAILED, failures)
         write(names, paths.folder, fitted.state, card, dna_only.state if dna_only else None)
