@@ -214,9 +214,8 @@ def virus_rows(viral: Sequence[Viral]) -> Iterator[tuple[object, ...]]:
 
 def numbered_records(inputs: Sequence[Path]) -> Iterator[tuple[int, Record]]:
     """The records of all inputs that can be used, as they are written there, each with its place in all of them."""
-    # What cannot be read of an input was reported when it was cut, and is none of the numbered sequences.
-    numbered = (record for _, record in read_inputs(inputs, inputs, DNA_AS_WRITTEN) if record.number)
-    return ((number, record) for number, record in enumerate(numbered) if isinstance(record, Record))
+    found = read_inputs(inputs, inputs, DNA_AS_WRITTEN)
+    return ((number, record) for number, _, record in found if isinstance(record, Record))
 
 
 def write_viruses(file: BinaryIO, records: Iterator[tuple[int, Record]], viral: Sequence[Viral]) -> None:

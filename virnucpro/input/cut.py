@@ -110,12 +110,14 @@ def _why_not(sequence: str) -> str:
 
 
 def read_inputs(
-    paths: Iterable[Path], names: Iterable[Path], alphabet: Alphabet = DNA
-) -> Iterator[tuple[int, Record | BadRecord]]:
-    """The records of several files, in order, with the place of their file; number 0 for what could not be read of one.
+    paths: Iterable[Path], names: Iterable[Path], alphabet: Alphabet
+) -> Iterator[tuple[int, int, Record | BadRecord]]:
+    """The records of several files, each with its place in all of them and the place of its file, both from 0.
 
-    names: what messages call the files.
+    What could not be read of a file comes behind its records, as number 0 there, and has no place of its own. names:
+    what messages call the files.
     """
+    place = 0
     for index, (path, name) in enumerate(zip(paths, names, strict=True)):
         try:
             if alphabet is PROTEIN and looks_like_dna(path):
@@ -124,24 +126,23 @@ def read_inputs(
                     hint="translate it (`virnucpro orfs` finds open frames), or choose a DNA model",
                 )
             for record in read_records(path, alphabet):
-                yield index, record.renamed(path, name) if isinstance(record, BadRecord) else record
+                yield place, index, record.renamed(path, name) if isinstance(record, BadRecord) else record
+                place += record.number > 0
         except InputError as error:
-            yield index, BadRecord("", 0, str(error)).renamed(path, name)
+            yield place, index, BadRecord("", 0, str(error)).renamed(path, name)
 
 
 def read_sequences(
     paths: Iterable[Path], names: Iterable[Path], rules: Rules
 ) -> Iterator[tuple[IndexedSequence, Record | None]]:
     """The sequences of all inputs, in order, each with its record; None for what is not to be read."""
-    number = 0
-    for index, record in read_inputs(paths, names, rules.alphabet):
+    for number, index, record in read_inputs(paths, names, rules.alphabet):
         if isinstance(record, BadRecord):
             yield IndexedSequence(number, index, record.number, record.id, 0, record.reason, True), None
         else:
             length, reason = len(record.sequence), rules.too_short(record.sequence)
             sequence = IndexedSequence(number, index, record.number, record.id, length, reason, False, record.note)
             yield sequence, None if reason else record
-        number += record.number > 0
 
 
 def scan_sequences(

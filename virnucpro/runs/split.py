@@ -132,12 +132,7 @@ def run_split(config: SplitConfig, listener: Listener = unheard) -> SplitResult:
 
 
 def _records(config: SplitConfig, inputs: Inputs) -> Iterator[tuple[int, int, Record | BadRecord]]:
-    """Every record with its place in all of the input, and its input's."""
-    number = 0
-    alphabet = PROTEIN if config.protein else DNA_AS_WRITTEN
-    for index, record in read_inputs(inputs.paths, inputs.shown, alphabet):
-        yield number, index, record
-        number += record.number > 0
+    return read_inputs(inputs.paths, inputs.shown, PROTEIN if config.protein else DNA_AS_WRITTEN)
 
 
 def _write(config: SplitConfig, inputs: Inputs, files: Sequence[Path], total: int) -> Split:
