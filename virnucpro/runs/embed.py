@@ -15,7 +15,7 @@ from virnucpro.io.files import remove_unfinished, temporary_name, writing
 from virnucpro.io.results import OUTPUT_SUFFIXES, Result, ids_path, layout_of, open_result
 from virnucpro.models.local import LocalModel
 from virnucpro.models.registry import resolve
-from virnucpro.pipeline.events import Heard, Listener
+from virnucpro.pipeline.events import Heard, Listener, unheard
 from virnucpro.pipeline.families import FAMILIES
 from virnucpro.pipeline.launch_local import launcher_for
 from virnucpro.pipeline.merge import LeftOut, Merge
@@ -46,7 +46,7 @@ class EmbedResult:
     already_done: bool = False
 
 
-def run_embed(config: EmbedConfig, listener: Listener | None = None) -> EmbedResult:
+def run_embed(config: EmbedConfig, listener: Listener = unheard) -> EmbedResult:
     """Embed the sequences of `config.inputs` into `config.output`; raises VirnucproError."""
     with started(_job(config), listener) as run:
         if done := run.already_done():

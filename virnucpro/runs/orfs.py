@@ -39,7 +39,7 @@ class OrfsResult:
     failures: list[Failure] = field(default_factory=list)
 
 
-def run_orfs(config: OrfsConfig, listener: Listener | None = None) -> OrfsResult:
+def run_orfs(config: OrfsConfig, listener: Listener = unheard) -> OrfsResult:
     """Cut the sequences of `config.inputs` and find their open frames; raises VirnucproError."""
     paths, output = OrfsPaths(config.output), config.output
     if not output.name:
@@ -47,7 +47,7 @@ def run_orfs(config: OrfsConfig, listener: Listener | None = None) -> OrfsResult
     if not paths.folder.is_dir():
         raise OutputError(f"the folder {paths.folder} does not exist", hint=f"mkdir -p {paths.folder}")
     check(paths, paths.results, config.inputs, force=config.force, hint="choose another PREFIX")
-    with session("orfs", paths, force=config.force, listen=listener or unheard) as run:
+    with session("orfs", paths, force=config.force, listen=listener) as run:
         with run.stage("reading input"):
             inputs = Inputs(config.inputs, paths)
         identity = {

@@ -19,7 +19,7 @@ from virnucpro.models.card import CARD
 from virnucpro.models.local import sha256_of
 from virnucpro.models.sets import ModelSet
 from virnucpro.pipeline.caller import Called
-from virnucpro.pipeline.events import Heard, Listener
+from virnucpro.pipeline.events import Heard, Listener, unheard
 from virnucpro.pipeline.kept import keep_embeddings
 from virnucpro.pipeline.launch_local import Launch, Launcher, launcher_for
 from virnucpro.pipeline.merge import InTurn
@@ -48,9 +48,7 @@ logger = logging.getLogger("virnucpro.run")
 HINT = "choose another name with --prefix"
 
 
-def run_predict(
-    config: PredictConfig, listener: Listener | None = None, launch: Launch = launcher_for
-) -> PredictResult:
+def run_predict(config: PredictConfig, listener: Listener = unheard, launch: Launch = launcher_for) -> PredictResult:
     """Call the sequences of `config.inputs`, results in `config.output`; raises VirnucproError.
 
     launch: makes the launcher of the workers, such as one of workers that stay.

@@ -20,7 +20,7 @@ from virnucpro.models.local import LocalModel
 from virnucpro.models.registry import MODELS
 from virnucpro.models.sets import resolve_encoders
 from virnucpro.pipeline.caller import Called
-from virnucpro.pipeline.events import Listener
+from virnucpro.pipeline.events import Listener, unheard
 from virnucpro.runs.config import TrainConfig
 from virnucpro.runs.inputs import Failure
 from virnucpro.runs.names import check
@@ -45,7 +45,7 @@ class TrainResult:
     already_done: bool = False
 
 
-def run_train(config: TrainConfig, listener: Listener | None = None) -> TrainResult:
+def run_train(config: TrainConfig, listener: Listener = unheard) -> TrainResult:
     """Train a classifier in `config.output`; raises VirnucproError."""
     check_sklearn()
     groups = read_groups(config.group_by) if config.group_by else None
