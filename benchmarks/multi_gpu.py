@@ -128,7 +128,7 @@ def run(task: Task, devices: Sequence[str], folder: Path, kill: bool = False) ->
 
 def merge(shards: Sequence[Path], merged: Path) -> None:
     """One HDF5 of all shards in their order, as a run of the engine ends."""
-    write_merged(merged, read_shards(shards), {}, "hdf5")
+    write_merged([merged], read_shards(shards), {}, "hdf5")
 
 
 def task_rows(task: Task, device: str, numbers: Sequence[int], folder: Path) -> Iterator[Row]:

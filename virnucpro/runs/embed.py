@@ -12,7 +12,7 @@ from virnucpro.input.cut import Rules
 from virnucpro.input.fasta import PROTEIN, read_records
 from virnucpro.input.index import IndexedSequence, Plan, WorkFile, origins, read_index
 from virnucpro.io.files import remove_unfinished, temporary_name, writing
-from virnucpro.io.results import OUTPUT_SUFFIXES, Result, ids_path, layout_of, open_result
+from virnucpro.io.results import OUTPUT_SUFFIXES, Result, layout_of, open_result, result_paths
 from virnucpro.models.local import LocalModel
 from virnucpro.models.registry import resolve
 from virnucpro.pipeline.events import Heard, Listener, unheard
@@ -73,7 +73,7 @@ def _job(config: EmbedConfig) -> Job[EmbedConfig, RunPaths]:
     if not output.parent.is_dir():
         raise OutputError(f"the folder {output.parent} does not exist", hint=f"mkdir -p {output.parent}")
     paths = RunPaths(output, work_folder(output, config.work_dir))
-    results = (output, ids_path(output)) if output.suffix == ".npy" else (output,)
+    results = result_paths(output)
     check(paths, results, config.inputs, force=config.force, resume=config.resume)
     model = resolve(config.model, config.models_dir)
     worker = FAMILIES[model.kind]
@@ -103,8 +103,7 @@ def _merge(run: EmbedRun, plan: Plan) -> Merge:
     remove_unfinished(results)
     layout = layout_of(run.config.output, proteins=run.job.rules.alphabet is PROTEIN)
     made_by = _model(run).attributes(placement.dtype, placement.budgets[0])
-    names = map(temporary_name, results)
-    result = open_result(next(names), made_by | {"fingerprint": run.fingerprint}, layout, next(names, None))
+    result = open_result([*map(temporary_name, results)], made_by | {"fingerprint": run.fingerprint}, layout)
     return Merge(result, {_fasta(run, part): _shard(run, part) for part in plan.parts if part.whole})
 
 

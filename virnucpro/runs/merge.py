@@ -23,7 +23,7 @@ from virnucpro.errors import InputError, UsageError
 from virnucpro.input.fasta import DNA_AS_WRITTEN, Record, read_records
 from virnucpro.input.index import IndexedSequence
 from virnucpro.io.files import failing_as, sha256_of
-from virnucpro.io.results import OUTPUT_SUFFIXES, ids_path, layout_of, write_merged
+from virnucpro.io.results import OUTPUT_SUFFIXES, layout_of, result_paths, write_merged
 from virnucpro.io.store import read_blocks, result_attributes
 from virnucpro.models.card import CARD
 from virnucpro.models.local import ATTRIBUTES
@@ -173,7 +173,7 @@ def _merge_calls(config: MergeConfig, listener: Listener, pieces: Pieces) -> Pre
 
         def keep(names: Mapping[Path, Path]) -> None:
             for path in kept(as_one, paths):
-                _write_embeddings(names[path], path, [each.result(paths, path) for each in runs], run.fingerprint)
+                _write_embeddings([names[path]], path, [each.result(paths, path) for each in runs], run.fingerprint)
 
         return call(run, choice, Scores(_rows(pieces, paths), _records(runs), {}, keep))
 
@@ -243,7 +243,7 @@ def _records(runs: Sequence[PieceRun]) -> Iterator[tuple[int, Record]]:
 
 def _merge_embeddings(config: MergeConfig, listener: Listener, pieces: Pieces) -> EmbedResult:
     output, paths, runs, identity = config.output, RunPaths(config.output), pieces.runs, pieces.identity
-    results = (output, ids_path(output)) if output.suffix == ".npy" else (output,)
+    results = result_paths(output)
     files = [run.results for run in runs]
     check(paths, results, [run.path for run in runs], force=config.force, others=files)
     with session("embed", paths, force=config.force, listen=listener) as opened:
@@ -251,20 +251,18 @@ def _merge_embeddings(config: MergeConfig, listener: Listener, pieces: Pieces) -
         opened.begin(results, identity, {}, {}, pieces.details)
         failures, summaries = _failures(pieces), [run.record.details["result"] for run in runs]
         with opened.publishing(results, failures) as names:
-            _write_embeddings(names[output], output, files, fingerprint(identity), names.get(ids_path(output)))
+            _write_embeddings([names[path] for path in results], output, files, fingerprint(identity))
         rows, dim = sum(each["sequences"] for each in summaries), max(each["dim"] for each in summaries)
         opened.complete({"result": {"sequences": rows, "dim": dim, "failures": failures}})
     return EmbedResult(output, rows, dim, failures)
 
 
-def _write_embeddings(
-    path: Path, output: Path, files: Sequence[Path], fingerprint: str, ids: Path | None = None
-) -> None:
-    """Embeddings of all pieces, in their order, into `path`, which is to be `output`."""
+def _write_embeddings(paths: Sequence[Path], output: Path, files: Sequence[Path], fingerprint: str) -> None:
+    """Embeddings of all pieces, in their order, into the files of what is to be `output`."""
     found = result_attributes(files[0])
     attributes = {**{name: found[name] for name in ATTRIBUTES}, "fingerprint": fingerprint}
     blocks = (block for file in files for block in read_blocks(file))
-    write_merged(path, blocks, attributes, layout_of(output), ids)
+    write_merged(paths, blocks, attributes, layout_of(output))
 
 
 def _failures(pieces: Pieces) -> list[Failure]:
