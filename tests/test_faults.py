@@ -42,7 +42,7 @@ from numpy.typing import NDArray
 from virnucpro.cli import main
 from virnucpro.input.fasta import DNA, read_records
 from virnucpro.io.files import atomic_path
-from virnucpro.io.results import layout_of, write_merged
+from virnucpro.io.results import write_merged
 from virnucpro.io.store import Shard, read_result, read_shard
 from virnucpro.models.attention import PackedLayout, segment_mean
 from virnucpro.pipeline.base_worker import Embeddings
@@ -344,7 +344,7 @@ def test_interrupts_while_the_result_is_written(tmp_path: Path) -> None:
 
     def write() -> None:
         with atomic_path(output) as temporary:
-            write_merged([temporary], shards, {}, layout_of(output))
+            write_merged([temporary], shards, {}, "hdf5")
 
     for done in interrupted_at_random(write, times=20, seed=5):
         assert not list(tmp_path.glob(".*"))

@@ -117,6 +117,22 @@ def test_embed_in_pieces_is_embed(suffix: str, inputs: tuple[Path, ...], tmp_pat
     assert len(result.failures) > 2
 
 
+@pytest.mark.parametrize(("protein", "model"), [(False, "dnabert-mini"), (True, "esm2-mini")])
+def test_embed_in_pieces_is_embed_in_the_layout_of_the_published_tool(
+    protein: bool, model: str, tmp_path: Path
+) -> None:
+    fasta = to_fasta(tmp_path / "in.fa", [("a", "ACGTNACGTACGATC"), ("b", "GATTACA"), ("c", "ACGATCAGACGATC")])
+    if protein:
+        fasta.write_text(fasta.read_text().replace("GAT", "WLF"))
+    whole = EmbedConfig((fasta,), tmp_path / "one.pt", model=model, device="cpu", dtype="fp32")
+    run_embed(whole)
+    for piece in run_split(SplitConfig((fasta,), tmp_path / "parts", pieces=2, protein=protein)).split.pieces:
+        path = tmp_path / "parts" / piece.name
+        run_embed(replace(whole, inputs=(path,), output=path.with_suffix(".h5")))
+    run_merge(MergeConfig(tmp_path / "parts", tmp_path / "out.pt"))
+    assert (tmp_path / "out.pt").read_bytes() == (tmp_path / "one.pt").read_bytes()
+
+
 def test_pieces_hold_whole_records_and_all_of_them(inputs: tuple[Path, ...], parts: Path) -> None:
     split = convert(json.loads((parts / "split.json").read_text())["plan"], Split)
     places = [place for piece in split.pieces for place in piece.places()]

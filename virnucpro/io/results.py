@@ -29,7 +29,7 @@ Layout = Literal["hdf5", "npy", "nucleotide", "proteins", "merged"]
 MERGE_ROWS = 4096
 
 
-def layout_of(path: Path, proteins: bool = False) -> Layout:
+def layout_of(path: Path, proteins: bool) -> Layout:
     """The layout of a result by its suffix; a `.pt` of proteins is the published tool's for ESM-2."""
     if path.suffix == ".pt":
         return "proteins" if proteins else "nucleotide"

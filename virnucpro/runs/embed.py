@@ -101,7 +101,7 @@ def _merge(run: EmbedRun, plan: Plan) -> Merge:
     """The result, which grows under its temporary name until it is published."""
     results, placement = run.job.results, run.job.placement
     remove_unfinished(results)
-    layout = layout_of(run.config.output, proteins=run.job.rules.alphabet is PROTEIN)
+    layout = layout_of(run.config.output, run.job.rules.alphabet is PROTEIN)
     made_by = _model(run).attributes(placement.dtype, placement.budgets[0])
     result = open_result([*map(temporary_name, results)], made_by | {"fingerprint": run.fingerprint}, layout)
     return Merge(result, {_fasta(run, part): _shard(run, part) for part in plan.parts if part.whole})

@@ -23,7 +23,7 @@ from virnucpro.errors import InputError, UsageError
 from virnucpro.input.fasta import DNA_AS_WRITTEN, Record, read_records
 from virnucpro.input.index import IndexedSequence
 from virnucpro.io.files import failing_as, sha256_of
-from virnucpro.io.results import OUTPUT_SUFFIXES, layout_of, result_paths, write_merged
+from virnucpro.io.results import OUTPUT_SUFFIXES, Layout, layout_of, result_paths, write_merged
 from virnucpro.io.store import read_blocks, result_attributes
 from virnucpro.models.card import CARD
 from virnucpro.models.local import ATTRIBUTES
@@ -81,6 +81,7 @@ class Pieces(Inputs):
 
     def __init__(self, record: RunRecord, runs: Sequence[PieceRun]) -> None:
         self.split, self.runs = convert(record.plan, Split), runs
+        self.proteins: bool = record.identity["protein"]
         self.described = record.details["inputs"]
         self.names = tuple(Path(str(each["path"])) for each in self.described)
         self.paths = list(self.names)
@@ -173,7 +174,7 @@ def _merge_calls(config: MergeConfig, listener: Listener, pieces: Pieces) -> Pre
 
         def keep(names: Mapping[Path, Path]) -> None:
             for path in kept(as_one, paths):
-                _write_embeddings([names[path]], path, [each.result(paths, path) for each in runs], run.fingerprint)
+                _write_embeddings([names[path]], "hdf5", [each.result(paths, path) for each in runs], run.fingerprint)
 
         return call(run, choice, Scores(_rows(pieces, paths), _records(runs), {}, keep))
 
@@ -251,18 +252,19 @@ def _merge_embeddings(config: MergeConfig, listener: Listener, pieces: Pieces) -
         opened.begin(results, identity, {}, {}, pieces.details)
         failures, summaries = _failures(pieces), [run.record.details["result"] for run in runs]
         with opened.publishing(results, failures) as names:
-            _write_embeddings([names[path] for path in results], output, files, fingerprint(identity))
+            layout = layout_of(output, pieces.proteins)
+            _write_embeddings([names[path] for path in results], layout, files, fingerprint(identity))
         rows, dim = sum(each["sequences"] for each in summaries), max(each["dim"] for each in summaries)
         opened.complete({"result": {"sequences": rows, "dim": dim, "failures": failures}})
     return EmbedResult(output, rows, dim, failures)
 
 
-def _write_embeddings(paths: Sequence[Path], output: Path, files: Sequence[Path], fingerprint: str) -> None:
-    """Embeddings of all pieces, in their order, into the files of what is to be `output`."""
+def _write_embeddings(paths: Sequence[Path], layout: Layout, files: Sequence[Path], fingerprint: str) -> None:
+    """Embeddings of all pieces, in their order, into the files of one result."""
     found = result_attributes(files[0])
     attributes = {**{name: found[name] for name in ATTRIBUTES}, "fingerprint": fingerprint}
     blocks = (block for file in files for block in read_blocks(file))
-    write_merged(paths, blocks, attributes, layout_of(output))
+    write_merged(paths, blocks, attributes, layout)
 
 
 def _failures(pieces: Pieces) -> list[Failure]:
