@@ -101,6 +101,24 @@ def test_another_threshold_is_a_matter_of_the_pieces(
     assert files(out) == files(one)
 
 
+@pytest.mark.parametrize("changes", [{}, {"preset": "relaxed"}, {"min_score": 0.9}])
+def test_calls_of_a_measured_set_are_those_of_one_run(changes: dict[str, Any], tmp_path: Path) -> None:
+    """Its thresholds go by length, and come out of a record as they went in."""
+    fasta = to_fasta(tmp_path / "in.fa", [(f"s{i}", bases * 9) for i, (_, bases) in enumerate(RECORDS)])
+    whole = PredictConfig((fasta,), tmp_path / "one", model="mini", device="cpu", dtype="fp32", **changes)
+    run_predict(whole)
+    assert run_predict(whole).already_done
+    for piece in run_split(SplitConfig((fasta,), tmp_path / "parts", pieces=2)).split.pieces:
+        path = tmp_path / "parts" / piece.name
+        run_predict(replace(whole, inputs=(path,), output=path.with_suffix("")))
+    merging = MergeConfig(tmp_path / "parts", tmp_path / "out")
+    run_merge(merging)
+    assert files(tmp_path / "out") == files(tmp_path / "one")
+    assert record(tmp_path / "out")["choices"] == record(tmp_path / "one")["choices"]
+    run_merge(merging)
+    assert files(tmp_path / "out") == files(tmp_path / "one")
+
+
 @pytest.mark.parametrize("suffix", [".h5", ".npy"])
 def test_embed_in_pieces_is_embed(suffix: str, inputs: tuple[Path, ...], tmp_path: Path) -> None:
     whole = EmbedConfig(inputs, tmp_path / f"one{suffix}", device="cpu", dtype="fp32", max_tokens=40)

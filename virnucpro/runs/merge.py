@@ -17,6 +17,7 @@ from typing import Any
 from msgspec import convert
 
 from virnucpro.calls.kept_scores import holds_scores, read_scores
+from virnucpro.calls.model import ThresholdsByLength
 from virnucpro.calls.scoring import Row, ScoredWindow
 from virnucpro.calls.verdicts import Thresholds
 from virnucpro.errors import InputError, UsageError
@@ -205,7 +206,8 @@ def _choice(config: PredictConfig, record: RunRecord) -> Choice:
     card = choice.model_set.classifier_folder / CARD
     if model_sha256(card) != record.choices["card"]:
         raise UsageError(f"{card} is not the card that the pieces were called with", hint="give their --models-dir")
-    return replace(choice, thresholds=Thresholds(**record.choices["min score"]))
+    applied = record.choices["min score"]
+    return replace(choice, thresholds=convert(applied, ThresholdsByLength if "bases" in applied else Thresholds))
 
 
 def _rows(pieces: Pieces, paths: PredictPaths) -> Iterator[Row]:

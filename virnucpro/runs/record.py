@@ -29,13 +29,17 @@ _KEYS = ("state", "command", "identity", "choices", "plan")
 
 def fingerprint(values: Mapping[str, Any]) -> str:
     """sha256 of plain values, such as all that decides the vectors of a run."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(_written(values).encode()).hexdigest()
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What of two identities differs, in words."""
+    """What of two identities differs, in words; they are compared as they are written, where tuples are lists."""
     names = sorted(old.keys() | new.keys())
-    return [name.replace("_", " ") for name in names if old.get(name) != new.get(name)]
+    return [name.replace("_", " ") for name in names if _written(old.get(name)) != _written(new.get(name))]
+
+
+def _written(values: Any) -> str:
+    return json.dumps(values, sort_keys=True)
 
 
 @dataclass
