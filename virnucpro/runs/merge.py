@@ -207,7 +207,8 @@ def _choice(config: PredictConfig, record: RunRecord) -> Choice:
     if model_sha256(card) != record.choices["card"]:
         raise UsageError(f"{card} is not the card that the pieces were called with", hint="give their --models-dir")
     applied = record.choices["min score"]
-    return replace(choice, thresholds=convert(applied, ThresholdsByLength if "bases" in applied else Thresholds))
+    kind: type[Thresholds | ThresholdsByLength] = ThresholdsByLength if "bases" in applied else Thresholds
+    return replace(choice, thresholds=convert(applied, kind))
 
 
 def _rows(pieces: Pieces, paths: PredictPaths) -> Iterator[Row]:
