@@ -95,7 +95,8 @@ class DNABERT(nn.Module):
         self.mlp = nn.ModuleList(GatedMLP(config) for _ in range(config.num_hidden_layers))
         # Held as bits: `.to(torch.bfloat16)` would round a float buffer, and half of the slopes are no powers of two.
         self.slope_bits: Tensor
-        self.register_buffer("slope_bits", _slope_bits(config), persistent=False)
+        slopes = alibi_slopes(config.num_attention_heads)
+        self.register_buffer("slope_bits", slopes.view(torch.int32), persistent=False)
 
     @property
     def dim(self) -> int:
@@ -115,10 +116,6 @@ class DNABERT(nn.Module):
         for attention, mlp in zip(self.attention, self.mlp, strict=True):
             x = mlp(attention(x, layout, slopes))
         return x  # type: ignore[no-any-return]
-
-
-def _slope_bits(config: DNABERTConfig) -> Tensor:
-    return alibi_slopes(config.num_attention_heads).view(torch.int32)
 
 
 def _published_key(name: str) -> str:
@@ -156,5 +153,4 @@ def load_dnabert(weights: Path, config: Path | None, device: torch.device = CPU)
         model.load_state_dict(state, assign=True)
     except RuntimeError as error:
         raise ModelError(f"{weights} does not fit {config}: {error}") from error
-    model.slope_bits = _slope_bits(model.config)
     return model.requires_grad_(False).eval()

@@ -27,10 +27,10 @@ from virnucpro.runs.names import check
 from virnucpro.runs.paths import TrainPaths
 from virnucpro.runs.record import fingerprint
 from virnucpro.runs.run import Job, Run, by_part, placed, rules_identity, started, work_folder
-from virnucpro.train.dataset import Dataset, Ints, Part, Table, divide, gather, read_groups, read_windows
+from virnucpro.train.dataset import Dataset, Part, Table, divide, gather, read_groups, read_windows
 from virnucpro.train.evaluation import FIGURES, Trial, draw_curves, write_text
 from virnucpro.train.fit import FitSettings, Fitted, fit
-from virnucpro.train.metrics import check_sklearn
+from virnucpro.train.metrics import Ints, check_sklearn
 
 logger = logging.getLogger("virnucpro.run")
 
