@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import _thread
-import contextlib
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -113,12 +112,3 @@ class Channel(Generic[T]):
                 item = self._items.popleft()
                 self._changed.notify_all()
             yield item
-
-
-@contextlib.contextmanager
-def aborting(channel: Channel[Any]) -> Iterator[None]:
-    """Abort the channel at the end, whatever it is: who still waits at it is in vain."""
-    try:
-        yield
-    finally:
-        channel.abort()
