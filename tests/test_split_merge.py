@@ -154,7 +154,7 @@ def test_embed_in_pieces_is_embed_in_the_layout_of_the_published_tool(
 def test_pieces_hold_whole_records_and_all_of_them(inputs: tuple[Path, ...], parts: Path) -> None:
     split = convert(json.loads((parts / "split.json").read_text())["plan"], Split)
     places = [place for piece in split.pieces for place in piece.places()]
-    numbers = [place.number for place in places] + [row[0] for row in split.rejected if row[2]]
+    numbers = [place.number for place in places] + [row.number for row in split.rejected if row.record]
     assert sorted(numbers) == list(range(len(numbers)))
     sizes = [piece.bases for piece in split.pieces]
     assert max(sizes) - min(sizes) < max(len(sequence) for _, sequence in RECORDS) * 2

@@ -164,7 +164,7 @@ def _failures(run: EmbedRun, plan: Plan, failed_files: dict[str, str], left_out:
     for part in plan.parts:
         rows = read_index(run.paths.part_file(part.name, ".index"))
         sequences = [row for row in rows if isinstance(row, IndexedSequence)]
-        found += [(row.input_index, row.record, row.id, row.reason) for row in sequences if row.failed]
+        found += [row.failure for row in sequences if row.failed]
         reason = failed_files.get(_fasta(run, part).name)
         of_part = left_out.get(_shard(run, part).name, []) if reason is None else _all_of(run, part, reason)
         places = list(islice(origins(sequences), part.whole)) if of_part else []

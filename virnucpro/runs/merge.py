@@ -22,7 +22,6 @@ from virnucpro.calls.scoring import Row, ScoredWindow
 from virnucpro.calls.verdicts import Thresholds
 from virnucpro.errors import InputError, UsageError
 from virnucpro.input.fasta import DNA_AS_WRITTEN, Record, read_records
-from virnucpro.input.index import IndexedSequence
 from virnucpro.io.files import failing_as, sha256_of
 from virnucpro.io.results import OUTPUT_SUFFIXES, Layout, layout_of, result_paths, write_merged
 from virnucpro.io.store import read_blocks, result_attributes
@@ -213,10 +212,7 @@ def _choice(config: PredictConfig, record: RunRecord) -> Choice:
 
 def _rows(pieces: Pieces, paths: PredictPaths) -> Iterator[Row]:
     """The rows of all of the input, in its order, numbered as there."""
-    rejected = (
-        (number, IndexedSequence(number, index, record, name, 0, reason, True))
-        for number, index, record, name, reason in pieces.split.rejected
-    )
+    rejected = ((sequence.number, sequence) for sequence in pieces.split.rejected)
     scored = (row for run in pieces.runs for row in _piece_rows(run, run.result(paths, paths.scores)))
     return (row for _, row in heapq.merge(rejected, scored, key=itemgetter(0)))
 
@@ -272,7 +268,7 @@ def _write_embeddings(paths: Sequence[Path], layout: Layout, files: Sequence[Pat
 
 def _failures(pieces: Pieces) -> list[Failure]:
     """What has no embedding, in the order of the inputs."""
-    found = [(index, record, name, reason) for _, index, record, name, reason in pieces.split.rejected]
+    found = [sequence.failure for sequence in pieces.split.rejected]
     for run in pieces.runs:
         places = list(run.piece.places())
         for _, record, name, reason in run.record.details["result"]["failures"]:

@@ -81,7 +81,7 @@ def _write(config: OrfsConfig, result: OrfsResult, names: Mapping[Path, Path], i
         rules = Rules(config.window, config.exact)
         for sequence, scans in scan_sequences(read_sequences(inputs.paths, inputs.shown, rules), rules):
             if sequence.failed:
-                failed.append((sequence.input_index, sequence.record, sequence.id, sequence.reason))
+                failed.append(sequence.failure)
             counts.records += not sequence.failed
             for window, frames, _ in scans:
                 write_fasta(windows, window.id, window.sequence)
