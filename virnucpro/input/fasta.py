@@ -125,10 +125,6 @@ class BadRecord:
     #: What is wrong, where, and what to do about it.
     reason: str
 
-    def renamed(self, path: Path, name: Path) -> BadRecord:
-        """The same, with the file called as the user knows it: `path` may be a copy."""
-        return BadRecord(self.id, self.number, self.reason.replace(str(path), str(name)))
-
 
 class _Raw(NamedTuple):
     """A record as it stands in its file."""

@@ -133,7 +133,7 @@ def run_split(config: SplitConfig, listener: Listener = unheard) -> SplitResult:
 
 
 def _sequences(config: SplitConfig, inputs: Inputs) -> Iterator[tuple[IndexedSequence, Record | None]]:
-    rules = Rules(reads="records", alphabet=PROTEIN if config.protein else DNA_AS_WRITTEN)
+    rules = Rules(alphabet=PROTEIN if config.protein else DNA_AS_WRITTEN)
     return read_sequences(inputs.paths, inputs.shown, rules)
 
 
