@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 
+import numpy as np
+
 from virnucpro.core.threads import in_order
 from virnucpro.input.frames import ALL_STOPPED
 from virnucpro.input.index import WHOLE, IndexedSequence, IndexedWindow, WorkFile, read_index
@@ -76,25 +78,6 @@ class ScoredWindow:
 Row = IndexedSequence | ScoredWindow
 
 
-@dataclass
-class _Scores:
-    """By key, scores (others, virus) of frames and whole windows, and why others have none."""
-
-    found: dict[str, tuple[float, float]]
-    lost: dict[str, str]
-
-    @classmethod
-    def of(cls, shard: Shard) -> _Scores:
-        each = zip(shard.headers, shard.embeddings.tolist(), strict=True)
-        return cls({key: (other, virus) for key, (other, virus) in each}, {key: why for _, key, why in shard.failed})
-
-    def window(self, window: IndexedWindow, failure: str) -> ScoredWindow:
-        keys = {name: window.key + name for name in window.frames} | {"": window.key + WHOLE}
-        scored = [(name, *self.found[key]) for name, key in keys.items() if key in self.found]
-        lost = (self.lost[key] for key in keys.values() if key in self.lost)
-        return ScoredWindow.of(window, scored, failure or next(lost, window.reason))
-
-
 def scored_rows(called: Called, parts: Iterable[WorkFile], dna_only: bool) -> Iterator[Row]:
     """All rows of work files that were scored, in input order.
 
@@ -111,11 +94,16 @@ def scored_rows(called: Called, parts: Iterable[WorkFile], dna_only: bool) -> It
 
 def _part_rows(called: Called, dna_only: bool, part: WorkFile) -> list[Row]:
     source, failure = called.source(part), called.failure(part)
-    scores = _Scores({}, {}) if source is None else _Scores.of(called.files.scores(source))
+    shard = called.files.scores(source) if source else Shard([], np.empty((0, 2), np.float32))
+    found = dict(zip(shard.headers, shard.embeddings.tolist(), strict=True))
+    lost = {key: reason for _, key, reason in shard.failed}
 
     def scored(window: IndexedWindow) -> ScoredWindow:
+        keys = {name: window.key + name for name in window.frames} | {"": window.key + WHOLE}
+        scores = [(name, *found[key]) for name, key in keys.items() if key in found]
         was_embedded = not window.reason or (dna_only and window.reason == ALL_STOPPED)
-        return scores.window(window, failure if was_embedded else "")
+        reasons = failure if was_embedded else "", *(lost[key] for key in keys.values() if key in lost), window.reason
+        return ScoredWindow.of(window, scores, next(filter(None, reasons), ""))
 
     index = read_index(called.paths.part_file(part.name, ".index"))
     return [row if isinstance(row, IndexedSequence) else scored(row) for row in index]
