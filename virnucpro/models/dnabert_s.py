@@ -20,7 +20,7 @@ from virnucpro.errors import ModelError
 from virnucpro.models.attention import PackedLayout, alibi_slopes, packed_attention
 from virnucpro.models.layers import Norm, gated_gelu
 from virnucpro.models.linear import Linear
-from virnucpro.models.weights import CPU, check_finite, check_keys, read_config, read_weights
+from virnucpro.models.weights import CPU, check_keys, filled, read_config, read_weights
 
 #: Parts of published checkpoints that the embedding does not use.
 UNUSED_PREFIXES = ("cls.", "pooler.")
@@ -147,10 +147,4 @@ def load_dnabert(weights: Path, config: Path | None, device: torch.device = CPU)
         model = DNABERT(numbers)
     wanted = {name: _published_key(name) for name, _ in model.named_parameters()}
     check_keys(weights, set(wanted.values()), set(found), "DNABERT")
-    state = {name: found[key].to(device).float() for name, key in wanted.items()}
-    check_finite(weights, state)
-    try:
-        model.load_state_dict(state, assign=True)
-    except RuntimeError as error:
-        raise ModelError(f"{weights} does not fit {config}: {error}") from error
-    return model.requires_grad_(False).eval()
+    return filled(model, {name: found[key].to(device).float() for name, key in wanted.items()}, weights)
