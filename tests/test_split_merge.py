@@ -115,7 +115,7 @@ def test_calls_of_a_measured_set_are_those_of_one_run(changes: dict[str, Any], t
     run_merge(merging)
     assert files(tmp_path / "out") == files(tmp_path / "one")
     assert record(tmp_path / "out")["choices"] == record(tmp_path / "one")["choices"]
-    run_merge(merging)
+    assert run_merge(merging).already_done
     assert files(tmp_path / "out") == files(tmp_path / "one")
 
 
@@ -147,7 +147,8 @@ def test_embed_in_pieces_is_embed_in_the_layout_of_the_published_tool(
     for piece in run_split(SplitConfig((fasta,), tmp_path / "parts", pieces=2, protein=protein)).split.pieces:
         path = tmp_path / "parts" / piece.name
         run_embed(replace(whole, inputs=(path,), output=path.with_suffix(".h5")))
-    run_merge(MergeConfig(tmp_path / "parts", tmp_path / "out.pt"))
+    merging = MergeConfig(tmp_path / "parts", tmp_path / "out.pt")
+    assert [run_merge(merging).already_done for _ in range(2)] == [False, True]
     assert (tmp_path / "out.pt").read_bytes() == (tmp_path / "one.pt").read_bytes()
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from virnucpro.errors import InputError, OutputError, UsageError
 from virnucpro.input.cut import Rules
@@ -45,14 +47,18 @@ class EmbedResult:
     devices: list[DeviceStats] = field(default_factory=list)
     already_done: bool = False
 
+    @classmethod
+    def earlier(cls, output: Path, found: Mapping[str, Any]) -> EmbedResult:
+        """Of a run that was complete before, by what its record says."""
+        failures = [tuple(row) for row in found["failures"]]
+        return cls(output, found["sequences"], found["dim"], failures, already_done=True)
+
 
 def run_embed(config: EmbedConfig, listener: Listener = unheard) -> EmbedResult:
     """Embed the sequences of `config.inputs` into `config.output`; raises VirnucproError."""
     with started(_job(config), listener) as run:
         if done := run.already_done():
-            found = done.details["result"]
-            failures = [tuple(row) for row in found["failures"]]
-            return EmbedResult(config.output, found["sequences"], found["dim"], failures, already_done=True)
+            return EmbedResult.earlier(config.output, done.details["result"])
         plan = run.work_files()
         if not plan.whole:
             failures = _failures(run, plan, {}, {})

@@ -30,7 +30,7 @@ from virnucpro.models.local import ATTRIBUTES
 from virnucpro.models.local import sha256_of as model_sha256
 from virnucpro.pipeline.events import Listener, unheard
 from virnucpro.pipeline.placement import Placement
-from virnucpro.runs.calling import PredictResult, Scores, call, kept, results_of
+from virnucpro.runs.calling import PredictResult, Scores, call, kept, result_of, results_of
 from virnucpro.runs.choice import Choice, choose
 from virnucpro.runs.config import MergeConfig, PredictConfig
 from virnucpro.runs.embed import EmbedResult
@@ -166,7 +166,8 @@ def _merge_calls(config: MergeConfig, listener: Listener, pieces: Pieces) -> Pre
     job = Job("predict", as_one, paths, results, models, choice.rules, placement, {}, choices)
     with session("predict", paths, force=config.force, listen=listener) as opened:
         run = Run(job, opened, pieces, identity)
-        run.already_done(recall=True)
+        if done := run.already_done(recall=True):
+            return result_of(run, choice, done.details["result"], already_done=True)
         opened.begin(results, identity, choices, {}, pieces.details)
         for each in runs:
             if not holds_scores(each.result(paths, paths.scores), each.fingerprint):
@@ -247,7 +248,8 @@ def _merge_embeddings(config: MergeConfig, listener: Listener, pieces: Pieces) -
     files = [run.results for run in runs]
     check(paths, results, [run.path for run in runs], force=config.force, others=files)
     with session("embed", paths, force=config.force, listen=listener) as opened:
-        opened.already_done(results, identity, {})
+        if done := opened.already_done(results, identity, {}):
+            return EmbedResult.earlier(output, done.details["result"])
         opened.begin(results, identity, {}, {}, pieces.details)
         failures, summaries = _failures(pieces), [run.record.details["result"] for run in runs]
         with opened.publishing(results, failures) as names:
