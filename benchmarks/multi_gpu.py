@@ -116,7 +116,7 @@ def run(task: Task, devices: Sequence[str], folder: Path, kill: bool = False) ->
     watch = Watch(len(task.counts), kill)
     options = dict(task.options) | {"barrier": None if kill else SPAWN.Barrier(len(devices))}
     shards = {path: folder / "shards" / f"{path.name}.h5" for path in task.counts}
-    with Workers() as workers, Merge(open_result(folder / "merged.h5", {}, "hdf5"), shards) as merge:
+    with Workers() as workers, Merge(open_result([folder / "merged.h5"], {}, "hdf5"), shards) as merge:
         given = task.worker, devices, task.budget, folder / "shards", task.counts, options
         queue = WorkQueue(*given, launch=workers.launch)  # as for the command: nobody waits for processes to end
         watch.follow(queue, merge)

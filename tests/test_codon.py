@@ -97,6 +97,7 @@ def test_a_network_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         ({"members.1.stem.bias": None}, "misses 1 tensor"),
         ({"members.0.blocks.2.out.bias": torch.zeros(32)}, "unknown 1 tensor"),
         ({"members.1.frame.bias": torch.zeros(31)}, "does not fit"),
+        ({"members.0.frame.bias": torch.full((32,), torch.nan)}, r"frame\.bias holds NaN"),
         ({"members.1.stem.table": torch.zeros(4, 65, 32)}, "stem.table is"),
     ):
         changed = {name: value for name, value in (state | change).items() if value is not None}

@@ -39,7 +39,7 @@ def published_call(scores: Sequence[tuple[float, float]]) -> bool:
 
 
 def scored(scores: Sequence[tuple[float, float]]) -> WindowScore:
-    return window_score([f"F{i + 1}" for i in range(len(scores))], scores)
+    return window_score([(f"F{i}", *each) for i, each in enumerate(scores, 1)])
 
 
 @given(st.lists(LOGITS, min_size=1, max_size=6))
@@ -60,7 +60,7 @@ def test_the_rule_holds_where_the_scores_all_but_tie(virus: float, step: int) ->
 
 
 def test_a_window_takes_each_highest_score_and_names_the_first_best_frame() -> None:
-    found = window_score(["F2", "R1", "R3"], [(0.75, 0.25), (0.25, 0.75), (0.25, 0.75)])
+    found = window_score([("F2", 0.75, 0.25), ("R1", 0.25, 0.75), ("R3", 0.25, 0.75)])
     assert found == WindowScore("R1", virus=0.75, other=0.75)
     assert found.score == 0.5
 

@@ -42,7 +42,7 @@ from numpy.typing import NDArray
 from virnucpro.cli import main
 from virnucpro.input.fasta import DNA, read_records
 from virnucpro.io.files import atomic_path
-from virnucpro.io.results import layout_of, write_merged
+from virnucpro.io.results import write_merged
 from virnucpro.io.store import Shard, read_result, read_shard
 from virnucpro.models.attention import PackedLayout, segment_mean
 from virnucpro.pipeline.base_worker import Embeddings
@@ -351,7 +351,7 @@ def test_interrupts_while_the_result_is_written(tmp_path: Path) -> None:
 
     def write() -> None:
         with atomic_path(output) as temporary:
-            write_merged(temporary, shards, {}, layout_of(output))
+            write_merged([temporary], shards, {}, "hdf5")
 
     for done in interrupted_at_random(write, times=20, seed=5):
         assert not list(tmp_path.glob(".*"))
@@ -372,13 +372,13 @@ def test_full_disk_at_any_place_of_the_result(share: float, tmp_path: Path) -> N
         from pathlib import Path
         path, share = Path(sys.argv[1]), float(sys.argv[2])
         shards = [Shard([f"s{i} " + "x" * 200 for i in range(30_000)], np.ones((30_000, 4), np.float32))]
-        write_merged(path, shards, {}, "hdf5")
+        write_merged([path], shards, {}, "hdf5")
         size = path.stat().st_size
         path.unlink()
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(share * size), resource.RLIM_INFINITY))
         try:
             with atomic_path(path) as temporary:
-                write_merged(temporary, shards, {}, "hdf5")
+                write_merged([temporary], shards, {}, "hdf5")
         except OutputError as error:
             print(error)
     """

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from virnucpro.errors import InputError
 from virnucpro.input.fasta import first_word
-from virnucpro.io.results import MERGE_ROWS, open_result, write_merged
+from virnucpro.io.results import MERGE_ROWS, open_result, result_paths, write_merged
 from virnucpro.io.store import Shard, hdf5, write_shard
 from virnucpro.pipeline.events import FileDone
 from virnucpro.pipeline.merge import InTurn, Merge
@@ -59,14 +59,14 @@ def written_at_once(shards: Sequence[Shard]) -> bytes:
 )
 def test_bytes_are_those_of_hdf5(sizes: list[int], dim: int, longest: int, tmp_path: Path) -> None:
     shards = make_shards(sizes, dim, longest)
-    write_merged(tmp_path / "a.h5", shards, ATTRIBUTES, "hdf5")
+    write_merged([tmp_path / "a.h5"], shards, ATTRIBUTES, "hdf5")
     assert (tmp_path / "a.h5").read_bytes() == written_at_once(shards)
 
 
 @pytest.mark.parametrize("sizes", [[0], [1], [900, 200, 1]])
 def test_bytes_are_those_of_numpy(sizes: list[int], tmp_path: Path) -> None:
     shards = make_shards(sizes, 3)
-    write_merged(tmp_path / "a.npy", shards, {}, "npy")
+    write_merged(result_paths(tmp_path / "a.npy"), shards, {}, "npy")
     np.save(tmp_path / "b.npy", np.concatenate([shard.embeddings for shard in shards]))
     assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
     assert (tmp_path / "a.ids.txt").read_text().split() == [name for shard in shards for name in shard.ids]
@@ -102,7 +102,7 @@ def test_any_order_and_any_failures(data: st.DataObject, folder: Path) -> None:
         write_shard(path, shard, {})
     there = data.draw(st.sets(st.sampled_from(paths), min_size=1))
     heard = data.draw(st.permutations(sorted(data.draw(st.sets(st.sampled_from(sorted(there)))))))
-    with Merge(open_result(folder / "a.h5", ATTRIBUTES, "hdf5"), {path: path for path in paths}) as merge:
+    with Merge(open_result([folder / "a.h5"], ATTRIBUTES, "hdf5"), {path: path for path in paths}) as merge:
         for path in heard:
             merge.hear(FileDone(path, path))
         good = [path for path in paths if path in there]
@@ -122,7 +122,7 @@ def wait_for(rows: int, merge: Merge) -> None:
 def test_rows_are_written_while_others_are_being_made(tmp_path: Path) -> None:
     shards = make_shards([5, 6, 7], 1000)
     paths = [tmp_path / f"{number}.h5" for number in range(3)]
-    with Merge(open_result(tmp_path / "a.h5", ATTRIBUTES, "hdf5"), {path: path for path in paths}) as merge:
+    with Merge(open_result([tmp_path / "a.h5"], ATTRIBUTES, "hdf5"), {path: path for path in paths}) as merge:
         for number, rows in ((1, 0), (0, 11)):
             write_shard(paths[number], shards[number], {})
             merge.hear(FileDone(paths[number], paths[number]))
@@ -135,7 +135,7 @@ def test_damaged_shard_is_an_error_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "0.h5"
     write_shard(path, make_shards([3], 4)[0], {})
     path.write_bytes(path.read_bytes()[:-1])
-    with Merge(open_result(tmp_path / "a.h5", ATTRIBUTES, "hdf5"), {path: path}) as merge:
+    with Merge(open_result([tmp_path / "a.h5"], ATTRIBUTES, "hdf5"), {path: path}) as merge:
         merge.hear(FileDone(path, path))
         with pytest.raises(InputError, match=r"0\.h5 is damaged"):
             merge.finish([path])
@@ -145,7 +145,7 @@ def test_full_disk_gives_back_the_room(tmp_path: Path, small_disk: Path) -> None
     """So that the remaining work files can be written."""
     shards = make_shards([50, 50, 200], 1000)
     paths = [tmp_path / f"{number}.h5" for number in range(3)]
-    with Merge(open_result(small_disk / "a.h5", ATTRIBUTES, "hdf5"), {path: path for path in paths}) as merge:
+    with Merge(open_result([small_disk / "a.h5"], ATTRIBUTES, "hdf5"), {path: path for path in paths}) as merge:
         for path, shard in zip(paths, shards, strict=True):
             write_shard(path, shard, {})
             merge.hear(FileDone(path, path))

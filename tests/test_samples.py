@@ -18,6 +18,7 @@ from light_workers import wait_for
 from toy_set import WINDOWS, other, toy_records, viral
 
 import virnucpro
+from virnucpro.calls.tables import FAILED_SAMPLES, SAMPLES
 from virnucpro.errors import OutputError, UsageError
 from virnucpro.io.tables import read_rows
 from virnucpro.runs.config import PredictConfig
@@ -88,11 +89,13 @@ def test_a_bad_sample_does_not_stop_the_others(
     assert done.returncode == 6
     assert "3 of 5 samples with results" in done.stderr
     assert "2 failed; see " in done.stderr
-    failed = {row["sample"]: row["reason"] for row in read_rows(tmp_path / "out" / "samples.failed.tsv")}
+    failed = {
+        row["sample"]: row["reason"] for row in read_rows(tmp_path / "out" / "samples.failed.tsv", FAILED_SAMPLES)
+    }
     assert [*failed] == ["proteins", "absent"]
     assert failed["proteins"].startswith("no usable sequence in the input: line 2: 'L' is not a DNA letter")
     assert failed["absent"] == f"{tmp_path}/absent.fa does not exist (check the path)"
-    notes = {row["sample"]: row["note"] for row in read_rows(tmp_path / "out" / "samples.tsv")}
+    notes = {row["sample"]: row["note"] for row in read_rows(tmp_path / "out" / "samples.tsv", SAMPLES)}
     assert notes == {"first": "", "last": "", "middle": "", **failed}
     found = {name: content for name, content in results(tmp_path / "out").items() if "proteins" not in name}
     assert found == results(alone)
@@ -110,7 +113,7 @@ def test_a_sample_that_is_mended_is_done_and_the_others_stay(
     assert done.returncode == 0
     assert "first is complete; nothing to do" in done.stderr
     assert {each: each.stat().st_mtime_ns for each in before} == before
-    assert read_rows(tmp_path / "out" / "samples.failed.tsv") == []
+    assert list(read_rows(tmp_path / "out" / "samples.failed.tsv", FAILED_SAMPLES)) == []
 
 
 def test_results_of_other_settings_are_a_matter_of_their_sample(
@@ -120,11 +123,11 @@ def test_results_of_other_settings_are_a_matter_of_their_sample(
     run_predict(PredictConfig((inputs[0],), tmp_path / "out" / "first", **alone))
     command = words([inputs[0], inputs[2]], toy, tmp_path / "out")
     assert cli(*command).returncode == 6
-    first, last = read_rows(tmp_path / "out" / "samples.tsv")
+    first, last = read_rows(tmp_path / "out" / "samples.tsv", SAMPLES)
     assert "was made with other settings (--window)" in first["note"]
     assert (first["sequences"], last["sequences"], last["note"]) == ("5", "3", "")
     assert cli(*command, "--force").returncode == 0
-    assert [row["note"] for row in read_rows(tmp_path / "out" / "samples.tsv")] == ["", ""]
+    assert [row["note"] for row in read_rows(tmp_path / "out" / "samples.tsv", SAMPLES)] == ["", ""]
 
 
 def test_what_is_wrong_with_all_is_said_before_anything_is_done(
@@ -156,7 +159,7 @@ def test_a_sheet(inputs: list[Path], toy: Path, tmp_path: Path, cli: Cli) -> Non
     assert read_sheet(sheet) == {"A b": (inputs[0], inputs[2]), "last": (inputs[2],)}
     command = ["predict", "--samples", sheet, "-o", tmp_path / "out", "--model", toy, "-d", "cpu", "--dtype", "fp32"]
     assert cli(*command).returncode == 0
-    rows = read_rows(tmp_path / "out" / "samples.tsv")
+    rows = read_rows(tmp_path / "out" / "samples.tsv", SAMPLES)
     assert [(row["sample"], row["sequences"], row["folder"]) for row in rows] == [
         ("A b", "8", "A b"),
         ("last", "3", "last"),

@@ -98,7 +98,7 @@ def test_names_of_sets_and_models_differ() -> None:
 def test_the_default_set_reads_whole_windows() -> None:
     found = resolve_set(DEFAULT_MODEL_SET)
     assert (found.name, found.classifier_folder) == ("mini", EMBEDDED / "mini")
-    assert (found.card.reads, found.encoders, found.protein) == ("windows", (resolve("codon-mini"),), None)
+    assert (found.card.reads, found.encoders) == ("windows", (resolve("codon-mini"),))
     assert found.trained
     scores = Classifier.load(found.classifier_folder).score(random_features(100, SETS["mini"].dim))
     assert np.ptp(scores[:, 1]) > 0.1
@@ -107,9 +107,9 @@ def test_the_default_set_reads_whole_windows() -> None:
 def test_the_set_of_two_encoders_is_complete_and_scores() -> None:
     found = resolve_set("mini-1")
     assert (found.name, found.classifier_folder) == ("mini-1", EMBEDDED / "mini-1")
-    assert (found.dna, found.protein) == (resolve("dnabert-mini"), resolve("esm2-mini"))
+    assert found.encoders == (resolve("dnabert-mini"), resolve("esm2-mini"))
     assert found.card.window == (500, 300)
-    assert found.trained is (found.card.trained and found.dna.trained and found.protein.trained)
+    assert found.trained is (found.card.trained and all(each.trained for each in found.encoders))
     scores = Classifier.load(found.classifier_folder).score(random_features(100, MINI_DIM))
     np.testing.assert_allclose(scores.sum(1), 1, atol=1e-6)
     assert np.ptp(scores[:, 1]) > 0.1
@@ -118,7 +118,7 @@ def test_the_set_of_two_encoders_is_complete_and_scores() -> None:
 def test_a_set_is_trained_if_all_its_parts_are(folder: Path) -> None:
     found = resolve_set(str(folder))
     assert found.trained
-    for part in (found.dna, found.protein):
+    for part in found.encoders:
         assert part.config is not None
         before = part.config.read_text()
         part.config.write_text(json.dumps(json.loads(before) | {"trained": False}))
@@ -200,8 +200,8 @@ def test_encoders_are_sought_from_the_folder(folder: Path, monkeypatch: pytest.M
     for name in (str(folder), "../trained/mine"):
         found = resolve_set(name)
         assert found.name == "test"
-        assert found.dna.weights.resolve() == folder.parent / "dnabert-mini" / WEIGHTS
-        assert found.protein.weights.resolve() == folder.parent / "esm2-mini" / WEIGHTS
+        for part, encoder in zip(found.encoders, ("dnabert-mini", "esm2-mini"), strict=True):
+            assert part.weights.resolve() == folder.parent / encoder / WEIGHTS
         assert found.classifier_folder.is_absolute()
 
 
@@ -209,7 +209,7 @@ def test_a_card_may_name_registered_encoders(folder: Path) -> None:
     for part, name in (("dna", "dnabert-mini"), ("protein", "esm2-mini")):
         change_card(folder, **{part: pin(name)})
     shutil.rmtree(folder.parent / "dnabert-mini")
-    assert resolve_set(str(folder)).dna == resolve("dnabert-mini")
+    assert resolve_set(str(folder)).encoders[0] == resolve("dnabert-mini")
 
 
 def test_a_named_set_wins_over_a_folder_called_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,7 +270,7 @@ def test_the_same_weights_from_elsewhere_are_accepted_and_others_are_not(encoder
     for part in (encoders / "esm2-3b").iterdir():
         part.unlink()
     (encoders / "esm2-3b" / "esm2_t36_3B_UR50D.pt").write_bytes(b"one file")
-    assert resolve_set("500", encoders).protein.weights.name == "esm2_t36_3B_UR50D.pt"
+    assert resolve_set("500", encoders).encoders[1].weights.name == "esm2_t36_3B_UR50D.pt"
     (encoders / "esm2-3b" / "esm2_t36_3B_UR50D.pt").write_bytes(b"1ne file")
     with pytest.raises(ModelError, match=r"virnucpro-500 was not trained on .*esm2_t36_3B") as caught:
         resolve_set("500", encoders)

@@ -101,6 +101,24 @@ def test_another_threshold_is_a_matter_of_the_pieces(
     assert files(out) == files(one)
 
 
+@pytest.mark.parametrize("changes", [{}, {"preset": "relaxed"}, {"min_score": 0.9}])
+def test_calls_of_a_measured_set_are_those_of_one_run(changes: dict[str, Any], tmp_path: Path) -> None:
+    """Its thresholds go by length, and come out of a record as they went in."""
+    fasta = to_fasta(tmp_path / "in.fa", [(f"s{i}", bases * 9) for i, (_, bases) in enumerate(RECORDS)])
+    whole = PredictConfig((fasta,), tmp_path / "one", model="mini", device="cpu", dtype="fp32", **changes)
+    run_predict(whole)
+    assert run_predict(whole).already_done
+    for piece in run_split(SplitConfig((fasta,), tmp_path / "parts", pieces=2)).split.pieces:
+        path = tmp_path / "parts" / piece.name
+        run_predict(replace(whole, inputs=(path,), output=path.with_suffix("")))
+    merging = MergeConfig(tmp_path / "parts", tmp_path / "out")
+    run_merge(merging)
+    assert files(tmp_path / "out") == files(tmp_path / "one")
+    assert record(tmp_path / "out")["choices"] == record(tmp_path / "one")["choices"]
+    assert run_merge(merging).already_done
+    assert files(tmp_path / "out") == files(tmp_path / "one")
+
+
 @pytest.mark.parametrize("suffix", [".h5", ".npy"])
 def test_embed_in_pieces_is_embed(suffix: str, inputs: tuple[Path, ...], tmp_path: Path) -> None:
     whole = EmbedConfig(inputs, tmp_path / f"one{suffix}", device="cpu", dtype="fp32", max_tokens=40)
@@ -117,10 +135,27 @@ def test_embed_in_pieces_is_embed(suffix: str, inputs: tuple[Path, ...], tmp_pat
     assert len(result.failures) > 2
 
 
+@pytest.mark.parametrize(("protein", "model"), [(False, "dnabert-mini"), (True, "esm2-mini")])
+def test_embed_in_pieces_is_embed_in_the_layout_of_the_published_tool(
+    protein: bool, model: str, tmp_path: Path
+) -> None:
+    fasta = to_fasta(tmp_path / "in.fa", [("a", "ACGTNACGTACGATC"), ("b", "GATTACA"), ("c", "ACGATCAGACGATC")])
+    if protein:
+        fasta.write_text(fasta.read_text().replace("GAT", "WLF"))
+    whole = EmbedConfig((fasta,), tmp_path / "one.pt", model=model, device="cpu", dtype="fp32")
+    run_embed(whole)
+    for piece in run_split(SplitConfig((fasta,), tmp_path / "parts", pieces=2, protein=protein)).split.pieces:
+        path = tmp_path / "parts" / piece.name
+        run_embed(replace(whole, inputs=(path,), output=path.with_suffix(".h5")))
+    merging = MergeConfig(tmp_path / "parts", tmp_path / "out.pt")
+    assert [run_merge(merging).already_done for _ in range(2)] == [False, True]
+    assert (tmp_path / "out.pt").read_bytes() == (tmp_path / "one.pt").read_bytes()
+
+
 def test_pieces_hold_whole_records_and_all_of_them(inputs: tuple[Path, ...], parts: Path) -> None:
     split = convert(json.loads((parts / "split.json").read_text())["plan"], Split)
     places = [place for piece in split.pieces for place in piece.places()]
-    numbers = [place.number for place in places] + [row[0] for row in split.rejected if row[2]]
+    numbers = [place.number for place in places] + [row.number for row in split.rejected if row.record]
     assert sorted(numbers) == list(range(len(numbers)))
     sizes = [piece.bases for piece in split.pieces]
     assert max(sizes) - min(sizes) < max(len(sequence) for _, sequence in RECORDS) * 2

@@ -16,7 +16,7 @@ import pytest
 from conftest import HANGS, Cli
 from toy_results import HOSTILE, RECORD, made, prophage, silent, write_results
 
-from virnucpro.calls.tables import FAILED_SAMPLES
+from virnucpro.calls.tables import FAILED_SAMPLES, SAMPLES
 from virnucpro.errors import InputError, OutputError
 from virnucpro.io.tables import Table, read_rows, text_file
 from virnucpro.report import summarize
@@ -49,7 +49,7 @@ def change(folder: Path, **changes: Any) -> None:
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
-    return read_rows(folder / "samples.tsv")
+    return list(read_rows(folder / "samples.tsv", SAMPLES))
 
 
 def test_a_row_for_each_sample(out: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import random
 import shutil
@@ -18,6 +17,7 @@ from safetensors.numpy import load_file
 from toy_codon import Reference, save_toy_codon
 from toy_set import WINDOWS, other, save_toy_codon_set, toy_records, viral
 
+from virnucpro.calls import tables
 from virnucpro.errors import EXIT_SOME_FAILED, ModelError, UsageError
 from virnucpro.input.cut import TOO_SHORT, Cutter, Rules
 from virnucpro.input.frames import NO_CODON
@@ -53,10 +53,7 @@ def complete(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def windows(folder: Path) -> list[dict[str, str]]:
-    packed = folder / "in.windows.tsv.gz"
-    plain = folder.with_name("windows.tsv")
-    plain.write_bytes(gzip.decompress(packed.read_bytes()))
-    return read_rows(plain)
+    return list(read_rows(folder / "in.windows.tsv.gz", tables.WINDOWS))
 
 
 def results(folder: Path) -> dict[str, bytes]:
@@ -84,7 +81,7 @@ def test_every_window_is_scored_by_the_network(complete: Path, toy: Path) -> Non
         if not note:
             assert float(row["score"]) == pytest.approx(expected_score(reference.vector(bases), toy), abs=1e-4)
     assert {row["note"] for row in found} == {TOO_SHORT, NO_CODON, ""}
-    verdicts = {row["verdict"] for row in read_rows(complete / "in.sequences.tsv")}
+    verdicts = {row["verdict"] for row in read_rows(complete / "in.sequences.tsv", tables.SEQUENCES)}
     assert verdicts == {"virus", "mixed", "other", "not_scored"}
 
 
@@ -192,11 +189,11 @@ def test_a_classifier_is_trained_on_whole_windows(toy: Path, tmp_path: Path, cli
     done = cli("train", *data, "-o", tmp_path / "new", "--model-set", toy, "--epochs", 5)
     assert done.returncode == 0, done.stderr
     found = resolve_set(str(tmp_path / "new"))
-    assert (found.card.reads, found.protein, found.card.window) == ("windows", None, (150,))
-    assert found.dna.weights.resolve() == toy.with_name("codon").resolve() / WEIGHTS
+    assert (found.card.reads, len(found.encoders), found.card.window) == ("windows", 1, (150,))
+    assert found.encoders[0].weights.resolve() == toy.with_name("codon").resolve() / WEIGHTS
     metrics = found.card.metrics["counts"]
     assert metrics["test windows"] == metrics["test windows scored"] > 0
     called = cli("predict", tmp_path / "virus.fa", "-o", tmp_path / "out", "--model", tmp_path / "new", *CPU)
     assert called.returncode == 0, called.stderr
-    rows = read_rows(tmp_path / "out" / "virus.sequences.tsv")
+    rows = read_rows(tmp_path / "out" / "virus.sequences.tsv", tables.SEQUENCES)
     assert sum(row["verdict"] == "virus" for row in rows) > 30

@@ -22,11 +22,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from light_workers import SPEEDS
 
+from virnucpro.core.log import _Sender
 from virnucpro.core.threads import Aborted, Channel
 from virnucpro.errors import DeviceError, InputError, Interrupted, ModelError, OutputError, UsageError, VirnucproError
 from virnucpro.io.store import read_shard
 from virnucpro.models.registry import resolve
-from virnucpro.pipeline.base_worker import _EventHandler
 from virnucpro.pipeline.events import STOP, Crashed, Fatal, FileDone, FileFailed, Phase, Progress, Ready, Request
 from virnucpro.pipeline.parallel_dnabert import (
     WorkerOptions,
@@ -180,7 +180,7 @@ class Events(list[object]):
 def test_log_records_cross_whatever_their_arguments() -> None:
     events = Events()
     logger = logging.getLogger("elsewhere")
-    logger.addHandler(handler := _EventHandler(events))
+    logger.addHandler(handler := _Sender(events.put))
     try:
         1 / 0  # noqa: B018
     except ZeroDivisionError:

@@ -79,15 +79,16 @@ class Scored:
 def vectors(held: HeldOut, models: ModelSet) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Features of the frames, and DNA vectors of the windows without one, by the engine on the CPU in fp32."""
     frames = [frame for window in held.windows for frame in window.frames]
+    of_dna, of_proteins = models.encoders
     with tempfile.TemporaryDirectory() as folder:
         dna, protein, bare = (Path(folder, name) for name in ("frames.fna", "frames.faa", "bare.fna"))
         write(dna, (nucleotide for _, nucleotide, _ in frames))
         write(protein, (residues for _, _, residues in frames))
         write(bare, (held.windows[index].sequence for index in held.bare))
         options: dict[str, Any] = {"dtype": "fp32"}
-        found = extract_dnabert_features(dna, model=models.dna, **options)
-        _, both = merge_features(found, extract_esm_features(protein, model=models.protein, **options))
-        return both, extract_dnabert_features(bare, model=models.dna, **options)[1]
+        found = extract_dnabert_features(dna, model=of_dna, **options)
+        _, both = merge_features(found, extract_esm_features(protein, model=of_proteins, **options))
+        return both, extract_dnabert_features(bare, model=of_dna, **options)[1]
 
 
 def write(path: Path, sequences: Iterable[str]) -> None:

@@ -72,8 +72,8 @@ class HeldOut:
         bounds = np.flatnonzero(np.r_[True, np.diff(self.frames) != 0])
         for rows in np.split(np.arange(len(self.frames)), bounds[1:]):
             window = int(self.frames[rows[0]])
-            names = [name for name, _, _ in self.windows[window].frames]
-            found[window] = window_score(names, map(tuple, frame_scores[rows].tolist())).score
+            scored = zip(self.windows[window].frames, frame_scores[rows].tolist(), strict=True)
+            found[window] = window_score([(name, *scores) for (name, _, _), scores in scored]).score
         return found
 
 

@@ -180,13 +180,10 @@ def orfs(
     Returns the paths of three FASTA files: windows, and nucleotides and proteins of the frames. What failed is logged
     as warnings. Raises VirnucproError.
     """
-    from virnucpro.io.tables import read_rows
     from virnucpro.runs.orfs import run_orfs
 
     result = run_orfs(config.OrfsConfig(_inputs(paths), cast(Path, output), **cast(Any, settings)))
-    if result.counts.failed:
-        rows = read_rows(result.paths.failed)
-        _warn((row["input"], int(row["record"]), row["sequence_id"], row["reason"]) for row in rows)
+    _warn(result.failures)
     return result.paths.results
 
 

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from virnucpro.calls.scoring import Row, ScoredWindow, window_score
+from virnucpro.calls.scoring import Row, ScoredWindow
 from virnucpro.input.index import IndexedSequence, IndexedWindow
 
 logger = logging.getLogger("virnucpro.run")
@@ -27,16 +27,16 @@ FORMAT = 1
 def keep_scores(file: TextIO, fingerprint: str, failed: Mapping[str, str], rows: Iterable[Row]) -> Iterator[Row]:
     """The rows, each written down as it passes; failed: what came to nothing, complete when the rows end."""
     count = 0
-    _write(file, {"virnucpro_scores": FORMAT, "fingerprint": fingerprint})
+    file.write(_line({"virnucpro_scores": FORMAT, "fingerprint": fingerprint}))
     for row in rows:
-        _write(file, ["sequence", *row] if isinstance(row, IndexedSequence) else _packed(row))
+        file.write(_line(["sequence", *row] if isinstance(row, IndexedSequence) else _packed(row)))
         count += 1
         yield row
-    _write(file, {"rows": count, "whole": not failed})
+    file.write(_line({"rows": count, "whole": not failed}))
 
 
-def _write(file: TextIO, value: object) -> None:
-    file.write(json.dumps(value, separators=(",", ":")) + "\n")
+def _line(value: object) -> str:
+    return json.dumps(value, separators=(",", ":")) + "\n"
 
 
 def _packed(row: ScoredWindow) -> list[object]:
@@ -60,11 +60,8 @@ def holds_scores(path: Path, fingerprint: str) -> bool:
     except (OSError, EOFError, zlib.error, ValueError, StopIteration) as error:
         logger.warning("%s is damaged (%s): scores are computed again", path, error or "it is empty")
         return False
-    return head == {"virnucpro_scores": FORMAT, "fingerprint": fingerprint} and last == _end(lines - 1)
-
-
-def _end(rows: int) -> str:
-    return json.dumps({"rows": rows, "whole": True}, separators=(",", ":")) + "\n"
+    whole = {"rows": lines - 1, "whole": True}
+    return head == {"virnucpro_scores": FORMAT, "fingerprint": fingerprint} and last == _line(whole)
 
 
 def read_scores(path: Path) -> Iterator[Row]:
@@ -80,14 +77,7 @@ def read_scores(path: Path) -> Iterator[Row]:
 
 
 def _unpacked(window: IndexedWindow, scores: list[Any], reason: str) -> ScoredWindow:
-    if not scores:
-        return ScoredWindow(window, [], None, reason)
-    if len(scores) != len(window.frames):
-        return ScoredWindow(window, [], window_score([""], scores), reason)
-    named = zip(window.frames, scores, strict=True)
-    frames = [(name, other, virus) for name, (other, virus) in named if not np.isnan(virus)]
-    if not frames:
-        return ScoredWindow(window, [], None, reason)
-    return ScoredWindow(
-        window, frames, window_score([each[0] for each in frames], [each[1:] for each in frames]), reason
-    )
+    """None of its scores, or one for each frame, NaN if it has none, or that of the window as it stands."""
+    each = zip(window.frames or ("",), scores, strict=False)
+    scored = [(name, other, virus) for name, (other, virus) in each if not np.isnan(virus)]
+    return ScoredWindow.of(window, scored, reason)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple, TypedDict, TypeVar, cast, get_type_hints
 
 from virnucpro.calls.tables import REGIONS, SEQUENCES, WINDOWS
 from virnucpro.errors import InputError, UsageError
+from virnucpro.io.tables import read_rows
 from virnucpro.runs.paths import PredictPaths
 
 HINT = "rerun `virnucpro predict`"
@@ -111,18 +111,18 @@ class Results:
         """All sequences in input order."""
         read = {column: _CELLS[kind] for column, kind in get_type_hints(SequenceRow).items()}
         with reading(self.paths.sequences):
-            for row in _rows(self.paths.sequences, SEQUENCES):
+            for row in read_rows(self.paths.sequences, SEQUENCES):
                 yield cast(SequenceRow, {column: cell(row[column]) for column, cell in read.items()})
 
     def windows(self) -> Iterator[ScoredWindow]:
         """All windows in input order."""
         with reading(self.paths.windows):
-            yield from map(_window, _rows(self.paths.windows, WINDOWS))
+            yield from map(_window, read_rows(self.paths.windows, WINDOWS))
 
     def regions(self) -> Iterator[Region]:
         """All viral regions in input order."""
         with reading(self.paths.regions):
-            yield from map(_region, _rows(self.paths.regions, REGIONS))
+            yield from map(_region, read_rows(self.paths.regions, REGIONS))
 
     def called(self) -> Iterator[Called]:
         """All sequences in input order, each with its windows and regions; the tables must belong together."""
@@ -181,19 +181,6 @@ def _score(cell: str) -> float | None:
 
 #: How a cell is read that holds what a column is declared to hold.
 _CELLS: Mapping[object, Callable[[str], object]] = {int: int, str: str, float | None: _score}
-
-
-def _rows(path: Path, columns: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """The rows of a table by column. Raises ValueError if it is another table, or cut off."""
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8", errors="surrogateescape") as file:  # names of inputs
-        if next(file, "") != "\t".join(columns) + "\n":
-            raise ValueError("its columns are not those that this version of virnucpro writes")
-        for number, line in enumerate(file, 2):
-            cells = line.rstrip("\n").split("\t")
-            if not line.endswith("\n") or len(cells) != len(columns):
-                raise ValueError(f"line {number} is truncated")
-            yield dict(zip(columns, cells, strict=True))
 
 
 @contextmanager

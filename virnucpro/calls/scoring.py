@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 
+import numpy as np
+
 from virnucpro.core.threads import in_order
 from virnucpro.input.frames import ALL_STOPPED
 from virnucpro.input.index import WHOLE, IndexedSequence, IndexedWindow, WorkFile, read_index
@@ -36,23 +38,35 @@ class WindowScore:
         return self.virus / (self.virus + self.other)
 
 
-def window_score(frames: Sequence[str], scores: Iterable[tuple[float, float]]) -> WindowScore:
-    """The score of a window from its frames' names and their scores (others, virus), softmaxed."""
-    other, virus = zip(*scores, strict=True)
-    return WindowScore(frames[virus.index(max(virus))], max(virus), max(other))
+#: What was scored of a window, with its scores for others and virus, softmaxed: a frame by its name, or, without one,
+#: the window as it stands.
+Scored = tuple[str, float, float]
+
+
+def window_score(scored: Sequence[Scored]) -> WindowScore:
+    """The score of a window by all that was scored of it."""
+    names, other, virus = zip(*scored, strict=True)
+    return WindowScore(names[virus.index(max(virus))], max(virus), max(other))
 
 
 @dataclass(frozen=True)
 class ScoredWindow:
     """A window with what came out for it.
 
-    frames: names and scores (others, virus) of its open frames; score: None where there is none, and `reason` says why.
+    frames: its open frames that were scored; score: None where there is none, and `reason` says why.
     """
 
     window: IndexedWindow
-    frames: list[tuple[str, float, float]]
+    frames: list[Scored]
     score: WindowScore | None
     reason: str
+
+    @classmethod
+    def of(cls, window: IndexedWindow, scored: Sequence[Scored], reason: str) -> ScoredWindow:
+        """A window by all that was scored of it; reason: why that is nothing, if it is."""
+        if not scored:
+            return cls(window, [], None, reason)
+        return cls(window, [each for each in scored if each[0]], window_score(scored), "")
 
     @property
     def evidence(self) -> str:
@@ -62,31 +76,6 @@ class ScoredWindow:
 
 #: What a work file gives, in input order: each sequence before its windows.
 Row = IndexedSequence | ScoredWindow
-
-
-@dataclass
-class _Scores:
-    """By key, scores (others, virus) of frames and whole windows, and why others have none."""
-
-    found: dict[str, tuple[float, float]]
-    lost: dict[str, str]
-
-    @classmethod
-    def of(cls, shard: Shard) -> _Scores:
-        each = zip(shard.headers, shard.embeddings.tolist(), strict=True)
-        return cls({key: (other, virus) for key, (other, virus) in each}, {key: why for _, key, why in shard.failed})
-
-    def window(self, window: IndexedWindow, failure: str) -> ScoredWindow:
-        names = [name for name in window.frames if window.key + name in self.found]
-        scores = [self.found[window.key + name] for name in names]
-        if names:
-            frames = [(name, other, virus) for name, (other, virus) in zip(names, scores, strict=True)]
-            return ScoredWindow(window, frames, window_score(names, scores), "")
-        whole = window.key + WHOLE
-        if whole in self.found:
-            return ScoredWindow(window, [], window_score([""], [self.found[whole]]), "")
-        lost = [self.lost[window.key + name] for name in (*window.frames, WHOLE) if window.key + name in self.lost]
-        return ScoredWindow(window, [], None, failure or (lost[0] if lost else window.reason))
 
 
 def scored_rows(called: Called, parts: Iterable[WorkFile], dna_only: bool) -> Iterator[Row]:
@@ -105,11 +94,16 @@ def scored_rows(called: Called, parts: Iterable[WorkFile], dna_only: bool) -> It
 
 def _part_rows(called: Called, dna_only: bool, part: WorkFile) -> list[Row]:
     source, failure = called.source(part), called.failure(part)
-    scores = _Scores({}, {}) if source is None else _Scores.of(called.files.scores(source))
+    shard = called.files.scores(source) if source else Shard([], np.empty((0, 2), np.float32))
+    found = dict(zip(shard.headers, shard.embeddings.tolist(), strict=True))
+    lost = {key: reason for _, key, reason in shard.failed}
 
     def scored(window: IndexedWindow) -> ScoredWindow:
+        keys = {name: window.key + name for name in window.frames} | {"": window.key + WHOLE}
+        scores = [(name, *found[key]) for name, key in keys.items() if key in found]
         was_embedded = not window.reason or (dna_only and window.reason == ALL_STOPPED)
-        return scores.window(window, failure if was_embedded else "")
+        reasons = failure if was_embedded else "", *(lost[key] for key in keys.values() if key in lost), window.reason
+        return ScoredWindow.of(window, scores, next(filter(None, reasons), ""))
 
     index = read_index(called.paths.part_file(part.name, ".index"))
     return [row if isinstance(row, IndexedSequence) else scored(row) for row in index]

@@ -16,7 +16,7 @@ from virnucpro.calls.discovery import Discovery
 from virnucpro.calls.gff3 import Features
 from virnucpro.calls.scoring import Row, ScoredWindow
 from virnucpro.calls.verdicts import Callers, Region, SequenceCall, Verdict, region_id
-from virnucpro.input.cut import read_inputs
+from virnucpro.input.cut import Rules, read_sequences
 from virnucpro.input.fasta import DNA_AS_WRITTEN, Record, write_fasta
 from virnucpro.input.index import IndexedSequence
 from virnucpro.input.windows import published_id
@@ -214,9 +214,8 @@ def virus_rows(viral: Sequence[Viral]) -> Iterator[tuple[object, ...]]:
 
 def numbered_records(inputs: Sequence[Path]) -> Iterator[tuple[int, Record]]:
     """The records of all inputs that can be used, as they are written there, each with its place in all of them."""
-    # What cannot be read of an input was reported when it was cut, and is none of the numbered sequences.
-    numbered = (record for _, record in read_inputs(inputs, inputs, DNA_AS_WRITTEN) if record.number)
-    return ((number, record) for number, record in enumerate(numbered) if isinstance(record, Record))
+    found = read_sequences(inputs, inputs, Rules(alphabet=DNA_AS_WRITTEN))
+    return ((sequence.number, record) for sequence, record in found if record)
 
 
 def write_viruses(file: BinaryIO, records: Iterator[tuple[int, Record]], viral: Sequence[Viral]) -> None:

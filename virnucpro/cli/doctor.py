@@ -6,18 +6,15 @@ import json
 import platform
 import sys
 import tempfile
-from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import rich_click as click
 
 from virnucpro._version import __version__
+from virnucpro.core.device import Device, find_cpu, find_gpus, version_of
 from virnucpro.errors import DeviceError, ModelError, VirnucproError
 from virnucpro.runs.config import DEFAULT_MODEL
-
-if TYPE_CHECKING:
-    from virnucpro.core.device import Device
 
 PACKAGES = ("torch", "numpy", "h5py", "tokenizers", "safetensors", "huggingface-hub")
 
@@ -43,8 +40,6 @@ def devices() -> None:
 
 def _found() -> tuple[list[Device], DeviceError | None]:
     """The GPUs and the CPU, and why GPUs could not be looked for."""
-    from virnucpro.core.device import find_cpu, find_gpus
-
     try:
         return [*find_gpus(), find_cpu()], None
     except DeviceError as error:
@@ -59,18 +54,11 @@ def doctor(as_json: bool) -> int:
         "virnucpro": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: version_of(name) or "missing" for name in PACKAGES},
     }
     error = _devices(report) or _trial(report)
     print(json.dumps(report, indent=1) if as_json else _text(report))
     return error.exit_code if error else 0
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "missing"
 
 
 def _devices(report: dict[str, Any]) -> VirnucproError | None:

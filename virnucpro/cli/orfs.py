@@ -68,6 +68,6 @@ def orfs(quiet: bool, **settings: Any) -> int:
         counts.silent,
         counted(counts.frames, "frames"),
         result.paths.output,
-        f"; {counts.failed} failed, see {result.paths.failed}" if counts.failed else "",
+        f"; {len(result.failures)} failed, see {result.paths.failed}" if result.failures else "",
     )
-    return EXIT_SOME_FAILED if counts.failed else 0
+    return EXIT_SOME_FAILED if result.failures else 0

@@ -70,10 +70,10 @@ def supports_bf16(device: torch.device) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def triton_version() -> str | None:
-    """The installed version of Triton, found without touching a GPU; None if it is not installed."""
+def version_of(package: str) -> str | None:
+    """The installed version of a package, without importing it; None if it is not installed."""
     try:
-        return metadata.version("triton")
+        return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import logging.handlers
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,6 +62,25 @@ def set_up(console: Console, quiet: bool = False, log_format: str = "text") -> N
     root.handlers[:] = [handler]
     root.setLevel(logging.DEBUG)
     root.propagate = False
+
+
+class _Sender(logging.handlers.QueueHandler):
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Hand on a record that is ready for another process: the queue is a function here."""
+        self.queue(record)  # type: ignore[operator]
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Nobody hears this process any more, which ends it: nothing is printed, as `logging` would."""
+        raise
+
+
+def send_to(take: Callable[[logging.LogRecord], None], level: int, text: str = "%(message)s") -> None:
+    """Hand this package's messages from a level on to `take` alone, which sends them to another process."""
+    handler = _Sender(take)  # type: ignore[arg-type]
+    handler.setFormatter(logging.Formatter(text))
+    root = logging.getLogger("virnucpro")
+    root.handlers[:] = [handler]
+    root.setLevel(level)
 
 
 def writes_json() -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import _thread
 import atexit
-import contextlib
 import threading
 import time
 from collections import deque
@@ -128,12 +127,3 @@ class Channel(Generic[T]):
                 item = self._items.popleft()
                 self._changed.notify_all()
             yield item
-
-
-@contextlib.contextmanager
-def aborting(channel: Channel[Any]) -> Iterator[None]:
-    """Abort the channel at the end of the block, however it ends: whoever still waits for it would wait in vain."""
-    try:
-        yield
-    finally:
-        channel.abort()

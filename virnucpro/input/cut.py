@@ -110,39 +110,38 @@ def _why_not(sequence: str) -> str:
 # What is in the input.
 
 
-def read_inputs(
-    paths: Iterable[Path], names: Iterable[Path], alphabet: Alphabet = DNA
-) -> Iterator[tuple[int, Record | BadRecord]]:
-    """The records of several files, in order, with the place of their file; number 0 for what could not be read of one.
-
-    names: what messages call the files.
-    """
-    for index, (path, name) in enumerate(zip(paths, names, strict=True)):
-        try:
-            if alphabet is PROTEIN and looks_like_dna(path):
-                raise InputError(
-                    f"{path} looks like DNA, but the model embeds proteins",
-                    hint="translate it (`virnucpro orfs` finds open frames), or choose a DNA model",
-                )
-            for record in read_records(path, alphabet):
-                yield index, record.renamed(path, name) if isinstance(record, BadRecord) else record
-        except InputError as error:
-            yield index, BadRecord("", 0, str(error)).renamed(path, name)
-
-
 def read_sequences(
     paths: Iterable[Path], names: Iterable[Path], rules: Rules
 ) -> Iterator[tuple[IndexedSequence, Record | None]]:
-    """The sequences of all inputs, in order, each with its record; None for what is not to be read."""
+    """The sequences of all inputs, in order, each with its record; None for what is not to be read.
+
+    What cannot be read of a file comes behind its records, and is none of the numbered sequences. names: what messages
+    call the files, of which `paths` may be copies.
+    """
     number = 0
-    for index, record in read_inputs(paths, names, rules.alphabet):
-        if isinstance(record, BadRecord):
-            yield IndexedSequence(number, index, record.number, record.id, 0, record.reason, True), None
-        else:
-            length, reason = len(record.sequence), rules.too_short(record.sequence)
-            sequence = IndexedSequence(number, index, record.number, record.id, length, reason, False, record.note)
-            yield sequence, None if reason else record
-        number += record.number > 0
+    for index, (path, name) in enumerate(zip(paths, names, strict=True)):
+        for record in _records(path, rules.alphabet):
+            place = number, index, record.number, record.id
+            if isinstance(record, BadRecord):
+                yield IndexedSequence(*place, 0, record.reason.replace(str(path), str(name)), True), None
+            else:
+                reason = rules.too_short(record.sequence)
+                sequence = IndexedSequence(*place, len(record.sequence), reason, False, record.note)
+                yield sequence, None if reason else record
+            number += record.number > 0
+
+
+def _records(path: Path, alphabet: Alphabet) -> Iterator[Record | BadRecord]:
+    """The records of a file; number 0 for what could not be read of it."""
+    try:
+        if alphabet is PROTEIN and looks_like_dna(path):
+            raise InputError(
+                f"{path} looks like DNA, but the model embeds proteins",
+                hint="translate it (`virnucpro orfs` finds open frames), or choose a DNA model",
+            )
+        yield from read_records(path, alphabet)
+    except InputError as error:
+        yield BadRecord("", 0, str(error))
 
 
 def scan_sequences(

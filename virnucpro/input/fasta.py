@@ -126,10 +126,6 @@ class BadRecord:
     #: What is wrong, where, and what to do about it.
     reason: str
 
-    def renamed(self, path: Path, name: Path) -> BadRecord:
-        """The same, with the name of the file that the user knows: `path` may be a copy."""
-        return BadRecord(self.id, self.number, self.reason.replace(str(path), str(name)))
-
 
 class _Raw(NamedTuple):
     """A record as it is written in its file."""

@@ -67,6 +67,11 @@ class IndexedSequence(NamedTuple):
     #: What else the user should know about it; empty if nothing.
     note: str = ""
 
+    @property
+    def failure(self) -> tuple[int, int, str, str]:
+        """Of one that cannot be used: index of the input, record, id, reason."""
+        return self.input_index, self.record, self.id, self.reason
+
     def follows(self, other: IndexedSequence | None) -> bool:
         """Whether both can be used, and this one comes next in the same input."""
         if other is None or other.failed or self.failed:

@@ -7,7 +7,7 @@ import io
 import json
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
 from pathlib import Path
@@ -28,16 +28,16 @@ Layout = Literal["hdf5", "npy", "nucleotide", "proteins", "merged"]
 MERGE_ROWS = 4096
 
 
-def layout_of(path: Path, proteins: bool = False) -> Layout:
+def layout_of(path: Path, proteins: bool) -> Layout:
     """The layout of a result by its suffix; a `.pt` of proteins is the published tool's for ESM-2."""
     if path.suffix == ".pt":
         return "proteins" if proteins else "nucleotide"
     return "npy" if path.suffix == ".npy" else "hdf5"
 
 
-def ids_path(path: Path) -> Path:
-    """The file with the ids of a `.npy` result, one per line."""
-    return path.with_suffix(".ids.txt")
+def result_paths(output: Path) -> tuple[Path, ...]:
+    """The files of a result: `output`, and beside a `.npy` its ids, one per line."""
+    return (output, output.with_suffix(".ids.txt")) if output.suffix == ".npy" else (output,)
 
 
 class Result(ABC):
@@ -74,23 +74,20 @@ class Result(ABC):
             path.unlink(missing_ok=True)
 
 
-def open_result(path: Path, attributes: Mapping[str, object], layout: Layout, ids: Path | None = None) -> Result:
-    """An empty result; under its final name only if `path` is that.
-
-    ids: where a `.npy` gets its ids, one a line; None: `ids_path`. Raises OSError.
-    """
+def open_result(paths: Sequence[Path], attributes: Mapping[str, object], layout: Layout) -> Result:
+    """An empty result in its files, as `result_paths` has them, or under other names. Raises OSError."""
     if layout == "hdf5":
-        return _Hdf5Result(path, attributes)
+        return _Hdf5Result(paths[0], attributes)
     if layout == "npy":
-        return _NpyResult(path, ids or ids_path(path))
-    return _PtResult(path, layout)
+        return _NpyResult(*paths)
+    return _PtResult(paths[0], layout)
 
 
 def write_merged(
-    path: Path, shards: Iterable[Shard], attributes: Mapping[str, object], layout: Layout, ids: Path | None = None
+    paths: Sequence[Path], shards: Iterable[Shard], attributes: Mapping[str, object], layout: Layout
 ) -> None:
     """Write a whole result, in the order of `shards`; arguments and errors as for `open_result`."""
-    with contextlib.closing(open_result(path, attributes, layout, ids)) as result:
+    with contextlib.closing(open_result(paths, attributes, layout)) as result:
         for shard in shards:
             result.append(shard)
         result.finish()

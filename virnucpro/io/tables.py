@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import gzip
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO, cast
+from typing import TextIO
 
 from virnucpro.io.files import refuse_other
 
@@ -48,9 +48,9 @@ def write_table(path: Path, columns: Iterable[str], rows: Iterable[Iterable[obje
             table.row(*row)
 
 
-def text_file(path: Path, mode: str = "w") -> TextIO:
+def text_file(path: Path) -> TextIO:
     """Open a table for writing; names of inputs keep their bytes, which need not be UTF-8."""
-    return cast(TextIO, open(path, mode, encoding="utf-8", errors="surrogateescape", newline=""))
+    return open(path, "w", encoding="utf-8", errors="surrogateescape", newline="")
 
 
 @contextmanager
@@ -69,8 +69,17 @@ def refuse_other_table(path: Path, columns: Iterable[str]) -> None:
     refuse_other(path, ("\t".join(columns) + "\n").encode(), "table of this kind")
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a table as mappings by column."""
-    with text_file(path, "r") as file:
-        columns, *rows = (line.rstrip("\n").split("\t") for line in file)
-    return [dict(zip(columns, row, strict=True)) for row in rows]
+def read_rows(path: Path, columns: Collection[str]) -> Iterator[dict[str, str]]:
+    """The rows of a table, packed or not, by column.
+
+    Raises OSError, ValueError for another table or one that is cut off, and what unpacking a damaged file raises.
+    """
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8", errors="surrogateescape") as file:  # names of inputs
+        if next(file, "") != "\t".join(columns) + "\n":
+            raise ValueError("its columns are not those that this version of virnucpro writes")
+        for number, line in enumerate(file, 2):
+            cells = line.rstrip("\n").split("\t")
+            if not line.endswith("\n") or len(cells) != len(columns):
+                raise ValueError(f"line {number} is truncated")
+            yield dict(zip(columns, cells, strict=True))

@@ -169,7 +169,7 @@ def alibi_slopes(heads: int) -> Tensor:
     power = 2 ** math.floor(math.log2(heads))
     slopes = [2.0 ** (-8 * (i + 1) / power) for i in range(power)]
     between = [2.0 ** (-8 * (i + 1) / (2 * power)) for i in range(0, 2 * power, 2)]
-    return torch.tensor(slopes + between[: heads - power], dtype=torch.float32)
+    return torch.tensor(slopes + between[: heads - power], dtype=torch.float32, device="cpu")  # never "meta"
 
 
 @lru_cache(maxsize=64)

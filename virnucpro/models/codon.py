@@ -30,7 +30,7 @@ from virnucpro.errors import ModelError
 from virnucpro.models.attention import PackedLayout
 from virnucpro.models.layers import Norm
 from virnucpro.models.linear import REACH, Convolution, Linear
-from virnucpro.models.weights import CPU, check_keys, read_config, read_weights
+from virnucpro.models.weights import CPU, check_keys, filled, read_config, read_weights
 
 #: Offsets 0, 1 and 2 of the forward strand, then of the reverse complement.
 FRAMES = 6
@@ -253,11 +253,7 @@ def load_codon(weights: Path, config: Path | None, device: torch.device = CPU) -
         _check_table(weights, found[key], numbers)
         # Codons outside add nothing: a row of zeros after the codons of each place.
         found[key] = functional.pad(found[key], (0, 0, 0, 1)).flatten(0, 1)
-    try:
-        model.load_state_dict({name: found[key] for name, key in wanted.items()}, assign=True)
-    except RuntimeError as error:
-        raise ModelError(f"{weights} does not fit {config}: {error}") from error
-    return model.requires_grad_(False).eval()
+    return filled(model, {name: found[key] for name, key in wanted.items()}, weights)
 
 
 def _stored_key(name: str) -> str:

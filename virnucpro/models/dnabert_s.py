@@ -21,7 +21,7 @@ from virnucpro.errors import ModelError
 from virnucpro.models.attention import PackedLayout, alibi_slopes, packed_attention
 from virnucpro.models.layers import Norm, gated_gelu
 from virnucpro.models.linear import Linear
-from virnucpro.models.weights import CPU, check_finite, check_keys, read_config, read_weights
+from virnucpro.models.weights import CPU, check_keys, filled, read_config, read_weights
 
 #: Parts of published checkpoints that the embedding does not use.
 UNUSED_PREFIXES = ("cls.", "pooler.")
@@ -96,7 +96,8 @@ class DNABERT(nn.Module):
         self.mlp = nn.ModuleList(GatedMLP(config) for _ in range(config.num_hidden_layers))
         # Held as bits: `.to(torch.bfloat16)` would round a float buffer, and half of the slopes are no powers of two.
         self.slope_bits: Tensor
-        self.register_buffer("slope_bits", _slope_bits(config), persistent=False)
+        slopes = alibi_slopes(config.num_attention_heads)
+        self.register_buffer("slope_bits", slopes.view(torch.int32), persistent=False)
 
     @property
     def dim(self) -> int:
@@ -116,10 +117,6 @@ class DNABERT(nn.Module):
         for attention, mlp in zip(self.attention, self.mlp, strict=True):
             x = mlp(attention(x, layout, slopes))
         return x  # type: ignore[no-any-return]
-
-
-def _slope_bits(config: DNABERTConfig) -> Tensor:
-    return alibi_slopes(config.num_attention_heads).view(torch.int32)
 
 
 def _published_key(name: str) -> str:
@@ -152,11 +149,4 @@ def load_dnabert(weights: Path, config: Path | None, device: torch.device = CPU)
         model = DNABERT(numbers)
     wanted = {name: _published_key(name) for name, _ in model.named_parameters()}
     check_keys(weights, set(wanted.values()), set(found), "DNABERT")
-    state = {name: found[key].to(device).float() for name, key in wanted.items()}
-    check_finite(weights, state)
-    try:
-        model.load_state_dict(state, assign=True)
-    except RuntimeError as error:
-        raise ModelError(f"{weights} does not fit {config}: {error}") from error
-    model.slope_bits = _slope_bits(model.config)
-    return model.requires_grad_(False).eval()
+    return filled(model, {name: found[key].to(device).float() for name, key in wanted.items()}, weights)

@@ -25,7 +25,7 @@ from virnucpro.models.fp8 import QuantizedLinear, quantized, quantized_gelu, qua
 from virnucpro.models.layers import Norm, gelu
 from virnucpro.models.linear import Linear
 from virnucpro.models.protein_tokenizer import ALPHABET
-from virnucpro.models.weights import CPU, check_finite, check_keys, read_weights
+from virnucpro.models.weights import CPU, check_finite, check_keys, filled, read_weights
 
 EPS = 1e-5
 
@@ -220,10 +220,8 @@ def load_esm2(weights: Path, dtype: torch.dtype = torch.float32, device: torch.d
     each = in_order(
         lambda keys: torch.cat([found.pop(key).to(device).to(dtype) for key in keys]), wanted.values(), READING_THREADS
     )
-    state = dict(zip(wanted, each, strict=True))
-    check_finite(weights, {**state, "inv_freq": inv_freq})
-    model.load_state_dict(state, assign=True)
-    return model.requires_grad_(False).eval()
+    check_finite(weights, {"inv_freq": inv_freq})
+    return filled(model, dict(zip(wanted, each, strict=True)), weights)
 
 
 def _check_shapes(weights: Path, model: ESM2, wanted: Mapping[str, Sequence[str]], found: Mapping[str, Tensor]) -> None:

@@ -143,7 +143,7 @@ def find_local(name: str) -> LocalModel | None:
     if not is_file and not os.path.isdir(path):
         return None
     folder, names = (path.parent, (path.name,)) if is_file else (path, WEIGHTS)
-    config = _config_values(folder / CONFIG)
+    config = read_json(folder / CONFIG) if _readable(folder / CONFIG) else {}
     kind = _kind(config, _candidates(folder, names))
     weights = pick_weights(folder, names, kind, "put it there, or name a registered model")
     # An untrained copy of an embedded model says so in its config.
@@ -162,13 +162,6 @@ def pick_weights(folder: Path, names: tuple[str, ...], kind: str, hint: str) -> 
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise ModelError(f"{folder} holds no readable {', no '.join(missing[:3])}{more}", hint=hint)
     return readable[0]
-
-
-def _config_values(config: Path) -> Mapping[str, object]:
-    """What a `config.json` says, nothing if there is none; a ModelError if it is not a JSON object."""
-    if not _readable(config):
-        return {}
-    return read_json(config)
 
 
 def read_json(path: Path) -> dict[str, Any]:

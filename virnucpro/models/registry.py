@@ -310,8 +310,8 @@ def _absent(spec: ModelSpec, models_dir: Path | None) -> Absent:
 
 def _unknown(name: str) -> ModelError:
     if name in DATA["sets"]:
-        encoders = [DATA["sets"][name][part] for part in ("dna", "protein") if part in DATA["sets"][name]]
-        return ModelError(f"{name} is a model set, not a model", hint=f"name an encoder of it: {' or '.join(encoders)}")
+        encoders = " or ".join(DATA["sets"][name]["encoders"])
+        return ModelError(f"{name} is a model set, not a model", hint=f"name an encoder of it: {encoders}")
     return ModelError(
         f"no model {name!r}: neither a registered name ({', '.join(MODELS)}), nor a folder, "
         f"nor a weights file ({', '.join(WEIGHTS_SUFFIXES)})",

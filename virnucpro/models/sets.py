@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from msgspec import convert
+
 from virnucpro.core.words import counted
 from virnucpro.errors import ModelError
 from virnucpro.models.card import CARD, DNA_ONLY, ClassifierCard, Reads, check_encoders
@@ -50,24 +52,19 @@ _KINDS: Mapping[Reads, tuple[tuple[str, ...], ...]] = {
 class SetSpec:
     """A set: its encoders, by the names that `resolve` takes, and its classifier, by the name or path of its folder.
 
-    `published` is the file from which the classifier is imported, None if it is there.
+    `encoders` has that of DNA first, then that of proteins if there is one; `published` is the file from which the
+    classifier is imported, None if it is there.
     """
 
     name: str
-    dna: str
+    encoders: tuple[str, ...]
     classifier: str
-    protein: str | None = None
     published: str | None = None
-
-    @property
-    def encoders(self) -> tuple[str, ...]:
-        """Names of the DNA encoder, and of the protein encoder if there is one."""
-        return (self.dna,) if self.protein is None else (self.dna, self.protein)
 
     @property
     def reads(self) -> Reads:
         """Open frames, or, without an encoder of proteins, whole windows."""
-        return "windows" if self.protein is None else "frames"
+        return "windows" if len(self.encoders) == 1 else "frames"
 
     @property
     def dim(self) -> int:
@@ -83,7 +80,7 @@ class SetSpec:
         return next((folder for folder in self.folders(models_dir) if os.path.isfile(folder / CARD)), None)
 
 
-SETS = {name: SetSpec(name, **values) for name, values in DATA["sets"].items()}
+SETS = {name: convert({**values, "name": name}, SetSpec) for name, values in DATA["sets"].items()}
 
 
 @dataclass(frozen=True)
@@ -94,16 +91,6 @@ class ModelSet:
     classifier_folder: Path
     card: ClassifierCard
     encoders: tuple[LocalModel, ...]
-
-    @property
-    def dna(self) -> LocalModel:
-        """The encoder of DNA."""
-        return self.encoders[0]
-
-    @property
-    def protein(self) -> LocalModel | None:
-        """The encoder of proteins; None for a set that reads whole windows."""
-        return None if self.card.reads == "windows" else self.encoders[1]
 
     @property
     def scores_by_dna_alone(self) -> bool:
@@ -157,8 +144,8 @@ def _spec(name: str) -> SetSpec:
         )
         raise ModelError(f"no model set {name!r}: neither {', '.join(SETS)}, nor a folder with {CARD}", hint=hint)
     card = ClassifierCard.read(folder)
-    encoders = [pin.name if pin.name in MODELS else str(folder / pin.name) for pin in card.encoders]
-    return SetSpec(card.name, encoders[0], str(folder), encoders[1] if card.protein else None)
+    encoders = tuple(pin.name if pin.name in MODELS else str(folder / pin.name) for pin in card.encoders)
+    return SetSpec(card.name, encoders, str(folder))
 
 
 def listed_set(name: str, models_dir: Path | None = None) -> Listed:

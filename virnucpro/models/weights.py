@@ -12,7 +12,7 @@ from zipfile import is_zipfile
 
 import torch
 from msgspec import convert
-from torch import Tensor
+from torch import Tensor, nn
 
 from virnucpro.core.threads import unbroken
 from virnucpro.core.words import counted
@@ -20,6 +20,7 @@ from virnucpro.errors import ModelError
 from virnucpro.models.local import read_json, weight_files
 
 Config = TypeVar("Config")
+Network = TypeVar("Network", bound=nn.Module)
 
 CPU = torch.device("cpu")
 
@@ -78,6 +79,19 @@ def check_finite(path: Path, state: Mapping[str, Tensor]) -> None:
         low, high = tensor.aminmax() if tensor.numel() else (0.0, 0.0)
         if not (math.isfinite(low) and math.isfinite(high)):  # a NaN anywhere is both the least and the greatest
             raise ModelError(f"{path}: {name} holds NaN or infinity", hint="the file is damaged: download it again")
+
+
+def filled(model: Network, state: Mapping[str, Tensor], weights: Path) -> Network:
+    """A network that was made on the device `meta`, with its parameters, for inference.
+
+    Raises ModelError naming `weights` for a parameter of another shape, or with NaN or infinity.
+    """
+    check_finite(weights, state)
+    try:
+        model.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        raise ModelError(f"{weights} does not fit the config.json beside it: {error}") from error
+    return model.requires_grad_(False).eval()
 
 
 def check_keys(path: Path, wanted: set[str], found: set[str], family: str) -> None:

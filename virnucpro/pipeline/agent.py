@@ -15,12 +15,11 @@ import socket
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from virnucpro._version import __version__
-from virnucpro.core.device import Device, find_cpu, find_gpus, triton_version
+from virnucpro.core.device import Device, find_cpu, find_gpus, version_of
 from virnucpro.errors import ModelError
 from virnucpro.models.checksums import Checksum
 from virnucpro.models.local import LocalModel, combined
@@ -62,8 +61,8 @@ def traits(models: Sequence[LocalModel]) -> dict[str, str]:
     """What on this host decides results, besides the kind of device. Raises ModelError."""
     return {
         "virnucpro": __version__,
-        "torch": metadata.version("torch"),
-        "triton": str(triton_version()),
+        "torch": str(version_of("torch")),
+        "triton": str(version_of("triton")),
         "token authentication": "on" if os.environ.get("RAY_AUTH_MODE", "").lower() == "token" else "off",
         **{model.name: combined(Checksum.of(path).sha256 for path in model.files) for model in models},
     }

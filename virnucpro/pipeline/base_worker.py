@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import logging.handlers
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from virnucpro.core import log
 from virnucpro.core.device import Device, available_threads, describe, select_dtype, supports_bf16
 from virnucpro.core.words import counted
 from virnucpro.errors import DeviceError, InputError, UsageError
@@ -102,21 +102,7 @@ def assign_files_by_sequences(
 
 def set_up_worker_logging(sink: EventSink, device: torch.device) -> None:
     """In a spawned worker: send log records, marked with the device, to the parent through `sink`."""
-    handler = _EventHandler(sink)  # type: ignore[arg-type]  # of a queue it needs no more
-    handler.setFormatter(logging.Formatter(f"[{device}] %(message)s"))
-    root = logging.getLogger("virnucpro")
-    root.handlers[:] = [handler]
-    root.setLevel(root.level or logging.INFO)
-
-
-class _EventHandler(logging.handlers.QueueHandler):
-    def enqueue(self, record: logging.LogRecord) -> None:
-        """Send a record that is ready for it: any sink has a `put`."""
-        self.queue.put(record)  # type: ignore[attr-defined]
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Nobody listens to this worker any more, which ends it; unlike in `logging`, nothing is printed."""
-        raise
+    log.send_to(sink.put, logging.getLogger("virnucpro").level or logging.INFO, f"[{device}] %(message)s")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import logging
-import logging.handlers
 import multiprocessing
 import os
 import threading
@@ -21,6 +20,7 @@ from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from typing import Any
 
+from virnucpro.core import log
 from virnucpro.core.device import Device
 from virnucpro.errors import DeviceError, UsageError, VirnucproError
 from virnucpro.models.local import LocalModel
@@ -152,7 +152,7 @@ def _client_process(connection: Connection, terms: Terms, level: int) -> None:
     if is_loopback(terms.address.rpartition(":")[0]):
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # otherwise Ray takes another address of this host
     sink = Sink(connection.send)
-    _send_logs(sink, level)
+    log.send_to(lambda record: sink.put((0, record)), level)  # as what is said of a slot: the parent hears nothing else
     try:
         from virnucpro.pipeline.launch_ray import Client
 
@@ -180,15 +180,3 @@ def _commands(connection: Connection) -> Iterator[Any]:
     with contextlib.suppress(EOFError, OSError):
         while True:
             yield connection.recv()
-
-
-def _send_logs(sink: Sink, level: int) -> None:
-    class Slot0:
-        """Sends a log record as a message about slot 0, since the parent receives nothing else."""
-
-        def put_nowait(self, record: logging.LogRecord) -> None:
-            sink.put((0, record))
-
-    root = logging.getLogger("virnucpro")
-    root.handlers[:] = [logging.handlers.QueueHandler(Slot0())]  # type: ignore[arg-type]
-    root.setLevel(level)

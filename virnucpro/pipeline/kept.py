@@ -38,7 +38,7 @@ def keep_embeddings(
     """Write the embeddings of all frames, or windows, in input order; `names`: where each of `kept_paths` goes."""
     for path, encoder, layout in _kept(paths, len(called.files.models), vanilla):
         attributes = called.files.attributes(encoder) if encoder is not None and layout == "hdf5" else {}
-        write_merged(names[path], _named(called, parts, encoder), attributes, layout)
+        write_merged([names[path]], _named(called, parts, encoder), attributes, layout)
 
 
 def _named(called: Called, parts: Sequence[WorkFile], encoder: int | None) -> Iterator[Shard]:

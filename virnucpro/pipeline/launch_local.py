@@ -360,19 +360,14 @@ class Processes:
         """Start a process, or wake one; it says nothing before it has loaded its model."""
         if slot in self.running:
             return
-        woken = self.workers.wake(self.work.devices[slot]) if self.workers else None
-        if woken is None:
-            self._spawn(slot)
-            return
-        self.running[slot] = woken
-        with contextlib.suppress(OSError):  # it died just now: its closed pipe is the next thing heard
-            woken.connection.send(_Parcel(self.work))
-
-    def _spawn(self, slot: int) -> None:
-        running = self.running[slot] = _Running.of(
-            _Parcel(self.work), self.work.devices[slot], self.workers is not None
-        )
-        running.start()
+        device, parcel = self.work.devices[slot], _Parcel(self.work)
+        if woken := self.workers.wake(device) if self.workers else None:
+            self.running[slot] = woken
+            with contextlib.suppress(OSError):  # it died just now: its closed pipe is the next thing heard
+                woken.connection.send(parcel)
+        else:
+            self.running[slot] = _Running.of(parcel, device, self.workers is not None)
+            self.running[slot].start()
 
     def answer(self, slot: int, answer: Answer) -> None:
         """Answer a request."""
@@ -393,16 +388,12 @@ class Processes:
         for connection in wait(list(slots), seconds):
             slot = slots[connection]  # type: ignore[index]
             said = self._receive(slot)
-            if isinstance(said, _Rests):
-                deliver(slot, self._rest(slot))
+            if isinstance(said, _Rests):  # its run has ended
+                assert self.workers is not None
+                self.workers.rest(self.work.devices[slot], self.running.pop(slot))
+                deliver(slot, Died("it returned"))
             elif not isinstance(said, _Started | None):
                 deliver(slot, said)
-
-    def _rest(self, slot: int) -> Message:
-        """The run has ended for a worker that stays."""
-        assert self.workers is not None
-        self.workers.rest(self.work.devices[slot], self.running.pop(slot))
-        return Died("it returned")
 
     def _receive(self, slot: int) -> Said | _Started | _Rests | None:
         """The message that the next piece completes, if it does."""

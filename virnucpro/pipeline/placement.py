@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from virnucpro.core.device import Device, available_threads, select_dtype, triton_version
+from virnucpro.core.device import Device, available_threads, select_dtype, version_of
 from virnucpro.core.words import counted
 from virnucpro.pipeline.launch_local import Launch, check_can_spawn
 from virnucpro.pipeline.packing import round_budget
@@ -69,7 +69,7 @@ class Placement:
     @property
     def triton_version(self) -> str | None:
         """The version of Triton, which compiles the kernels of GPUs; None on CPUs, and for GPUs without it."""
-        return triton_version() if any(device.type == "cuda" for device in self.devices) else None
+        return version_of("triton") if any(device.type == "cuda" for device in self.devices) else None
 
 
 def threads_a_worker(workers: int, threads: int | None = None) -> int:

@@ -22,7 +22,7 @@ NO_SCORE = 0xFFFF
 #: A window that rests on no frame. Else six bits, one a frame that is open, and above these the place of the best one.
 _FRAME_BITS, _NO_FRAME = len(FRAME_NAMES), 0x7
 
-#: Names of the columns, and how each number is kept (as NumPy has it); arrays of Python have other names for them.
+#: Names of the columns, and how each number is kept, as NumPy has it.
 _ROWS = {
     "number": "u4",
     "length": "u4",
@@ -41,7 +41,6 @@ _ROWS = {
 }
 _WINDOWS = {"step": "u4", "size": "u4", "value": "u2", "frames": "u2"}
 _REGIONS = {"start": "u4", "end": "u4", "region_score": "f4", "region_scored": "u4", "region_viral": "u4"}
-_KINDS = {"u1": "B", "u2": "H", "u4": "I", "f4": "f"}
 
 
 class Columns:
@@ -53,7 +52,7 @@ class Columns:
 
     def __init__(self) -> None:
         self._kinds = _ROWS | _WINDOWS | _REGIONS
-        self._columns = {name: array(_KINDS[kind]) for name, kind in self._kinds.items()}
+        self._columns = {name: array(np.dtype(kind).char) for name, kind in self._kinds.items()}
         self._ids: list[str] = []
         self._notes: dict[str, int] = {"": 0}
         self._inputs: dict[str, int] = {}

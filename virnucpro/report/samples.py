@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from virnucpro.calls.read import Results, reading
-from virnucpro.calls.tables import SAMPLES
+from virnucpro.calls.tables import FAILED_SAMPLES, SAMPLES
 from virnucpro.errors import InputError
 from virnucpro.io.files import atomic_path, make_folder, remove_unfinished
 from virnucpro.io.tables import number, read_rows, refuse_other_table, write_table
@@ -138,7 +138,7 @@ def _failed(path: Path) -> dict[str, str]:
     if not path.exists():
         return {}
     with reading(path):
-        return {row["sample"]: row["reason"] for row in read_rows(path)}
+        return {row["sample"]: row["reason"] for row in read_rows(path, FAILED_SAMPLES)}
 
 
 def _is_of_predict(path: Path) -> bool:

@@ -21,7 +21,7 @@ from virnucpro.calls.write import ResultWriter, Summary, VanillaTables, virus_ro
 from virnucpro.errors import InputError
 from virnucpro.input.fasta import Record
 from virnucpro.io.files import temporary_name, writing
-from virnucpro.io.tables import FAILED, gzip_text, text_file, write_table
+from virnucpro.io.tables import gzip_text, text_file, write_table
 from virnucpro.models.sets import reads_of
 from virnucpro.pipeline.kept import kept_paths
 from virnucpro.runs.choice import Choice
@@ -161,13 +161,12 @@ def _publish(run: PredictRun, scores: Scores, summary: Summary) -> list[Failure]
     paths = run.paths
     there = () if scores.keep else (paths.scores, *kept(run.config, paths))
     results = [path for path in run.job.results if path not in there]
-    with run.session.publishing(results, (paths.report,)) as temporary:
+    failures = run.inputs.failures(summary.failures)
+    with run.session.publishing(results, failures, (paths.report,)) as temporary:
         with open(temporary[paths.viruses], "wb", buffering=1 << 20) as fasta:
             write_viruses(fasta, scores.records, summary.viral)
         write_table(temporary[paths.virus_summary], VIRUSES, virus_rows(summary.viral))
         run.inputs.refuse_changed()
-        failures = run.inputs.failures(summary.failures)
-        write_table(temporary[paths.failed], FAILED, failures)
         if scores.keep:
             scores.keep(temporary)
     return failures

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from virnucpro.errors import InputError, OutputError, UsageError
 from virnucpro.input.cut import Rules
 from virnucpro.input.fasta import PROTEIN, read_records
 from virnucpro.input.index import IndexedSequence, Plan, WorkFile, origins, read_index
 from virnucpro.io.files import remove_unfinished, temporary_name, writing
-from virnucpro.io.results import OUTPUT_SUFFIXES, Result, ids_path, layout_of, open_result
-from virnucpro.io.tables import FAILED, write_table
+from virnucpro.io.results import OUTPUT_SUFFIXES, Result, layout_of, open_result, result_paths
 from virnucpro.models.local import LocalModel
 from virnucpro.models.registry import resolve
-from virnucpro.pipeline.events import Heard, Listener
+from virnucpro.pipeline.events import Heard, Listener, unheard
 from virnucpro.pipeline.families import FAMILIES
 from virnucpro.pipeline.launch_local import launcher_for
 from virnucpro.pipeline.merge import LeftOut, Merge
@@ -46,14 +47,18 @@ class EmbedResult:
     devices: list[DeviceStats] = field(default_factory=list)
     already_done: bool = False
 
+    @classmethod
+    def earlier(cls, output: Path, found: Mapping[str, Any]) -> EmbedResult:
+        """Of a run that was complete before, by what its record says."""
+        failures = [tuple(row) for row in found["failures"]]
+        return cls(output, found["sequences"], found["dim"], failures, already_done=True)
 
-def run_embed(config: EmbedConfig, listener: Listener | None = None) -> EmbedResult:
+
+def run_embed(config: EmbedConfig, listener: Listener = unheard) -> EmbedResult:
     """Embed the sequences of `config.inputs` into `config.output`; raises VirnucproError."""
     with started(_job(config), listener) as run:
         if done := run.already_done():
-            found = done.details["result"]
-            failures = [tuple(row) for row in found["failures"]]
-            return EmbedResult(config.output, found["sequences"], found["dim"], failures, already_done=True)
+            return EmbedResult.earlier(config.output, done.details["result"])
         plan = run.work_files()
         if not plan.whole:
             failures = _failures(run, plan, {}, {})
@@ -74,7 +79,7 @@ def _job(config: EmbedConfig) -> Job[EmbedConfig, RunPaths]:
     if not output.parent.is_dir():
         raise OutputError(f"the folder {output.parent} does not exist", hint=f"mkdir -p {output.parent}")
     paths = RunPaths(output, work_folder(output, config.work_dir))
-    results = (output, ids_path(output)) if output.suffix == ".npy" else (output,)
+    results = result_paths(output)
     check(paths, results, config.inputs, force=config.force, resume=config.resume)
     model = resolve(config.model, config.models_dir)
     worker = FAMILIES[model.kind]
@@ -102,10 +107,9 @@ def _merge(run: EmbedRun, plan: Plan) -> Merge:
     """The result, which grows under its temporary name until it is published."""
     results, placement = run.job.results, run.job.placement
     remove_unfinished(results)
-    layout = layout_of(run.config.output, proteins=run.job.rules.alphabet is PROTEIN)
+    layout = layout_of(run.config.output, run.job.rules.alphabet is PROTEIN)
     made_by = _model(run).attributes(placement.dtype, placement.budgets[0])
-    names = map(temporary_name, results)
-    result = open_result(next(names), made_by | {"fingerprint": run.fingerprint}, layout, next(names, None))
+    result = open_result([*map(temporary_name, results)], made_by | {"fingerprint": run.fingerprint}, layout)
     return Merge(result, {_fasta(run, part): _shard(run, part) for part in plan.parts if part.whole})
 
 
@@ -154,12 +158,8 @@ def _complete(run: EmbedRun, plan: Plan, embedded: Embedded, merge: Merge) -> Em
 
 
 def _publish(run: EmbedRun, failures: list[Failure], result: Result | None = None) -> None:
-    """Finish the result, if there is one, and list the failures, if there are any; older ones go."""
-    failed = run.paths.failed
-    results = (*(run.job.results if result else ()), *([failed] if failures else []))
-    with run.session.publishing(results, replaced=[failed]) as names:
-        if failures:
-            write_table(names[failed], FAILED, failures)
+    """Finish the result, if there is one, and list the failures, if there are any."""
+    with run.session.publishing(run.job.results if result else (), failures):
         if result:
             result.finish()
 
@@ -170,7 +170,7 @@ def _failures(run: EmbedRun, plan: Plan, failed_files: dict[str, str], left_out:
     for part in plan.parts:
         rows = read_index(run.paths.part_file(part.name, ".index"))
         sequences = [row for row in rows if isinstance(row, IndexedSequence)]
-        found += [(row.input_index, row.record, row.id, row.reason) for row in sequences if row.failed]
+        found += [row.failure for row in sequences if row.failed]
         reason = failed_files.get(_fasta(run, part).name)
         of_part = left_out.get(_shard(run, part).name, []) if reason is None else _all_of(run, part, reason)
         places = list(islice(origins(sequences), part.whole)) if of_part else []

@@ -17,21 +17,20 @@ from typing import Any
 from msgspec import convert
 
 from virnucpro.calls.kept_scores import holds_scores, read_scores
+from virnucpro.calls.model import ThresholdsByLength
 from virnucpro.calls.scoring import Row, ScoredWindow
 from virnucpro.calls.verdicts import Thresholds
 from virnucpro.errors import InputError, UsageError
 from virnucpro.input.fasta import DNA_AS_WRITTEN, Record, read_records
-from virnucpro.input.index import IndexedSequence
 from virnucpro.io.files import failing_as, sha256_of
-from virnucpro.io.results import OUTPUT_SUFFIXES, ids_path, layout_of, write_merged
+from virnucpro.io.results import OUTPUT_SUFFIXES, Layout, layout_of, result_paths, write_merged
 from virnucpro.io.store import read_blocks, result_attributes
-from virnucpro.io.tables import FAILED, write_table
 from virnucpro.models.card import CARD
 from virnucpro.models.local import ATTRIBUTES
 from virnucpro.models.local import sha256_of as model_sha256
 from virnucpro.pipeline.events import Listener, unheard
 from virnucpro.pipeline.placement import Placement
-from virnucpro.runs.calling import PredictResult, Scores, call, kept, results_of
+from virnucpro.runs.calling import PredictResult, Scores, call, kept, result_of, results_of
 from virnucpro.runs.changes import changes
 from virnucpro.runs.choice import Choice, choose
 from virnucpro.runs.config import MergeConfig, PredictConfig
@@ -83,6 +82,7 @@ class Pieces(Inputs):
 
     def __init__(self, record: RunRecord, runs: Sequence[PieceRun]) -> None:
         self.split, self.runs = convert(record.plan, Split), runs
+        self.proteins: bool = record.identity["protein"]
         self.described = record.details["inputs"]
         self.names = tuple(Path(str(each["path"])) for each in self.described)
         self.paths = list(self.names)
@@ -172,7 +172,8 @@ def _merge_calls(config: MergeConfig, listener: Listener, pieces: Pieces) -> Pre
     job = Job("predict", as_one, paths, results, models, choice.rules, placement, {}, choices)
     with session("predict", paths, pieces.settings, force=config.force, listen=listener) as opened:
         run = Run(job, opened, pieces, identity)
-        run.already_done(recall=True)
+        if done := run.already_done(recall=True):
+            return result_of(run, choice, done.details["result"], already_done=True)
         opened.begin(results, identity, choices, {}, pieces.details)
         for each in runs:
             if not holds_scores(each.result(paths, paths.scores), each.fingerprint):
@@ -180,7 +181,7 @@ def _merge_calls(config: MergeConfig, listener: Listener, pieces: Pieces) -> Pre
 
         def keep(names: Mapping[Path, Path]) -> None:
             for path in kept(as_one, paths):
-                _write_embeddings(names[path], path, [each.result(paths, path) for each in runs], run.fingerprint)
+                _write_embeddings([names[path]], "hdf5", [each.result(paths, path) for each in runs], run.fingerprint)
 
         return call(run, choice, Scores(_rows(pieces, paths), _records(runs), {}, keep))
 
@@ -211,15 +212,14 @@ def _choice(config: PredictConfig, record: RunRecord) -> Choice:
     card = choice.model_set.classifier_folder / CARD
     if model_sha256(card) != record.choices["card"]:
         raise UsageError(f"{card} is not the card that the pieces were called with", hint="give their --models-dir")
-    return replace(choice, thresholds=Thresholds(**record.choices["min score"]))
+    applied = record.choices["min score"]
+    kind: type[Thresholds | ThresholdsByLength] = ThresholdsByLength if "bases" in applied else Thresholds
+    return replace(choice, thresholds=convert(applied, kind))
 
 
 def _rows(pieces: Pieces, paths: PredictPaths) -> Iterator[Row]:
     """The rows of all of the input, in its order, numbered as there."""
-    rejected = (
-        (number, IndexedSequence(number, index, record, name, 0, reason, True))
-        for number, index, record, name, reason in pieces.split.rejected
-    )
+    rejected = ((sequence.number, sequence) for sequence in pieces.split.rejected)
     scored = (row for run in pieces.runs for row in _piece_rows(run, run.result(paths, paths.scores)))
     return (row for _, row in heapq.merge(rejected, scored, key=itemgetter(0)))
 
@@ -250,36 +250,33 @@ def _records(runs: Sequence[PieceRun]) -> Iterator[tuple[int, Record]]:
 
 def _merge_embeddings(config: MergeConfig, listener: Listener, pieces: Pieces) -> EmbedResult:
     output, paths, runs, identity = config.output, RunPaths(config.output), pieces.runs, pieces.identity
-    results = (output, ids_path(output)) if output.suffix == ".npy" else (output,)
+    results = result_paths(output)
     files = [run.results for run in runs]
     check(paths, results, [run.path for run in runs], force=config.force, others=files)
     with session("embed", paths, pieces.settings, force=config.force, listen=listener) as opened:
-        opened.already_done(results, identity, {})
+        if done := opened.already_done(results, identity, {}):
+            return EmbedResult.earlier(output, done.details["result"])
         opened.begin(results, identity, {}, {}, pieces.details)
         failures, summaries = _failures(pieces), [run.record.details["result"] for run in runs]
-        published = (*results, *([paths.failed] if failures else []))
-        with opened.publishing(published, replaced=[paths.failed]) as names:
-            if failures:
-                write_table(names[paths.failed], FAILED, failures)
-            _write_embeddings(names[output], output, files, fingerprint(identity), names.get(ids_path(output)))
+        with opened.publishing(results, failures) as names:
+            layout = layout_of(output, pieces.proteins)
+            _write_embeddings([names[path] for path in results], layout, files, fingerprint(identity))
         rows, dim = sum(each["sequences"] for each in summaries), max(each["dim"] for each in summaries)
         opened.complete({"result": {"sequences": rows, "dim": dim, "failures": failures}})
     return EmbedResult(output, rows, dim, failures)
 
 
-def _write_embeddings(
-    path: Path, output: Path, files: Sequence[Path], fingerprint: str, ids: Path | None = None
-) -> None:
-    """Embeddings of all pieces, in their order, into `path`, which is to be `output`."""
+def _write_embeddings(paths: Sequence[Path], layout: Layout, files: Sequence[Path], fingerprint: str) -> None:
+    """Embeddings of all pieces, in their order, into the files of one result."""
     found = result_attributes(files[0])
     attributes = {**{name: found[name] for name in ATTRIBUTES}, "fingerprint": fingerprint}
     blocks = (block for file in files for block in read_blocks(file))
-    write_merged(path, blocks, attributes, layout_of(output), ids)
+    write_merged(paths, blocks, attributes, layout)
 
 
 def _failures(pieces: Pieces) -> list[Failure]:
     """What has no embedding, in the order of the inputs."""
-    found = [(index, record, name, reason) for _, index, record, name, reason in pieces.split.rejected]
+    found = [sequence.failure for sequence in pieces.split.rejected]
     for run in pieces.runs:
         places = list(run.piece.places())
         for _, record, name, reason in run.record.details["result"]["failures"]:

@@ -12,14 +12,14 @@ from pathlib import Path
 from virnucpro.calls.kept_scores import holds_scores, read_scores
 from virnucpro.calls.scoring import scored_rows
 from virnucpro.calls.write import numbered_records
-from virnucpro.core.threads import Channel, aborting
+from virnucpro.core.threads import Channel
 from virnucpro.input.index import Plan, WorkFile
 from virnucpro.io.files import remove_unfinished
 from virnucpro.models.card import CARD
 from virnucpro.models.local import sha256_of
 from virnucpro.models.sets import ModelSet
 from virnucpro.pipeline.caller import Called
-from virnucpro.pipeline.events import Heard, Listener
+from virnucpro.pipeline.events import Heard, Listener, unheard
 from virnucpro.pipeline.kept import keep_embeddings
 from virnucpro.pipeline.launch_local import Launch, Launcher, launcher_for
 from virnucpro.pipeline.merge import InTurn
@@ -47,9 +47,7 @@ logger = logging.getLogger("virnucpro.run")
 HINT = "choose another name with --prefix"
 
 
-def run_predict(
-    config: PredictConfig, listener: Listener | None = None, launch: Launch = launcher_for
-) -> PredictResult:
+def run_predict(config: PredictConfig, listener: Listener = unheard, launch: Launch = launcher_for) -> PredictResult:
     """Call the sequences of `config.inputs`, results in `config.output`; raises VirnucproError.
 
     launch: makes the launcher of the workers, such as one of workers that stay.
@@ -82,10 +80,13 @@ def _score_and_call(run: PredictRun, choice: Choice) -> PredictResult:
         warn_of_dtype(choice.model_set, run.job.placement.dtype)
         called, ended = Called(run.paths, files, {}), Channel[WorkFile](len(plan.parts) + 1)
         scores = _scores(run, choice, called, plan, ended)
-        with ThreadPoolExecutor(1, "calling") as thread, aborting(ended):
+        with ThreadPoolExecutor(1, "calling") as thread:
             tables = thread.submit(write_tables, run, choice, scores)
-            _score(run, called, plan, ended, launcher)
-            return complete(run, choice, scores, tables.result)
+            try:
+                _score(run, called, plan, ended, launcher)
+                return complete(run, choice, scores, tables.result)
+            finally:
+                ended.abort()  # if it failed, the thread waits in vain
 
 
 def _scores(run: PredictRun, choice: Choice, called: Called, plan: Plan, ended: Iterable[WorkFile]) -> Scores:

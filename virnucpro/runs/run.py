@@ -29,7 +29,7 @@ from virnucpro.models.local import LocalModel
 from virnucpro.models.local import sha256_of as model_sha256
 from virnucpro.pipeline.caller import CalledFiles, call_files, work_of
 from virnucpro.pipeline.cluster import Cluster
-from virnucpro.pipeline.events import Listener, unheard
+from virnucpro.pipeline.events import Listener
 from virnucpro.pipeline.families import place
 from virnucpro.pipeline.launch_local import Launch, Launcher, launcher_for
 from virnucpro.pipeline.placement import Placement, threads_a_worker
@@ -83,14 +83,14 @@ def placed(config: RunConfig, models: Sequence[LocalModel]) -> Placement:
 
 
 @contextlib.contextmanager
-def started(job: Job[Config, Paths], listener: Listener | None) -> Iterator[Run[Config, Paths]]:
+def started(job: Job[Config, Paths], listener: Listener) -> Iterator[Run[Config, Paths]]:
     """Lock, log and record of a run, and its input summed. Raises VirnucproError; what is finished by then is kept."""
     # Trained into the folder of an encoder, a classifier would overwrite what it was made over.
     files = [path for model in job.models.values() for path in model.files]
     with contextlib.closing(job.placement):
         check_names(job.paths, job.results, files, job.hint)
         asked, force = job.config.described, job.config.force
-        with session(job.command, job.paths, asked, force=force, listen=listener or unheard) as opened:
+        with session(job.command, job.paths, asked, force=force, listen=listener) as opened:
             with opened.stage("reading input"):
                 inputs = Inputs(job.config.inputs, job.paths)
                 identity = _identity(job, inputs)

@@ -21,7 +21,7 @@ from virnucpro.calls.tables import FAILED_SAMPLES
 from virnucpro.errors import InputError, OutputError, UsageError
 from virnucpro.io.files import atomic_path, failing_as, make_folder, remove_unfinished
 from virnucpro.io.tables import refuse_other_table, write_table
-from virnucpro.pipeline.events import Listener
+from virnucpro.pipeline.events import Listener, unheard
 from virnucpro.pipeline.launch_local import Workers
 from virnucpro.report.samples import check_summary, summarize
 from virnucpro.runs.calling import PredictResult
@@ -55,7 +55,7 @@ class SamplesResult:
 
 
 def run_samples(
-    samples: Samples, output: Path, settings: Mapping[str, Any], listener: Listener | None = None
+    samples: Samples, output: Path, settings: Mapping[str, Any], listener: Listener = unheard
 ) -> SamplesResult:
     """Call each sample, results in a folder of its name in `output`; raises VirnucproError.
 

@@ -3,7 +3,7 @@
     with session("embed", paths, config.described, force=False, listen=…) as run:
         ... run.record is that of an earlier run, if there was one ...
         run.begin(results, identity, choices, plan, details)
-        with run.publishing([result]) as names: ...  # write names[result]
+        with run.publishing([result], failures) as names: ...  # write names[result]
         run.complete({...})
 
 Whatever ends the block, what was needed only while the run was on is removed, but for work files that the same command
@@ -28,8 +28,10 @@ from virnucpro._version import __version__
 from virnucpro.core import log
 from virnucpro.errors import OutputError
 from virnucpro.io.files import atomic_paths, make_folder, remove_unfinished
+from virnucpro.io.tables import FAILED, write_table
 from virnucpro.pipeline.events import Listener, Phase
 from virnucpro.runs.changes import Asked, changes
+from virnucpro.runs.inputs import Failure
 from virnucpro.runs.names import refuse_taken, remove, taken
 from virnucpro.runs.paths import RunPaths
 from virnucpro.runs.record import Record, as_recorded
@@ -253,17 +255,25 @@ class Session:
         return sorted(name for name in before if alone or name.startswith(mine))
 
     @contextlib.contextmanager
-    def publishing(self, results: Iterable[Path], replaced: Iterable[Path] = ()) -> Iterator[dict[Path, Path]]:
+    def publishing(
+        self, results: Sequence[Path], failures: Sequence[Failure], replaced: Iterable[Path] = ()
+    ) -> Iterator[dict[Path, Path]]:
         """Temporary names for `results`, which get their own together when the block ends well.
 
-        The record says so before the first has it: a run that is killed in between writes them again. Just before,
-        what is `replaced` goes, and the results of the run before that this one does not have.
+        With them comes the list of failures, if it is one of them or if there are any by then. The record says so
+        before the first has its name: a run that is killed in between writes them again. Just before, what is
+        `replaced` goes, and the results of the run before that this one does not have.
         """
-        with atomic_paths(results) as names:
+        listed = self.paths.failed
+        with atomic_paths((*results, listed)) as names:
             yield names
+            if failures or listed in results:
+                write_table(names[listed], FAILED, failures)
+            else:
+                del names[listed]
             self.own.state = "publishing"
             self.own.save()
-            for path in (*replaced, *map(self.paths.output.with_name, self.own.details["obsolete"])):
+            for path in (*replaced, listed, *map(self.paths.output.with_name, self.own.details["obsolete"])):
                 remove(path)
 
     def complete(self, details: dict[str, Any], failed_work_files: dict[str, str] | None = None) -> None:

@@ -18,13 +18,13 @@ from msgspec import convert
 
 from virnucpro._version import __version__
 from virnucpro.errors import InputError, UsageError
-from virnucpro.input.cut import read_inputs
-from virnucpro.input.fasta import DNA_AS_WRITTEN, PROTEIN, BadRecord, Record, write_fasta
+from virnucpro.input.cut import Rules, read_sequences
+from virnucpro.input.fasta import DNA_AS_WRITTEN, PROTEIN, Record, write_fasta
+from virnucpro.input.index import IndexedSequence
 from virnucpro.io.files import BUFFER, sha256_of
-from virnucpro.io.tables import FAILED, write_table
 from virnucpro.pipeline.events import Listener, unheard
 from virnucpro.runs.config import MOST_PIECES, SplitConfig
-from virnucpro.runs.inputs import Inputs
+from virnucpro.runs.inputs import Failure, Inputs
 from virnucpro.runs.names import check, check_names
 from virnucpro.runs.paths import SplitPaths
 from virnucpro.runs.session import session
@@ -56,18 +56,19 @@ class Piece:
     origins: list[list[int]] = field(default_factory=list)
     notes: dict[str, str] = field(default_factory=dict)
 
-    def add(self, number: int, index: int, record: Record) -> None:
+    def add(self, sequence: IndexedSequence) -> None:
         """Count one record in."""
-        if record.note:
-            self.notes[str(self.records)] = record.note
+        if sequence.note:
+            self.notes[str(self.records)] = sequence.note
         self.records += 1
-        self.bases += len(record.sequence)
+        self.bases += sequence.length
+        origin = [sequence.number, sequence.input_index, sequence.record]
         if self.origins:
             first, of, place, count = self.origins[-1]
-            if (first + count, of, place + count) == (number, index, record.number):
+            if [first + count, of, place + count] == origin:
                 self.origins[-1][3] += 1
                 return
-        self.origins.append([number, index, record.number, 1])
+        self.origins.append([*origin, 1])
 
     def places(self) -> Iterator[Place]:
         """Where each of its records stands in the inputs."""
@@ -78,10 +79,10 @@ class Piece:
 
 @dataclass
 class Split:
-    """How inputs were split; rejected: (place in all of the input, input, record or 0, id, reason)."""
+    """How inputs were split; rejected: what could not be used."""
 
     pieces: list[Piece] = field(default_factory=list)
-    rejected: list[tuple[int, int, int, str, str]] = field(default_factory=list)
+    rejected: list[IndexedSequence] = field(default_factory=list)
 
 
 @dataclass
@@ -99,8 +100,7 @@ def run_split(config: SplitConfig, listener: Listener = unheard) -> SplitResult:
     with session("split", paths, config.described, force=config.force, listen=listener) as run:
         with run.stage("reading input"):
             inputs = Inputs(config.inputs, paths)
-            records = (record for _, _, record in _records(config, inputs) if isinstance(record, Record))
-            total = sum(len(record.sequence) for record in records)
+            total = sum(sequence.length for sequence, _ in _sequences(config, inputs))
         most = min(config.pieces or math.ceil(total / (config.bases or 1)), total)
         if most > MOST_PIECES:
             raise UsageError(f"--bases {config.bases} makes {most} pieces, more than {MOST_PIECES}", hint="take more")
@@ -117,14 +117,13 @@ def run_split(config: SplitConfig, listener: Listener = unheard) -> SplitResult:
         if done := run.already_done([paths.folder / name for name in made] or results, identity, {}):
             return SplitResult(paths, convert(done.plan, Split))
         run.begin(results, identity, {}, {}, {"inputs": inputs.described})
-        with run.stage("splitting"), run.publishing((*results, paths.failed), replaced=[paths.failed]) as names:
+        failures: list[Failure] = []
+        with run.stage("splitting"), run.publishing(results, failures) as names:
             split = _write(config, inputs, [names[path] for path in results], total)
-            write_table(names[paths.failed], FAILED, inputs.failures(row[1:] for row in split.rejected))
+            failures += inputs.failures(sequence.failure for sequence in split.rejected)
             inputs.refuse_changed()
             for path in results[len(split.pieces) :]:
                 del names[path]
-            if not split.rejected:
-                del names[paths.failed]
         if not split.pieces:
             raise InputError("no usable sequence in the input", hint=f"see {paths.failed}")
         run.own.plan = asdict(split)
@@ -133,13 +132,9 @@ def run_split(config: SplitConfig, listener: Listener = unheard) -> SplitResult:
     return SplitResult(paths, split)
 
 
-def _records(config: SplitConfig, inputs: Inputs) -> Iterator[tuple[int, int, Record | BadRecord]]:
-    """Every record with its place in all of the input, and its input's."""
-    number = 0
-    alphabet = PROTEIN if config.protein else DNA_AS_WRITTEN
-    for index, record in read_inputs(inputs.paths, inputs.shown, alphabet):
-        yield number, index, record
-        number += record.number > 0
+def _sequences(config: SplitConfig, inputs: Inputs) -> Iterator[tuple[IndexedSequence, Record | None]]:
+    rules = Rules(alphabet=PROTEIN if config.protein else DNA_AS_WRITTEN)
+    return read_sequences(inputs.paths, inputs.shown, rules)
 
 
 def _write(config: SplitConfig, inputs: Inputs, files: Sequence[Path], total: int) -> Split:
@@ -152,9 +147,9 @@ def _write(config: SplitConfig, inputs: Inputs, files: Sequence[Path], total: in
         piece = Piece(f"{len(split.pieces) + 1:04d}.fa")
         path = files[len(split.pieces)]
         with open(path, "wb", BUFFER) as file:
-            for _, number, index, record in rows:
+            for _, sequence, record in rows:
                 write_fasta(file, record.header, record.sequence)
-                piece.add(number, index, record)
+                piece.add(sequence)
         piece.sha256 = sha256_of(path)
         split.pieces.append(piece)
     return split
@@ -162,12 +157,12 @@ def _write(config: SplitConfig, inputs: Inputs, files: Sequence[Path], total: in
 
 def _shares(
     config: SplitConfig, inputs: Inputs, split: Split, most: int, total: int
-) -> Iterator[tuple[int, int, int, Record]]:
+) -> Iterator[tuple[int, IndexedSequence, Record]]:
     """The records that can be used, each behind the share of all letters in which it begins; others are rejected."""
     before = 0
-    for number, index, record in _records(config, inputs):
-        if isinstance(record, BadRecord):
-            split.rejected.append((number, index, record.number, record.id, record.reason))
+    for sequence, record in _sequences(config, inputs):
+        if record is None:
+            split.rejected.append(sequence)
         else:
-            yield before * most // total, number, index, record
-            before += len(record.sequence)
+            yield before * most // total, sequence, record
+            before += sequence.length

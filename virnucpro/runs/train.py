@@ -14,24 +14,23 @@ import numpy as np
 from virnucpro.errors import InputError, UsageError
 from virnucpro.input.cut import Rules
 from virnucpro.input.index import Plan
-from virnucpro.io.tables import FAILED, write_table
 from virnucpro.models.card import CARD, DNA_ONLY, ClassifierCard, EncoderPin, Reads
 from virnucpro.models.classifier import Classifier, classifier_files, write
 from virnucpro.models.local import LocalModel
 from virnucpro.models.registry import MODELS
 from virnucpro.models.sets import resolve_encoders
 from virnucpro.pipeline.caller import Called
-from virnucpro.pipeline.events import Listener
+from virnucpro.pipeline.events import Listener, unheard
 from virnucpro.runs.config import TrainConfig
 from virnucpro.runs.inputs import Failure
 from virnucpro.runs.names import check
 from virnucpro.runs.paths import TrainPaths
 from virnucpro.runs.record import fingerprint
 from virnucpro.runs.run import Job, Run, by_part, placed, rules_identity, started, work_folder
-from virnucpro.train.dataset import Dataset, Ints, Part, Table, divide, gather, read_groups, read_windows
+from virnucpro.train.dataset import Dataset, Part, Table, divide, gather, read_groups, read_windows
 from virnucpro.train.evaluation import FIGURES, Trial, draw_curves, write_text
 from virnucpro.train.fit import FitSettings, Fitted, fit
-from virnucpro.train.metrics import check_sklearn
+from virnucpro.train.metrics import Ints, check_sklearn
 
 logger = logging.getLogger("virnucpro.run")
 
@@ -46,7 +45,7 @@ class TrainResult:
     already_done: bool = False
 
 
-def run_train(config: TrainConfig, listener: Listener | None = None) -> TrainResult:
+def run_train(config: TrainConfig, listener: Listener = unheard) -> TrainResult:
     """Train a classifier in `config.output`; raises VirnucproError."""
     check_sklearn()
     groups = read_groups(config.group_by) if config.group_by else None
@@ -184,9 +183,8 @@ def _write(
     paths = run.paths
     # Until all is there again, the folder of an older classifier is none.
     older = paths.folder / CARD, paths.folder / DNA_ONLY
-    with run.session.publishing((paths.failed, *run.job.results), older) as names:
+    with run.session.publishing((paths.failed, *run.job.results), failures, older) as names:
         draw_curves(names[paths.curves], trial, fitted)
         files = {"viral": run.config.inputs[: run.config.virus], "other": run.config.inputs[run.config.virus :]}
         write_text(names[paths.text], card, trial, fitted, files)
-        write_table(names[paths.failed], FAILED, failures)
         write(names, paths.folder, fitted.state, card, dna_only.state if dna_only else None)

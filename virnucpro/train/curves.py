@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from virnucpro.train.dataset import Floats, Ints
-from virnucpro.train.metrics import auprc, auroc
+from virnucpro.train.metrics import Floats, Ints, auprc, auroc
 
 #: Name of a part → its labels and scores.
 Scored = Mapping[str, tuple[Ints, Floats]]

@@ -25,9 +25,7 @@ from virnucpro.pipeline.caller import Called
 from virnucpro.pipeline.features import Features, join
 from virnucpro.runs.paths import TrainPaths
 from virnucpro.train.fit import Examples
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+from virnucpro.train.metrics import Floats, Ints
 
 #: Arrays of features, in the work folder: of frames, and of whole windows.
 FEATURES = ("frames", "whole")

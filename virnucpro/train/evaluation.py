@@ -16,9 +16,9 @@ from virnucpro._version import __version__
 from virnucpro.models.card import DEFAULT_PRESET, ClassifierCard
 from virnucpro.pipeline.events import Listener, unheard
 from virnucpro.train.curves import write_curves
-from virnucpro.train.dataset import Dataset, Floats, Ints, Part
+from virnucpro.train.dataset import Dataset, Part
 from virnucpro.train.fit import Fitted
-from virnucpro.train.metrics import METRICS, Estimate, confusion, evaluate, threshold_at
+from virnucpro.train.metrics import METRICS, Estimate, Floats, Ints, confusion, evaluate, threshold_at
 
 #: Name of a preset → share of the other windows that it may call viral.
 PRESETS: Mapping[str, float] = {"conservative": 0.01, "default": 0.05, "relaxed": 0.10}
