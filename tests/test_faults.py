@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import gzip
+import itertools
 import logging
 import os
 import random
@@ -340,6 +341,27 @@ def test_out_of_memory_fails_the_files_of_one_batch(lanes: int, tmp_path: Path) 
 
 
 # What is written.
+
+
+def test_the_device_goes_on_while_a_result_is_written(tmp_path: Path) -> None:
+    """The first result is written only once far more batches are embedded than can wait anywhere."""
+    files = [to_fasta(tmp_path / f"{number}.fa", [("a", "A" * 256)]) for number in range(2)]
+    to_fasta(files[1], [(str(number), "A" * 256) for number in range(40)])
+    embedded, enough = itertools.count(1), threading.Event()
+
+    def count(tokens: torch.Tensor, layout: PackedLayout, used: int) -> torch.Tensor:
+        if next(embedded) > 30:
+            enough.set()
+        return mean_letter(tokens, layout, used)
+
+    class Slow(Embeddings):
+        def write(self, path: Path, shards: Sequence[Shard]) -> None:
+            assert enough.wait(60)
+            super().write(path, shards)
+
+    light = Encoder(DNA, 1, 1, 256, 0, letters, count)
+    processed, _ = Stream([light], Slow(tmp_path, {}), torch.device("cpu"), 1, 8192, None).go(files)
+    assert [path.name for path in processed] == ["0.fa.h5", "1.fa.h5"]
 
 
 def test_interrupts_while_the_result_is_written(tmp_path: Path) -> None:

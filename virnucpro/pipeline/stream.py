@@ -1,7 +1,7 @@
 """How a worker streams files through its model: reading ahead, packing, the forward pass, writing behind.
 
-    files ─ reader thread ─ batches ─ forward lane(s) ─ results ─ writer thread ─ a result a file
-           (read, tokenize, pack)    (model, pooling)            (gather, write, rename)
+    files ─ reader thread ─ batches ─ forward lane(s) ─ results ─ gatherer ─ done ─ writer ─ a result a file
+           (read, tokenize, pack)    (model, pooling)              thread          thread (write, rename)
 
 The channels between the stages are bounded, so memory stays flat, and the next batch is ready when the device needs it.
 Batches extend over several files, so that small files do not give half-empty batches. On a CPU there is one lane per
@@ -187,6 +187,8 @@ class Stream:
         self.results: Channel[tuple[PackedBatch[_Key], _Fetch | None] | _FileJob] = Channel(
             QUEUED_BATCHES + self.lanes, producers=self.lanes + 1
         )
+        #: Files that are complete or have failed: while one is written, the device must not wait for its results.
+        self.done: Channel[_FileJob] = Channel(1)
         self.processed: list[Path] = []
         self.failed: list[tuple[Path, str]] = []
         self.error: BaseException | None = None
@@ -198,7 +200,8 @@ class Stream:
         `files` may hold FLUSH if no file follows for a while. A file that cannot be read or embedded is reported, and
         the rest goes on. Raises OutputError if a result cannot be written, and what the iterable of files raises.
         """
-        stages = [(self._read, (files,)), (self._write, ()), *[(self._forward, ())] * self.lanes]
+        others = [self._write, self._gather, *[self._forward] * self.lanes]
+        stages = [(self._read, (files,)), *((stage, ()) for stage in others)]
         threads = [threading.Thread(target=self._stage, args=stage, daemon=True) for stage in stages]
         threads_before = torch.get_num_threads()
         self._emit(Ready())
@@ -232,8 +235,8 @@ class Stream:
             self._abort()
 
     def _abort(self) -> None:
-        self.batches.abort()
-        self.results.abort()
+        for channel in (self.batches, self.results, self.done):
+            channel.abort()
 
     def _emit(self, event: Event) -> None:
         if self.events is not None:
@@ -323,11 +326,18 @@ class Stream:
 
         return fetch
 
-    def _write(self) -> None:
+    def _gather(self) -> None:
         for item in self.results:
             jobs = [item] if isinstance(item, _FileJob) else self._scatter(*item)
             for job in jobs:
-                self._finish(job)
+                if not job.closed and (job.error or job.complete):
+                    job.closed = True
+                    self.done.put(job)
+        self.done.close()
+
+    def _write(self) -> None:
+        for job in self.done:
+            self._finish(job)
         logger.debug("the last batch is done, and written")
 
     def _scatter(self, batch: PackedBatch[_Key], fetch: _Fetch | None) -> list[_FileJob]:
@@ -355,10 +365,7 @@ class Stream:
         return jobs
 
     def _finish(self, job: _FileJob) -> None:
-        """Close a file that is complete or has failed, once. An OutputError ends the run: others would fail, too."""
-        if job.closed or not (job.error or job.complete):
-            return
-        job.closed = True
+        """Write a file that is complete, or report it. An OutputError ends the run: others would fail, too."""
         output = self.output.result(job.path)
         try:
             if job.error:
