@@ -17,6 +17,11 @@ from virnucpro.pipeline.launch_local import Launch, Launcher, Said, Work
 KILL = Path("kill")
 
 
+def but_requests(said: Sequence[Said]) -> list[Said]:
+    """All else comes in the order in which it is said; a request may overtake what is said before it."""
+    return [each for each in said if not isinstance(each, Request)]
+
+
 def outputs(folder: Path) -> set[str]:
     return {path.name.removesuffix(".h5") for path in folder.glob("*.h5")}
 
@@ -59,8 +64,8 @@ class LauncherTests:
         first, second = (
             [Progress(1, 1, 0.1), FileDone(Path(name), tmp_path / f"{name}.h5")] for name in ("1.fa", "2.fa")
         )
-        expected = [Ready(), Request(), *first, Request(), Request(), *second, Request(), Died(self.returned)]
-        assert said == expected
+        assert but_requests(said) == [Ready(), *first, *second, Died(self.returned)]
+        assert said.count(Request()) == 4
         assert outputs(tmp_path) == {"1.fa", "2.fa"}
 
     @pytest.mark.parametrize(("worker", "told"), [(light.no_model, Fatal), (light.unusable, Unusable)])
@@ -72,8 +77,8 @@ class LauncherTests:
         assert end.error.hint
 
     def test_it_tells_an_error_that_nobody_foresaw(self, tmp_path: Path) -> None:
-        *before, end, death = self.said(light.raises_on_3, tmp_path, Path("3.fa"), STOP)
-        assert before == [Ready(), Request()]
+        ready, end, death = but_requests(self.said(light.raises_on_3, tmp_path, Path("3.fa"), STOP))
+        assert ready == Ready()
         assert isinstance(end, Crashed)
         assert end.reason == "KeyError: 'colour'"
         assert death == Died(self.crashed)
@@ -84,9 +89,9 @@ class KillingLauncherTests(LauncherTests):
 
     def test_it_tells_how_a_worker_died(self, tmp_path: Path) -> None:
         said = self.said(light.dies_on_3, tmp_path, Path("3.fa"))
-        assert said == [Ready(), Request(), Died("SIGKILL; out of memory?")]
+        assert but_requests(said) == [Ready(), Died("SIGKILL; out of memory?")]
 
     def test_it_kills_a_worker(self, tmp_path: Path) -> None:
         said = self.said(light.copier, tmp_path, Path("1.fa"), KILL)
-        assert said[-2:] == [Request(), Died("SIGKILL; out of memory?")]
+        assert said[-1] == Died("SIGKILL; out of memory?")
         assert outputs(tmp_path) == {"1.fa"}

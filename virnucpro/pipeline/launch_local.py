@@ -87,7 +87,10 @@ class Launcher(Protocol):
         """End a worker by force; its death is delivered like any other."""
 
     def pump(self, deliver: Deliver, seconds: float) -> None:
-        """Deliver messages of workers, a `Died` after their last one; return after `seconds` without a message."""
+        """Deliver messages of workers, a `Died` after their last one; return after `seconds` without a message.
+
+        Those of one worker come in order, but a request may overtake others.
+        """
 
     def close(self) -> None:
         """End every worker that is left."""

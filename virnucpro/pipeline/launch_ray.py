@@ -18,8 +18,9 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,11 +29,12 @@ from ray.exceptions import ActorUnavailableError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from virnucpro.core.device import Device
+from virnucpro.core.threads import in_order
 from virnucpro.errors import DeviceError, VirnucproError
 from virnucpro.io.files import atomic_path
 from virnucpro.pipeline.agent import Agent, Files, Folder, Found
 from virnucpro.pipeline.cluster import Terms, is_loopback
-from virnucpro.pipeline.events import Answer, Died, Fatal, Joined, Lost
+from virnucpro.pipeline.events import Answer, Died, Fatal, Joined, Lost, Request
 from virnucpro.pipeline.launch_local import GONE_SECONDS, Said, Sink, Work
 
 logger = logging.getLogger("virnucpro.ray")
@@ -232,28 +234,42 @@ class Client:
     # What a worker says.
 
     def _hear(self, member: _Member, work: Work) -> None:
-        agent = member.agent
         try:
-            ray.get(agent.start.remote(member.share(work), self.level))
-            while not self._pass_on(member, work, ray.get(agent.said.remote())):
+            for _ in in_order(lambda step: step(), self._steps(member, work), 1):
                 pass
-        except RayError as error:
-            self._agent_is_gone(member, error)
         except VirnucproError as error:
             self.sink.put((member.slot, Fatal(error)))
         except OSError:
             pass  # the run has closed its pipe and receives nothing any more
 
-    def _pass_on(self, member: _Member, work: Work, heard: Sequence[tuple[Said, Files]]) -> bool:
-        """Write results and pass messages on; returns whether the worker has died. Raises OutputError."""
+    def _steps(self, member: _Member, work: Work) -> Iterator[Callable[[], None]]:
+        """What follows from each thing that a worker says, in order, until it has died.
+
+        A request does not wait its turn: the worker needs its next file while results are still being written here.
+        """
+        agent, alive = member.agent, True
+        try:
+            ray.get(agent.start.remote(member.share(work), self.level))
+            while alive:
+                heard: list[tuple[Said, Files]] = ray.get(agent.said.remote())
+                for said, _ in heard:
+                    if isinstance(said, Request):
+                        self.sink.put((member.slot, said))
+                yield partial(self._pass_on, member, work, heard)
+                alive = not any(isinstance(said, Died) for said, _ in heard)
+        except RayError as error:
+            yield partial(self._agent_is_gone, member, error)
+
+    def _pass_on(self, member: _Member, work: Work, heard: Sequence[tuple[Said, Files]]) -> None:
+        """Write results and pass messages on, but for requests. Raises OutputError."""
         for said, files in heard:
             for name, content in files.items():
                 with atomic_path(work.output_dir / name) as temporary:
                     temporary.write_bytes(content)
             if isinstance(said, logging.LogRecord):
                 said.msg = f"{member.address} {said.msg}"
-            self.sink.put((member.slot, said))
-        return any(isinstance(said, Died) for said, _ in heard)
+            if not isinstance(said, Request):
+                self.sink.put((member.slot, said))
 
     def _agent_is_gone(self, member: _Member, error: RayError) -> None:
         error = _final(member, error)
