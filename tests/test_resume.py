@@ -14,18 +14,31 @@ from typing import Any
 
 import pytest
 from conftest import Cli, random_records, to_fasta
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from virnucpro.io.store import read_result
 from virnucpro.models.registry import EMBEDDED
 from virnucpro.pipeline.events import FileDone, Phase
+from virnucpro.runs.changes import CAUSES, changes
 from virnucpro.runs.config import EmbedConfig
 from virnucpro.runs.embed import EmbedResult, run_embed
 from virnucpro.runs.paths import RunPaths
 
 RECORDS = random_records(120)
+#: Settings that values follow from, with one that none does.
+SETTINGS = sorted({cause for causes in CAUSES.values() for cause in causes} | {"work_dir"})
 #: Work files of the runs below, of 8 sequences each.
 PARTS = 15
+
+
+@given(st.sets(st.sampled_from([*sorted(CAUSES), "inputs", "torch_version"])), st.sets(st.sampled_from(SETTINGS)))
+def test_what_differs_is_never_silent(different: set[str], changed: set[str]) -> None:
+    """Whatever values and settings differ: a run that found nothing would go on with another's results."""
+    old, asked = dict.fromkeys(CAUSES, 1), dict.fromkeys(SETTINGS, "a")
+    words = changes(old, old | dict.fromkeys(different, 2), asked, asked | dict.fromkeys(changed, "b"))
+    assert bool(words) == bool(different)
 
 
 def embed_once(folder: Path, **changes: Any) -> bytes:

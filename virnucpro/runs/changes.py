@@ -54,7 +54,8 @@ def changes(old: Values, new: Values, asked: Asked, asked_now: Asked) -> list[st
     """
     different = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
     changed = {name for name in asked.keys() & asked_now.keys() if asked[name] != asked_now[name]}
-    return list(dict.fromkeys(word for name in sorted(different) for word in _words(name, different, changed)))
+    words = list(dict.fromkeys(word for name in sorted(different) for word in _words(name, different, changed)))
+    return words or [_plain(name) for name in sorted(different)]
 
 
 def _words(name: str, different: Set[str], changed: Set[str]) -> list[str]:
@@ -63,7 +64,11 @@ def _words(name: str, different: Set[str], changed: Set[str]) -> list[str]:
     if options := [option(cause) for cause in causes if cause in changed]:
         return options
     follows = any(cause in different for cause in causes if cause != name)
-    return [] if follows else [name.replace("_", " ")]
+    return [] if follows else [_plain(name)]
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def option(setting: str) -> str:
