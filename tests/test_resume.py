@@ -335,6 +335,7 @@ def test_a_complete_run_with_failures_still_says_so(config: EmbedConfig, cli: Cl
     first, second = cli(*options(config)), cli(*options(config))
     assert (first.returncode, second.returncode) == (6, 6)
     assert "nothing to do" in second.stderr
+    assert f"1 failed; see {RunPaths(config.output).failed}" in second.stderr
     assert RunPaths(config.output).failed.exists()
 
 

@@ -106,8 +106,6 @@ def _bars(console: Console) -> Progress:
 
 def tell_embedded(result: EmbedResult) -> None:
     """The end of `virnucpro embed`: what came out, what failed, and how the devices shared the work."""
-    if result.already_done:
-        return
     busy: list[float] = [stats.busy_seconds for stats in result.devices]
     for stats in result.devices:
         logger.info(
