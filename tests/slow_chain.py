@@ -79,7 +79,7 @@ class SlowChain:
             for number, place, dna in self._windows()
             if (number, place) not in self.found and reason_of(dna) == ALL_STOPPED
         ]
-        #: Scores of others and of virus of a window as it stands.
+        #: Scores for others and for virus of a whole window.
         self.whole: dict[tuple[int, int], tuple[np.float32, np.float32]] = {}
         if classifier and stopped:
             dna = extract_dnabert_features(_fasta(self.path, [bases for *_, bases in stopped]), dtype="fp32")[1]

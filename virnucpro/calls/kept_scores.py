@@ -77,7 +77,7 @@ def read_scores(path: Path) -> Iterator[Row]:
 
 
 def _unpacked(window: IndexedWindow, scores: list[Any], reason: str) -> ScoredWindow:
-    """None of its scores, or one for each frame, NaN if it has none, or that of the window as it stands."""
+    """A window with its scores: none, or one for each frame (NaN if it has none), or that of the whole window."""
     each = zip(window.frames or ("",), scores, strict=False)
     scored = [(name, other, virus) for name, (other, virus) in each if not np.isnan(virus)]
     return ScoredWindow.of(window, scored, reason)

@@ -24,8 +24,8 @@ from virnucpro.pipeline.caller import Called
 class WindowScore:
     """The scores of a window.
 
-    best_frame: the frame with the highest virus score, of equals the first, or empty for a window that was scored as it
-    stands; virus, other: the highest score of each kind over the frames, 0 to 1.
+    best_frame: the frame with the highest virus score, the first of several equal ones, or empty for a window that was
+    scored as a whole; virus, other: the highest score of each kind over the frames, 0 to 1.
     """
 
     best_frame: str
@@ -38,8 +38,8 @@ class WindowScore:
         return self.virus / (self.virus + self.other)
 
 
-#: What was scored of a window, with its scores for others and virus, softmaxed: a frame by its name, or, without one,
-#: the window as it stands.
+#: A scored frame of a window, by its name, or the whole window, with an empty name; its scores for others and virus,
+#: softmaxed.
 Scored = tuple[str, float, float]
 
 
@@ -63,7 +63,7 @@ class ScoredWindow:
 
     @classmethod
     def of(cls, window: IndexedWindow, scored: Sequence[Scored], reason: str) -> ScoredWindow:
-        """A window by all that was scored of it; reason: why that is nothing, if it is."""
+        """Make one from all that was scored of a window; reason: why nothing was, if `scored` is empty."""
         if not scored:
             return cls(window, [], None, reason)
         return cls(window, [each for each in scored if each[0]], window_score(scored), "")

@@ -66,16 +66,16 @@ def set_up(console: Console, quiet: bool = False, log_format: str = "text") -> N
 
 class _Sender(logging.handlers.QueueHandler):
     def enqueue(self, record: logging.LogRecord) -> None:
-        """Hand on a record that is ready for another process: the queue is a function here."""
+        """Hand on a record that can be sent to another process; the queue is a function here."""
         self.queue(record)  # type: ignore[operator]
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Nobody hears this process any more, which ends it: nothing is printed, as `logging` would."""
+        """Raise the error, which ends this process: nobody receives its messages. `logging` would print it."""
         raise
 
 
 def send_to(take: Callable[[logging.LogRecord], None], level: int, text: str = "%(message)s") -> None:
-    """Hand this package's messages from a level on to `take` alone, which sends them to another process."""
+    """Hand the messages of this package, from a level on, only to `take`, which sends them to another process."""
     handler = _Sender(take)  # type: ignore[arg-type]
     handler.setFormatter(logging.Formatter(text))
     root = logging.getLogger("virnucpro")

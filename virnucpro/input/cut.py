@@ -115,8 +115,8 @@ def read_sequences(
 ) -> Iterator[tuple[IndexedSequence, Record | None]]:
     """The sequences of all inputs, in order, each with its record; None for what is not to be read.
 
-    What cannot be read of a file comes behind its records, and is none of the numbered sequences. names: what messages
-    call the files, of which `paths` may be copies.
+    The part of a file that cannot be read comes after its records, and is not one of the numbered sequences. names: the
+    names of the files in messages, since `paths` may be copies.
     """
     number = 0
     for index, (path, name) in enumerate(zip(paths, names, strict=True)):
@@ -286,7 +286,7 @@ class _OpenFile:
         self._sequence = sequence
 
     def write_record(self, record: Record) -> None:
-        """Add the sequence as it stands."""
+        """Add the whole sequence."""
         write_fasta(self._nucleotides, record.header, record.sequence)
         self.windows += 1
         self.whole += 1

@@ -225,13 +225,16 @@ def load_esm2(weights: Path, dtype: torch.dtype = torch.float32, device: torch.d
 
 
 def _check_shapes(weights: Path, model: ESM2, wanted: Mapping[str, Sequence[str]], found: Mapping[str, Tensor]) -> None:
-    """Before anything is converted; by hand, since to join meta tensors PyTorch imports its compiler for seconds."""
+    """Raise ModelError for tensors of unfit shapes, before any is converted.
+
+    By hand, since PyTorch imports its compiler, which takes seconds, to join tensors on the device `meta`.
+    """
     for name, keys in wanted.items():
         rows, *rest = model.get_parameter(name).shape
         shape = (rows // len(keys), *rest)
         for key in keys:
             if tuple(found[key].shape) != shape:
-                what = f"{key} is {tuple(found[key].shape)}, and {shape} is what the others ask for"
+                what = f"{key} is {tuple(found[key].shape)}, but the others need {shape}"
                 raise ModelError(f"the tensors in {weights} do not fit each other: {what}")
 
 

@@ -101,9 +101,7 @@ class DNATokenizer:
         except ImportError:
             logger.info("Numba is not installed: tokenizing more slowly; pip install 'virnucpro[fast]'")
             return None
-        except (
-            Exception
-        ) as error:  # whatever a tokenizer file contains, and whatever fails in Numba, the library can be used
+        except Exception as error:  # whatever is in the file or fails in Numba, the library can be used
             logger.warning("tokenizing more slowly: the Numba tokenizer does not support %s: %s", path, error)
             return None
         return fast

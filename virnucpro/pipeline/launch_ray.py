@@ -5,8 +5,7 @@ actors (`pipeline/agent.py`), start workers like a run on one host. No file syst
 files, and writes results under temporary names.
 
 A node takes part if everything that decides results is the same there as on this host; others are refused. Nodes may
-come and go.
-This is the only file that imports Ray.
+come and go. This is the only file that imports Ray.
 """
 
 from __future__ import annotations

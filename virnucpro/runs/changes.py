@@ -16,7 +16,7 @@ Asked = Mapping[str, str]
 _MODEL = ("model", "model_set", "models_dir")
 _PARTS, _FILES = ("model", "DNA model", "protein model"), ("weights", "config", "tokenizer")
 
-#: Of each value that decides results: the settings, and the other values, by which it may have changed.
+#: For each value that decides results: the settings, and the other values, that may have changed it.
 CAUSES: Mapping[str, tuple[str, ...]] = {
     **{f"{part} {file}": _MODEL for part in _PARTS for file in _FILES},
     "classifier": _MODEL,
