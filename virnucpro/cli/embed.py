@@ -43,7 +43,7 @@ def embed(quiet: bool, log_format: str, **settings: Any) -> int:
     """Embed DNA or proteins: one vector per sequence, in input order, identical on one device or many.
 
     INPUT: FASTA, FASTQ or unaligned BAM, plain or compressed (gz, bz2, xz, zst); - is standard input. DNA for the
-    dnabert models, proteins for the esm2 models.
+    dnabert and codon models, proteins for the esm2 models.
 
     \b
     virnucpro embed contigs.fa -o contigs.h5
