@@ -1,6 +1,6 @@
-"""Scores → the results of `predict`: tables under temporary names, then all under their own; what the record says.
+"""Scores → the results of `predict`: tables under temporary names, then all under their final names; the record.
 
-Of one run, of its kept scores once more, or of the pieces that `merge` puts together.
+The scores are those of one run, those that an earlier run kept, or those of the pieces that `merge` joins.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ class PredictResult:
 
 
 def results_of(config: PredictConfig, paths: PredictPaths) -> tuple[Path, ...]:
-    """The tables and the viral sequences; what was asked for besides."""
+    """The tables and the viral sequences, and what was requested in addition."""
     vanilla = (paths.vanilla_scores, paths.vanilla_calls) if config.vanilla_output else ()
     tables = paths.sequences, paths.windows, paths.regions, paths.features, paths.viruses, paths.virus_summary
     return (*tables, *vanilla, paths.scores, *kept(config, paths), paths.failed)
 
 
 def kept(config: PredictConfig, paths: PredictPaths) -> tuple[Path, ...]:
-    """Embeddings that are to be kept; what the set reads is known before its weights are."""
+    """Files of embeddings that are kept; what the set reads is known before its weights are found."""
     return kept_paths(paths, reads_of(config.model), config.vanilla_output) if config.keep_embeddings else ()
 
 
@@ -68,11 +68,11 @@ def keep_nothing(_names: Mapping[Path, Path]) -> None:
 
 
 class Scores(NamedTuple):
-    """What is called: rows with the scores of all sequences, in input order.
+    """The input of calls: rows with the scores of all sequences, in input order.
 
-    records: those that can be used, as they are written in the input, by their place in it; failed: work files that
-    came to nothing, and why; keep: writes the embeddings that are to be kept under temporary names, None where scores
-    and embeddings are there already.
+    records: usable records, as they are written in the input, with their place in it; failed: work files that failed,
+    and why; keep: writes the embeddings that are kept under temporary names, None if scores and embeddings are already
+    there.
     """
 
     rows: Iterable[Row]
@@ -82,12 +82,12 @@ class Scores(NamedTuple):
 
 
 def call(run: PredictRun, choice: Choice, scores: Scores) -> PredictResult:
-    """Call, write, record."""
+    """Make calls, write the results, and record them."""
     return complete(run, choice, scores, partial(write_tables, run, choice, scores))
 
 
 def complete(run: PredictRun, choice: Choice, scores: Scores, tables: Callable[[], Summary]) -> PredictResult:
-    """Publish all results, and record them. tables: writes those of the calls, or waits for who does."""
+    """Publish all results, and record them. tables: writes the tables of calls, or waits for the thread that does."""
     with run.session.stage("calling"):
         summary = tables()
         failures = _publish(run, scores, summary)
@@ -99,7 +99,7 @@ def complete(run: PredictRun, choice: Choice, scores: Scores, tables: Callable[[
 
 
 def _found(run: PredictRun, choice: Choice, summary: Summary) -> dict[str, Any]:
-    """What the record says of the results."""
+    """What the record says about the results."""
     discovery = None
     if choice.calls:
         false_regions = choice.calls.regions.false_per_mbp * summary.host / 1e6
@@ -118,7 +118,7 @@ def _found(run: PredictRun, choice: Choice, summary: Summary) -> dict[str, Any]:
 
 
 def result_of(run: PredictRun, choice: Choice, found: Mapping[str, Any], already_done: bool = False) -> PredictResult:
-    """By what the record says. Raises InputError if nothing of the input could be used; tables say so nevertheless."""
+    """The result, from the record. Raises InputError if nothing in the input could be used; tables say so, too."""
     failures = [tuple(row) for row in found["failures"]]
     # Sequences that are too short are usable, though not scored.
     unusable = sum(found["verdicts"].values()) <= sum(1 for _, record, _, _ in failures if record)
@@ -131,7 +131,7 @@ def result_of(run: PredictRun, choice: Choice, found: Mapping[str, Any], already
 
 
 def write_tables(run: PredictRun, choice: Choice, scores: Scores) -> Summary:
-    """Call all sequences, into tables under their temporary names; the scores, too, unless they are there."""
+    """Call all sequences; write the tables, and the scores unless they are there, under their temporary names."""
     paths, rows = run.paths, scores.rows
     with writing(paths.sequences), contextlib.ExitStack() as stack:
 
@@ -157,7 +157,7 @@ def write_tables(run: PredictRun, choice: Choice, scores: Scores) -> Summary:
 
 
 def _publish(run: PredictRun, scores: Scores, summary: Summary) -> list[Failure]:
-    """The rest of the results, then all at once under their own names; the report of older ones goes."""
+    """Write the other results, and give all their final names together; the report of older results is removed."""
     paths = run.paths
     there = () if scores.keep else (paths.scores, *kept(run.config, paths))
     results = [path for path in run.job.results if path not in there]

@@ -1,4 +1,4 @@
-"""Which model set a run of `predict` uses, how it cuts, and from which score on it calls a sequence viral."""
+"""Which model set a run of `predict` uses, how it cuts, and the score from which it calls a sequence viral."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PUBLISHED = 0.5
 
 @dataclass(frozen=True)
 class Choice:
-    """The model set, and how its scores are called; calls: what was measured of them, None if nothing was."""
+    """The model set, and how calls are made from its scores; calls: what was measured for it, None if nothing was."""
 
     model_set: ModelSet
     rules: Rules
@@ -48,7 +48,7 @@ class Choice:
 
 
 def choose(config: PredictConfig) -> Choice:
-    """Model set, rules of cutting, thresholds. Raises UsageError for what does not fit the set, ModelError."""
+    """Choose the set, rules of cutting and thresholds. Raises UsageError if settings do not fit the set, ModelError."""
     model_set = resolve_set(config.model, config.models_dir)
     card = model_set.card
     window = card.window[0] if config.window is None else config.window
@@ -72,7 +72,7 @@ def choose(config: PredictConfig) -> Choice:
 
 
 def _thresholds(config: PredictConfig, model_set: ModelSet, window: int) -> Thresholds | ThresholdsByLength:
-    """Those asked for; without a preset that was measured, the default ones of the card."""
+    """The requested thresholds; without a request, the default ones of the card."""
     card, asked, preset = model_set.card, config.min_score, config.preset or DEFAULT_PRESET
     if asked is not None:
         if config.preset is not None:

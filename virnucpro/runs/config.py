@@ -14,7 +14,7 @@ from msgspec import Meta, convert
 from virnucpro.errors import UsageError
 from virnucpro.input.windows import DEFAULT_SIZE
 
-#: Standard input, as an input's name.
+#: The name of standard input as an input.
 STDIN = Path("-")
 
 DEFAULT_MODEL = "dnabert-mini"
@@ -27,14 +27,14 @@ DEFAULT_SEQUENCES_PER_FILE = 10_000
 DEFAULT_FRAMES_PER_FILE = 2_000
 DTYPES = ("auto", "fp32", "bf16", "fp16", "fp8")
 
-#: More would not fit any memory there is, or start more threads than any machine has.
+#: More would not fit into any memory, or start more threads than any machine has.
 MOST_TOKENS, MOST_THREADS = 1 << 24, 1 << 10
 MOST_SEED = 2**63 - 1
 MOST_PIECES = 100_000
 
 
 def whole(least: int, most: int | None = None) -> Meta:
-    """A whole number from `least` on, or to `most`."""
+    """A whole number from `least` to `most`, if there is one."""
     return Meta(
         ge=least,
         le=most,
@@ -43,7 +43,7 @@ def whole(least: int, most: int | None = None) -> Meta:
 
 
 def number(low: float, high: float | None = None) -> Meta:
-    """A finite number from `low` on, or to `high`."""
+    """A finite number from `low` to `high`, if there is one."""
     end = "" if high is None else f" to {high}"
     return Meta(ge=low, le=high or sys.float_info.max, description=f"a number from {low}{end}")
 
@@ -77,11 +77,11 @@ Share = Annotated[float, above(0, 0.5)]
 
 @dataclass(frozen=True)
 class Settings:
-    """Checks each field by its annotation as soon as all are there. Raises UsageError for a value that is none."""
+    """Checks each field by its annotation when it is made. Raises UsageError for an invalid value."""
 
     @property
     def described(self) -> dict[str, str]:
-        """Each setting as text, for the run record, which tells more about the inputs."""
+        """Each setting as text, for the run record; without the inputs, which it describes separately."""
         return {field.name: str(getattr(self, field.name)) for field in fields(self) if field.name != "inputs"}
 
     def __post_init__(self) -> None:
@@ -95,13 +95,13 @@ class Settings:
 
 
 def annotation(hint: Any) -> tuple[Any, Meta]:
-    """The type of a setting, and what else is asked of it; it may be None, too."""
+    """The type of a setting, without None, and its other requirements."""
     annotated = hint if hasattr(hint, "__metadata__") else get_args(hint)[0]
     return annotated.__origin__, annotated.__metadata__[0]
 
 
 def _plain(value: Any, kind: Any) -> Any:
-    """A value of NumPy, or of the like, as one of Python; a path for the name of a model."""
+    """A value of NumPy or the like as a value of Python; a path as text, for the name of a model."""
     if isinstance(value, bool):
         return value
     if kind is int and hasattr(value, "__index__"):
@@ -123,7 +123,7 @@ def _path(_kind: Any, value: Any) -> Path:
 
 @dataclass(frozen=True)
 class RunConfig(Settings):
-    """What every command that embeds can be told; the options of the commands explain each.
+    """The settings of every command that embeds; the help of the commands explains each.
 
     Paths may be given as text, GPUs as numbers. Raises UsageError for a value that makes no sense.
     """
@@ -140,9 +140,9 @@ class RunConfig(Settings):
     resume: Switch = True
     force: Switch = False
     threads: Annotated[int, whole(1, MOST_THREADS)] | None = None
-    stall_minutes: Annotated[float, above(0)] = 30.0  # so long may a batch of long sequences take on a CPU
+    stall_minutes: Annotated[float, above(0)] = 30.0  # a batch of long sequences may take as long on a CPU
     ray: Address | None = None
-    ray_wait: Annotated[float, number(0)] = 10.0  # for another node of a cluster, where the last one has gone
+    ray_wait: Annotated[float, number(0)] = 10.0  # for another node of a cluster after the last one has gone
 
     def __post_init__(self) -> None:
         if isinstance(self.device, int) and not isinstance(self.device, bool) and self.device >= 0:
@@ -156,7 +156,7 @@ class RunConfig(Settings):
 
 @dataclass(frozen=True)
 class EmbedConfig(RunConfig):
-    """What `virnucpro embed` was asked for: `output` is the file of embeddings."""
+    """The settings of `virnucpro embed`: `output` is the file of embeddings."""
 
     model: Text = DEFAULT_MODEL
     max_tokens: Annotated[int, whole(16, MOST_TOKENS)] = DEFAULT_MAX_TOKENS
@@ -164,10 +164,10 @@ class EmbedConfig(RunConfig):
 
 @dataclass(frozen=True)
 class TrainConfig(RunConfig):
-    """What `virnucpro train` was asked for: `output` is the folder of the classifier.
+    """The settings of `virnucpro train`: `output` is the folder of the classifier.
 
-    virus: so many of the inputs, the first ones, are viral.
-    model_set: a set or the folder of a classifier, whose encoders are taken. window: bases. validation_fraction,
+    virus: how many of the inputs are viral; they come first.
+    model_set: a set or the folder of a classifier, whose encoders are used. window: bases. validation_fraction,
     test_fraction: of the windows of each class. group_by: a table of record ids and groups, which are never divided
     between the parts; None: every record is a group. dna_only_head: also fit a network for windows without an open
     frame.
@@ -189,13 +189,13 @@ class TrainConfig(RunConfig):
 
 @dataclass(frozen=True)
 class PredictConfig(RunConfig):
-    """What `virnucpro predict` was asked for: `output` is the folder of the results.
+    """The settings of `virnucpro predict`: `output` is the folder of the results.
 
-    prefix: how the results' names begin; None takes the first input's name. window: bases; None takes what the
-    classifier was trained on. min_score: from which a window, or a sequence, counts as viral; None takes those of
-    `preset`, a name in the classifier's card, or what the card says. min_length: shorter sequences are listed and not
-    scored; None takes what the classifier was measured from. viral_share: of the sequences, for the expected number of
-    false calls; None estimates it. exact: frames without the extra base of the published rule.
+    prefix: of the results' names; None: the name of the first input. window: bases; None: the length that the
+    classifier was trained on. min_score: the lowest score at which a window or a sequence is called viral; None: those
+    of `preset`, a name in the classifier's card, or its default ones. min_length: shorter sequences are listed but not
+    scored; None: the shortest length that the classifier was measured on. viral_share: of the sequences, for the
+    expected number of false calls; None: estimated. exact: frames without the extra base of the published rule.
     """
 
     sequences_per_file: Count = DEFAULT_FRAMES_PER_FILE
@@ -214,10 +214,10 @@ class PredictConfig(RunConfig):
 
 @dataclass(frozen=True)
 class SplitConfig(Settings):
-    """What `virnucpro split` was asked for: `output` is the folder of the pieces.
+    """The settings of `virnucpro split`: `output` is the folder of the pieces.
 
-    pieces: how many, of about the same number of letters; bases: letters of a piece; one of both. protein: the inputs
-    are proteins.
+    Either pieces: how many, with about the same number of letters each; or bases: letters of a piece. protein: the
+    inputs are proteins.
     """
 
     inputs: Paths
@@ -235,10 +235,10 @@ class SplitConfig(Settings):
 
 @dataclass(frozen=True)
 class MergeConfig(Settings):
-    """What `virnucpro merge` was asked for.
+    """The settings of `virnucpro merge`.
 
     pieces: the folder that `split` made; output: a folder for the results of `predict`, or a file for those of `embed`;
-    prefix: how names in the folder begin; None takes the first input's name.
+    prefix: of the names in the folder; None: the name of the first input.
     """
 
     pieces: APath
@@ -250,7 +250,7 @@ class MergeConfig(Settings):
 
 @dataclass(frozen=True)
 class OrfsConfig(Settings):
-    """What `virnucpro orfs` was asked for: `output` is how the results' names begin; window: bases."""
+    """The settings of `virnucpro orfs`: `output` is the prefix of the results' names; window: bases."""
 
     inputs: Paths
     output: APath

@@ -49,7 +49,7 @@ class EmbedResult:
 
     @classmethod
     def earlier(cls, output: Path, found: Mapping[str, Any]) -> EmbedResult:
-        """Of a run that was complete before, by what its record says."""
+        """The result of a run that is complete already, from its record."""
         failures = [tuple(row) for row in found["failures"]]
         return cls(output, found["sequences"], found["dim"], failures, already_done=True)
 
@@ -63,7 +63,7 @@ def run_embed(config: EmbedConfig, listener: Listener = unheard) -> EmbedResult:
         if not plan.whole:
             failures = _failures(run, plan, {}, {})
             _publish(run, failures)
-            run.session.start_anew()  # there is nothing to go on from
+            run.session.start_anew()  # there is nothing to continue from
             raise InputError(f"no usable sequence in the input: {failures[0][3]}", hint=f"see {run.paths.failed}")
         with _merge(run, plan) as merge:
             with run.session.stage("embedding"):
@@ -72,7 +72,7 @@ def run_embed(config: EmbedConfig, listener: Listener = unheard) -> EmbedResult:
 
 
 def _job(config: EmbedConfig) -> Job[EmbedConfig, RunPaths]:
-    """Check what can be known before anything is read, and choose model, devices, dtype and token budget."""
+    """Check what can be checked before anything is read, and choose model, devices, dtype and token budget."""
     output = config.output
     if output.suffix not in OUTPUT_SUFFIXES:
         raise UsageError(f"-o {output}: the suffix decides the format", hint="use .h5, .npy or .pt")
@@ -114,7 +114,7 @@ def _merge(run: EmbedRun, plan: Plan) -> Merge:
 
 
 def _embed(run: EmbedRun, plan: Plan, merge: Merge) -> Embedded:
-    """Bring every work file to its end; what is done is merged meanwhile."""
+    """Embed all work files; finished ones are merged meanwhile."""
     config, placement = run.config, run.job.placement
     counts = {_fasta(run, part): part.whole for part in plan.parts if part.whole}
 

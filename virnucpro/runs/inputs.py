@@ -1,4 +1,4 @@
-"""The input of a run: streams copied to files, checksums, whether it is still the same, and what of it failed."""
+"""The input of a run: streams copied to files, checksums, whether it is still the same, and what failed in it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Inputs:
 
     @property
     def shown(self) -> list[Path]:
-        """What messages call them."""
+        """Their names in messages."""
         return [Path("standard input") if name == STDIN else name for name in self.names]
 
     @property
@@ -36,20 +36,20 @@ class Inputs:
         return [str(entry["sha256"]) for entry in self.described]
 
     def refuse_changed(self) -> None:
-        """Raise InputError unless they are still what the run began with: whoever has read them again asks."""
+        """Raise InputError if one has changed since the run began; to be called after they were read again."""
         for path, name, before in zip(self.paths, self.shown, self.sums, strict=True):
             if _described(path, name)["sha256"] != before:
                 raise InputError(f"{name} changed during the run", hint="wait until it is complete, then run again")
 
     def failures(self, found: Iterable[tuple[int, int, str, str]]) -> list[Failure]:
-        """Those by (index of the input, record, id, reason), with the input's name, in input order."""
-        # Record 0 stands for the rest of a file and comes behind its records.
+        """Failures as (index of the input, record, id, reason), with the name of the input, in input order."""
+        # Record 0 stands for the rest of a file and comes after its records.
         ordered = sorted(found, key=lambda row: (row[0], row[1] == 0, row[1]))
         return [(str(self.names[index]), number, name, reason) for index, number, name, reason in ordered]
 
 
 def _spooled(names: Sequence[Path], paths: RunPaths) -> list[Path]:
-    """`-` and named pipes as copies, so that they can be hashed, split, and resumed like any other input."""
+    """The inputs, with copies of `-` and pipes, so that these can be hashed, split and resumed like any other input."""
     hint = "free space, or choose another place with --work-dir"
     with failing_as(OutputError, f"cannot copy the input to {paths.streams}", hint):
         return [_copied(name, paths, index) for index, name in enumerate(names)]

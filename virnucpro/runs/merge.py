@@ -1,8 +1,8 @@
-"""One run of `virnucpro merge`: results of the pieces that `split` made → the results of one run over all of the input.
+"""One run of `virnucpro merge`: results of the pieces that `split` made → the results of one run over the whole input.
 
-Every piece must have been run to its end, unchanged, and by the same means: models, dtype, batch sizes, kind of device,
-versions, settings. Scores are numbered anew and called once more, which needs no device; so sample-wide figures are
-those of all of it, and the bytes those of one run.
+Every piece must be unchanged, and its run complete and made in the same way: models, dtype, batch sizes, kind of
+device, versions, settings. Sequences are numbered again and called again from their scores, which needs no device; so
+figures about the sample are about all of it, and the bytes are those of one run.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ from virnucpro.runs.run import Job, Run, by_part
 from virnucpro.runs.session import session
 from virnucpro.runs.split import Piece, Split
 
-#: What of a run's details says how it was done: each piece has its own.
+#: Details of a run that say how it went; they differ between the pieces.
 _OWN = ("started", "host", "stages", "seconds", "devices", "busy_spread")
 
 
 @dataclass(frozen=True)
 class PieceRun:
-    """A piece, and the run over it; results: its folder, or its file of embeddings."""
+    """A piece and its run; results: the folder of the run, or its file of embeddings."""
 
     piece: Piece
     path: Path
@@ -59,12 +59,12 @@ class PieceRun:
 
     @property
     def fingerprint(self) -> str:
-        """Of the run."""
+        """The fingerprint of the run."""
         return fingerprint(self.record.identity)
 
     @property
     def means(self) -> dict[str, Any]:
-        """What decides results besides the input; names of results begin with that of the piece."""
+        """What decides results except for the input; without the names of results, which begin with the piece's."""
         results = [name.removeprefix(self._own) for name in self.record.results]
         return {**self.record.identity, **self.record.choices, "inputs": None, "results": results}
 
@@ -73,12 +73,12 @@ class PieceRun:
         return self.record.path.name.removesuffix(".run.json")
 
     def result(self, paths: PredictPaths, path: Path) -> Path:
-        """What, of the piece, has the name that `path` has of the whole."""
+        """The file of the piece that corresponds to `path` of the whole."""
         return self.results / f"{self._own}{path.name.removeprefix(paths.output.name)}"
 
 
 class Pieces(Inputs):
-    """The inputs that were split, and the runs over their pieces: these are read, and not the inputs again."""
+    """The inputs that were split, and the runs over their pieces, which are read instead of the inputs."""
 
     def __init__(self, record: RunRecord, runs: Sequence[PieceRun]) -> None:
         self.split, self.runs = convert(record.plan, Split), runs
@@ -89,19 +89,19 @@ class Pieces(Inputs):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """That of one run over all of the input."""
+        """The identity of one run over the whole input."""
         return {**self.runs[0].record.identity, "inputs": self.sums}
 
     @property
     def details(self) -> dict[str, Any]:
-        """For the record of the whole."""
+        """Details for the record of the whole."""
         first = self.runs[0].record.details
         pieces = {run.piece.name: {name: run.record.details.get(name) for name in _OWN} for run in self.runs}
         return {"models": first["models"], "inputs": self.described, "pieces": pieces}
 
     @property
     def settings(self) -> dict[str, str]:
-        """Those of the first run; what decides results is the same in all."""
+        """The settings of the first run; those that decide results are the same in all."""
         return self.runs[0].record.settings
 
     def refuse_changed(self) -> None:
@@ -113,7 +113,7 @@ class Pieces(Inputs):
                 raise InputError(f"{run.path} is not what `virnucpro split` wrote", hint="split the input again")
 
     def refuse_different(self) -> None:
-        """Raise UsageError unless all pieces were run by the same means."""
+        """Raise UsageError unless all pieces were run in the same way."""
         first = self.runs[0]
         for run in self.runs[1:]:
             if changed := changes(first.means, run.means, first.record.settings, run.record.settings):
@@ -187,7 +187,7 @@ def _merge_calls(config: MergeConfig, listener: Listener, pieces: Pieces) -> Pre
 
 
 def _config(config: MergeConfig, record: RunRecord, inputs: Pieces) -> PredictConfig:
-    """What one run over all of the input would have been asked for."""
+    """The settings of one run over the whole input."""
     identity, results = record.identity, record.results
     return PredictConfig(
         inputs.names,
@@ -218,7 +218,7 @@ def _choice(config: PredictConfig, record: RunRecord) -> Choice:
 
 
 def _rows(pieces: Pieces, paths: PredictPaths) -> Iterator[Row]:
-    """The rows of all of the input, in its order, numbered as there."""
+    """The rows of the whole input, in its order, with its numbers."""
     rejected = ((sequence.number, sequence) for sequence in pieces.split.rejected)
     scored = (row for run in pieces.runs for row in _piece_rows(run, run.result(paths, paths.scores)))
     return (row for _, row in heapq.merge(rejected, scored, key=itemgetter(0)))
@@ -238,7 +238,7 @@ def _piece_rows(run: PieceRun, scores: Path) -> Iterator[tuple[int, Row]]:
 
 
 def _records(runs: Sequence[PieceRun]) -> Iterator[tuple[int, Record]]:
-    """The records of all pieces, as they are written there, by their places in all of the input."""
+    """The records of all pieces, as they are written there, with their places in the whole input."""
     for run in runs:
         for place, record in zip(run.piece.places(), read_records(run.path, DNA_AS_WRITTEN), strict=True):
             if isinstance(record, Record):
@@ -267,7 +267,7 @@ def _merge_embeddings(config: MergeConfig, listener: Listener, pieces: Pieces) -
 
 
 def _write_embeddings(paths: Sequence[Path], layout: Layout, files: Sequence[Path], fingerprint: str) -> None:
-    """Embeddings of all pieces, in their order, into the files of one result."""
+    """Write the embeddings of all pieces, in order, into the files of one result."""
     found = result_attributes(files[0])
     attributes = {**{name: found[name] for name in ATTRIBUTES}, "fingerprint": fingerprint}
     blocks = (block for file in files for block in read_blocks(file))
@@ -275,7 +275,7 @@ def _write_embeddings(paths: Sequence[Path], layout: Layout, files: Sequence[Pat
 
 
 def _failures(pieces: Pieces) -> list[Failure]:
-    """What has no embedding, in the order of the inputs."""
+    """Everything without an embedding, in input order."""
     found = [sequence.failure for sequence in pieces.split.rejected]
     for run in pieces.runs:
         places = list(run.piece.places())

@@ -22,7 +22,7 @@ from virnucpro.runs.session import session
 
 @dataclass
 class OrfsCounts:
-    """What came out; records: those that could be used; silent: windows without an open frame."""
+    """Counts of the results; records: those that could be used; silent: windows without an open frame."""
 
     records: int = 0
     windows: int = 0
@@ -73,7 +73,7 @@ def run_orfs(config: OrfsConfig, listener: Listener = unheard) -> OrfsResult:
 
 
 def _write(config: OrfsConfig, result: OrfsResult, names: Mapping[Path, Path], inputs: Inputs) -> None:
-    """Write the three files under their temporary names; `result` gets what came out."""
+    """Write the three files under their temporary names, and count into `result`."""
     counts, failed = result.counts, list[tuple[int, int, str, str]]()
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(open(names[path], "wb", BUFFER)) for path in result.paths.results]

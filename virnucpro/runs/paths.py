@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class Name:
-    """A file in the folder of the output; {} in its name stands for the output's."""
+    """A file in the folder of the output; {} in its name is replaced by the name of the output."""
 
     def __init__(self, pattern: str) -> None:
         self.pattern = pattern
@@ -18,30 +18,30 @@ class Name:
 
 @dataclass(frozen=True)
 class RunPaths:
-    """Files of a run that writes `output`; all stand beside it, the work folder where the user wants it."""
+    """Files of a run that writes `output`: all are next to it, except for a work folder that the user has chosen."""
 
     output: Path
     work_dir: Path | None = None
 
     #: The run record.
     manifest = Name("{}.run.json")
-    #: What came to nothing, and why.
+    #: What failed, and why.
     failed = Name("{}.failed.tsv")
-    #: Everything that was said.
+    #: All messages.
     log = Name("{}.log")
-    #: Held by the run that is on: beside the output, since that is what it guards.
+    #: Held by the active run; next to the output, which it guards.
     lock = Name(".{}.lock")
     #: The work folder, unless the user wants another.
     own_work = Name("{}.work")
 
     @property
     def folder(self) -> Path:
-        """Where the output stands."""
+        """The folder of the output."""
         return self.output.parent
 
     @property
     def work(self) -> Path:
-        """Folder of what is needed only while the run is on."""
+        """Folder of the files that are needed only during the run."""
         return self.work_dir or self.own_work
 
     @property
@@ -51,7 +51,7 @@ class RunPaths:
 
     @property
     def shards(self) -> Path:
-        """Folder of the results, one a work file."""
+        """Folder of the results of work files, one for each."""
         return self.work / "shards"
 
     @property
@@ -61,7 +61,7 @@ class RunPaths:
 
     @property
     def kept(self) -> tuple[Path, ...]:
-        """The folders in `work` that a later run can go on from."""
+        """The folders in `work` from which a later run can continue."""
         return self.parts, self.shards
 
     @property
@@ -81,7 +81,7 @@ class RunPaths:
 class TrainPaths(RunPaths):
     """Files of `virnucpro train`: `output` is the folder of the classifier and, in it, `train`."""
 
-    #: The model card, to read.
+    #: The model card for readers.
     text = Name("MODEL_CARD.md")
     curves = Name("curves.svg")
 
@@ -91,12 +91,12 @@ class TrainPaths(RunPaths):
         return *super().folders, self.work / "features"
 
     def features(self, name: str) -> Path:
-        """Features of all work files in one array, while the run is on."""
+        """Features of all work files in one array, during the run."""
         return self.work / "features" / f"{name}.npy"
 
 
 class OrfsPaths(RunPaths):
-    """Files of `virnucpro orfs`, whose results `output` begins; the record is named unlike that of `predict`."""
+    """Files of `virnucpro orfs`: `output` is the prefix of all; the record is named differently from `predict`'s."""
 
     windows = Name("{}.windows.fa")
     #: Nucleotides of the open frames.
@@ -109,7 +109,7 @@ class OrfsPaths(RunPaths):
 
     @property
     def results(self) -> tuple[Path, Path, Path]:
-        """What a complete run leaves for the user, whatever came out."""
+        """The results of every complete run."""
         return self.windows, self.nucleotides, self.proteins
 
 
@@ -120,12 +120,12 @@ class SplitPaths(RunPaths):
     manifest = Name("{}.json")
 
     def pieces(self, most: int) -> tuple[Path, ...]:
-        """The pieces, where there are so many."""
+        """The paths of so many pieces."""
         return tuple(self.folder / f"{number:04d}.fa" for number in range(1, most + 1))
 
 
 class PredictPaths(RunPaths):
-    """Files of `virnucpro predict`: `output` is the folder and, in it, what the results' names begin with."""
+    """Files of `virnucpro predict`: `output` is the folder and, in it, the prefix of the results."""
 
     log = Name("run.log")
     #: A row for each sequence, each window, each viral region.
@@ -137,7 +137,7 @@ class PredictPaths(RunPaths):
     #: The viral sequences, and a row for each of them.
     viruses = Name("{}.virus.fna")
     virus_summary = Name("{}.virus_summary.tsv")
-    #: Every score, exact, for whoever calls them again.
+    #: Every score, exact, for making calls again.
     scores = Name("{}.scores.gz")
     #: The page that shows it all.
     report = Name("{}.report.html")
@@ -152,7 +152,7 @@ class PredictPaths(RunPaths):
 
 
 class SamplePaths(RunPaths):
-    """What tells about all samples: `output` is the folder that holds theirs and, in it, `samples`."""
+    """Files about all samples: `output` is the folder that holds the samples' own and, in it, `samples`."""
 
     table = Name("{}.tsv")
     report = Name("{}.report.html")

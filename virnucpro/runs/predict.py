@@ -48,7 +48,7 @@ HINT = "choose another name with --prefix"
 
 
 def run_predict(config: PredictConfig, listener: Listener = unheard, launch: Launch = launcher_for) -> PredictResult:
-    """Call the sequences of `config.inputs`, results in `config.output`; raises VirnucproError.
+    """Call the sequences of `config.inputs` and write the results into `config.output`; raises VirnucproError.
 
     launch: makes the launcher of the workers, such as one of workers that stay.
     """
@@ -86,11 +86,11 @@ def _score_and_call(run: PredictRun, choice: Choice) -> PredictResult:
                 _score(run, called, plan, ended, launcher)
                 return complete(run, choice, scores, tables.result)
             finally:
-                ended.abort()  # if it failed, the thread waits in vain
+                ended.abort()  # if scoring failed, the thread would wait forever
 
 
 def _scores(run: PredictRun, choice: Choice, called: Called, plan: Plan, ended: Iterable[WorkFile]) -> Scores:
-    """What is called of work files that have ended; what failed of them is in `called` when all have."""
+    """The scores of work files that have ended; failed ones are in `called` once all have ended."""
     rows = scored_rows(called, ended, choice.model_set.scores_by_dna_alone)
     keep = partial(keep_embeddings, called, plan.parts, run.paths, run.config.vanilla_output)
     records = numbered_records(run.inputs.paths)
@@ -98,7 +98,7 @@ def _scores(run: PredictRun, choice: Choice, called: Called, plan: Plan, ended: 
 
 
 def _score(run: PredictRun, called: Called, plan: Plan, ended: Channel[WorkFile], launcher: Launcher | None) -> None:
-    """Bring work files to their end, and hand each on as soon as it and all before it are done."""
+    """Score the work files, and pass each on as soon as it and all before it are done."""
     turn = InTurn((called.source(part), part) for part in plan.parts)
 
     def hear(worker: int | None, event: Heard) -> None:
@@ -113,7 +113,7 @@ def _score(run: PredictRun, called: Called, plan: Plan, ended: Channel[WorkFile]
 
 
 def warn_of_dtype(model_set: ModelSet, dtype: str) -> None:
-    """Say that a set was measured in other dtypes than that of this run; nothing where that is not known."""
+    """Warn if a set was measured in other dtypes than that of this run, as far as that is known."""
     measured = model_set.card.dtypes
     if measured and dtype not in measured:
         logger.warning(
@@ -149,7 +149,7 @@ def _has_scores(run: PredictRun) -> bool:
 
 
 def _report(run: PredictRun) -> None:
-    """Write the page, also where a run that was complete before was stopped while it did, or had none."""
+    """Write the page, also if a complete run was stopped while it wrote the page, or had no page."""
     remove_unfinished((run.paths.report,))
     if run.config.report:
         from virnucpro.report import write_report

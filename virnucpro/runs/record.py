@@ -1,9 +1,9 @@
 """The run record `run.json`: what a run was made from, how far it is, and whether a later one may continue it.
 
-Two layers decide that. `identity` is everything that decides the vectors: what differs there is computed again.
-`choices` is what else decides the results, such as thresholds: another choice goes on from the same vectors. Which work
-files are done is not written down twice: a shard that carries the run's fingerprint, a right checksum and every
-sequence of its work file is done, anything else is not.
+Two layers decide that. `identity` is everything that decides scores and vectors: if it differs, they are computed
+again. `choices` is what else decides the results, such as thresholds: with other choices, results are made from the
+same scores. The record does not say which work files are done, since their results do: one with the fingerprint of the
+run and the right checksum is done.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ logger = logging.getLogger("virnucpro.run")
 #: working: results have no names yet; publishing: some may have; complete: all have, and nothing is left to do.
 State = Literal["working", "publishing", "complete"]
 
-#: What a record must hold to be one; the rest is for the reader.
+#: The keys that every record has; the rest is for readers.
 _KEYS = ("state", "command", "identity", "choices", "plan")
 
 
 def fingerprint(values: Mapping[str, Any]) -> str:
-    """sha256 of plain values, such as all that decides the vectors of a run."""
+    """sha256 of plain values, such as the identity of a run."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def as_recorded(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain values as a record gives them back: JSON has lists and no tuples, so only these can be compared."""
+    """Plain values as they are read from a record, for comparison: JSON has lists but no tuples."""
     found: dict[str, Any] = json.loads(json.dumps(values))
     return found
 
@@ -57,13 +57,13 @@ class Record:
 
     @property
     def settings(self) -> dict[str, str]:
-        """What the run was asked for; empty where an older version did not write it down."""
+        """The settings of the run, as text; empty if an older version wrote the record."""
         found: dict[str, str] = self.details.get("settings", {})
         return found
 
     @property
     def failed_work_files(self) -> bool:
-        """Whether a complete run gave some up, so that another try may do better."""
+        """Whether work files failed in a complete run, so that they may be tried again."""
         return bool(self.details.get("failed_work_files"))
 
     def save(self) -> None:
@@ -84,7 +84,7 @@ class Record:
 
     @classmethod
     def load(cls, path: Path) -> Record | None:
-        """Read the record; None where there is none, or where what is there is not what a run of this version wrote."""
+        """Read the record; None if there is none, or if the file is not an intact record."""
         try:
             return cls._parsed(path, read_object(path))
         except FileNotFoundError:

@@ -1,7 +1,7 @@
 """Base of every run that embeds: checks, identity, work files of this run or an earlier one, failures.
 
-`embed`, `predict` and `train` each have a file of their own beside this one, to be read from top to bottom. What a run
-holds meanwhile, and how it ends, is `runs/session.py`.
+`embed`, `predict` and `train` each have their own file next to this one, to be read from top to bottom. What a run
+holds while it is active, and how it ends, is in `runs/session.py`.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ Paths = TypeVar("Paths", bound=RunPaths)
 
 @dataclass(frozen=True)
 class Job(Generic[Config, Paths]):
-    """What a run is to do: all that is known before its input is read.
+    """What a run will do: everything that is known before its input is read.
 
-    results: files that a complete run leaves for the user, whatever came out; models: the encoders by their parts in
-    the run; identity: what besides input, models, placement and versions decides vectors and scores; choices: what
-    besides these decides the results; hint: how to choose other names for them; launch: makes the launcher of workers.
+    results: the files of every complete run; models: the encoders by their parts in the run; identity: what decides
+    vectors and scores, in addition to input, models, placement and versions; choices: what else decides the results;
+    hint: how to choose other names for them; launch: makes the launcher of workers.
     """
 
     command: str
@@ -71,7 +71,7 @@ class Job(Generic[Config, Paths]):
 
 
 def placed(config: RunConfig, models: Sequence[LocalModel]) -> Placement:
-    """Where a run computes: on devices of this host, or of a Ray cluster, which is joined. Raises DeviceError."""
+    """Where a run computes: on devices of this host, or of a Ray cluster, which it joins. Raises DeviceError."""
     if config.ray is None:
         return place(select_devices(config.device), models, config.dtype, config.batch_size)
     cluster = Cluster(config.ray, config.device, models, config.threads, 60 * config.ray_wait)
@@ -84,8 +84,8 @@ def placed(config: RunConfig, models: Sequence[LocalModel]) -> Placement:
 
 @contextlib.contextmanager
 def started(job: Job[Config, Paths], listener: Listener) -> Iterator[Run[Config, Paths]]:
-    """Lock, log and record of a run, and its input summed. Raises VirnucproError; what is finished by then is kept."""
-    # Trained into the folder of an encoder, a classifier would overwrite what it was made over.
+    """A run with its lock, log and record, and checksums of its input. Raises VirnucproError; finished work is kept."""
+    # A classifier that is trained into the folder of an encoder would overwrite it.
     files = [path for model in job.models.values() for path in model.files]
     with contextlib.closing(job.placement):
         check_names(job.paths, job.results, files, job.hint)
@@ -123,12 +123,12 @@ def _checksums(part: str, model: LocalModel) -> Iterator[tuple[str, str | None]]
 
 
 def by_part(encoders: Sequence[LocalModel]) -> dict[str, LocalModel]:
-    """The encoders of a run over windows, of DNA and of proteins, or of DNA alone, by their parts."""
+    """The encoders of a run over windows by their parts: of DNA and of proteins, or of DNA alone."""
     return dict(zip(("DNA model", "protein model"), encoders, strict=False))
 
 
 def rules_identity(rules: Rules) -> dict[str, Any]:
-    """What of the rules of cutting into windows decides scores."""
+    """The rules of cutting into windows that decide scores."""
     return {
         "window": rules.window,
         "frames": "exact" if rules.exact else "published",
@@ -140,7 +140,7 @@ def rules_identity(rules: Rules) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Run(Generic[Config, Paths]):
-    """A run whose input was summed, with all that decides its results."""
+    """A run with the checksums of its input and everything that decides its results."""
 
     job: Job[Config, Paths]
     session: Session
@@ -149,25 +149,25 @@ class Run(Generic[Config, Paths]):
 
     @property
     def config(self) -> Config:
-        """What the user asked for."""
+        """The settings of the run."""
         return self.job.config
 
     @property
     def paths(self) -> Paths:
-        """Where its files stand."""
+        """The names of its files."""
         return self.job.paths
 
     @property
     def fingerprint(self) -> str:
-        """Of its identity."""
+        """The fingerprint of its identity."""
         return fingerprint(self.identity)
 
     def already_done(self, recall: bool = False) -> Record | None:
-        """The record of the same run, if one was complete before; all as `Session.already_done`."""
+        """The record of an earlier run, if it was the same and is complete; all as for `Session.already_done`."""
         return self.session.already_done(self.job.results, self.identity, self.job.choices, recall)
 
     def begin(self, plan: Plan | None = None) -> None:
-        """Write the record; plan: None where nothing is left to compute."""
+        """Write the record; plan: None if nothing is left to compute."""
         values = asdict(plan) if plan else {}
         self.session.begin(self.job.results, self.identity, self.job.choices, values, self._details())
 
@@ -179,9 +179,9 @@ class Run(Generic[Config, Paths]):
         }
 
     def work_files(self, launcher: Launcher | None = None) -> Plan:
-        """Take up the work files of an earlier run of the same identity, or cut the input; then the run has begun.
+        """Take the work files of an earlier run with the same identity, or cut the input; then the run has begun.
 
-        launcher: what starts workers meanwhile, no more than there are work files.
+        launcher: starts workers meanwhile, no more than there are work files.
         """
         plan = self._earlier_plan() or self._cut(launcher)
         self.begin(plan)
@@ -206,7 +206,7 @@ class Run(Generic[Config, Paths]):
         return plan
 
     def _lost(self, plan: Plan) -> str | None:
-        """The first file of a work file that is not what was written."""
+        """The first file of a work file that is missing or has changed."""
         files = [
             (self.paths.part_file(part.name, suffix), checksum)
             for part in plan.parts
@@ -235,14 +235,14 @@ class Run(Generic[Config, Paths]):
         return plan
 
     def called_files(self, classifier: Path | None, vectors: bool) -> CalledFiles:
-        """What is made of work files of windows. vectors: whether they are to be kept."""
+        """The results of work files of windows. vectors: whether they are kept."""
         placement, attributes = self.job.placement, {"fingerprint": self.fingerprint}
         decisive = tuple(self.job.models.values()), placement.budgets, placement.dtype
         return CalledFiles(self.paths.shards, *decisive, classifier, vectors, attributes)
 
     @contextlib.contextmanager
     def launcher(self, files: CalledFiles) -> Iterator[Launcher | None]:
-        """What starts workers of this host before the work files are there; None where nodes of a cluster work."""
+        """Starts workers of this host before the work files are there; None if the nodes of a cluster compute."""
         placement = self.job.placement
         if placement.cluster:
             yield None
@@ -262,10 +262,10 @@ class Run(Generic[Config, Paths]):
         launcher: Launcher | None = None,
         listen: Listener | None = None,
     ) -> dict[str, str]:
-        """Have work files of windows embedded, and with a classifier scored, on all devices.
+        """Embed work files of windows on all devices, and score them if there is a classifier.
 
-        Returns the names of those that failed, and why; how the devices shared the work is noted in the record.
-        launcher: that of this run, if it was made before; listen: in place of the listener of this run.
+        Returns the names of those that failed, and why; how the devices shared the work is written into the record.
+        launcher: that of this run, if it was made before; listen: used instead of the listener of this run.
         """
         job, placement = self.job, self.job.placement
         counts = {self.paths.part_file(part.name, ".fna"): 2 * part.frames + part.whole for part in plan.parts}
@@ -304,7 +304,7 @@ def balance(stats: Sequence[DeviceStats]) -> dict[str, Any]:
 
 
 def work_folder(output: Path, work_dir: Path | None) -> Path | None:
-    """A folder of its own for each output in a shared `--work-dir`; None where none is asked for."""
+    """A separate folder for each output in a shared `--work-dir`; None without one."""
     if work_dir is None:
         return None
     key = hashlib.sha256(str(output.resolve()).encode()).hexdigest()[:8]

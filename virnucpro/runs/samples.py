@@ -1,12 +1,12 @@
 """Several samples: a run of `predict` for each, one after the other, with the same workers.
 
-A sample is a run like any other, in a folder of its own: its bytes, how it is resumed, what is forced or refused, and
-what is listed as failed are those of a single run, without a line here. What takes long at the start of a run is done
+A sample is a run like any other, in its own folder: its bytes, how it is resumed, what is forced or refused, and
+what is listed as failed are those of a single run, without any code here. What takes long at the start of a run is done
 once: workers stay, with their models, until the last sample is done (`pipeline/launch_local.py`).
 
-The other way, one run over all samples whose scores are divided at the end, would keep the devices busy also while
-the next sample is cut, in a second or so. But it would be done with none before it is done with all, need the disk for
-the work files of all, and one sample more or less would make it another run, with nothing to go on from.
+One run over all samples, whose scores would be divided at the end, would also keep the devices busy while the next
+sample is cut, for a second or so. But no sample would be done before all are, the work files of all would be on the
+disk, and one sample more or less would make it another run, which could not continue from the earlier one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ logger = logging.getLogger("virnucpro.run")
 #: Inputs of each sample, by its name.
 Samples = Mapping[str, tuple[Path, ...]]
 
-#: A first line of a sheet that begins so is its header.
+#: A sheet whose first line begins like this has a header.
 _HEADER = ["sample", "path"]
 
 
@@ -57,17 +57,17 @@ class SamplesResult:
 def run_samples(
     samples: Samples, output: Path, settings: Mapping[str, Any], listener: Listener = unheard
 ) -> SamplesResult:
-    """Call each sample, results in a folder of its name in `output`; raises VirnucproError.
+    """Call each sample, and write its results into a folder with its name in `output`; raises VirnucproError.
 
-    settings: what else a `PredictConfig` can be told. A sample whose input or output is at fault is noted, and the
-    others go on; what is wrong with settings, models or devices, and so with all of them, is raised.
+    settings: the other settings of a `PredictConfig`. A sample with a faulty input or output is noted, and the others
+    go on; an error of settings, models or devices, which all samples share, is raised.
     """
     configs = [PredictConfig(paths, output / name, prefix=name, **settings) for name, paths in samples.items()]
     if not configs:
         raise UsageError("no sample is given", hint="name at least one")
-    choose(configs[0])  # what is wrong with the settings is wrong with all
+    choose(configs[0])  # errors of settings, which all samples share
     result = SamplesResult(SamplePaths(output / "samples"))
-    check_summary(result.paths)  # what cannot be written at the end is said before anything is computed
+    check_summary(result.paths)  # an error at the end is reported before anything is computed
     refuse_other_table(result.paths.failed, FAILED_SAMPLES)
     with Workers() as workers:
         for place, (name, config) in enumerate(zip(samples, configs, strict=True), 1):
@@ -82,7 +82,7 @@ def run_samples(
 
 
 def _write(result: SamplesResult, report: bool) -> None:
-    """What tells about all samples."""
+    """Write the files about all samples."""
     make_folder(result.paths.folder)
     remove_unfinished((result.paths.failed,))
     with atomic_path(result.paths.failed) as temporary:
@@ -90,11 +90,11 @@ def _write(result: SamplesResult, report: bool) -> None:
     summarize([result.paths.folder], result.paths.folder, report)
 
 
-# Who is a sample.
+# What is a sample.
 
 
 def named_by_file(paths: Iterable[Path]) -> Samples:
-    """A sample for each file, called after it. Raises UsageError for two of one name."""
+    """A sample for each file, named after it. Raises UsageError for two with the same name."""
     samples: dict[str, tuple[Path, ...]] = {}
     for path in paths:
         name = default_prefix(path)
@@ -108,8 +108,8 @@ def named_by_file(paths: Iterable[Path]) -> Samples:
 def read_sheet(path: Path) -> Samples:
     """The samples of a sheet: each line has a name and, after tabs, one or more files.
 
-    Empty lines and those that begin with # are passed over. Raises InputError for a sheet that cannot be read,
-    UsageError for one that says no samples, or one twice.
+    Empty lines and those that begin with # are skipped. Raises InputError for a sheet that cannot be read, UsageError
+    for one without samples, or with the same one twice.
     """
     samples: dict[str, tuple[Path, ...]] = {}
     for number, (name, *files) in _lines(path):
@@ -125,7 +125,7 @@ def read_sheet(path: Path) -> Samples:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Numbers of the lines that say something, and their cells."""
+    """The numbers of the lines with samples, and their cells."""
     with failing_as(InputError, f"cannot read {path}", "check the path of the sheet"):
         text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
     for number, line in enumerate(text.split("\n"), 1):

@@ -6,8 +6,8 @@
         with run.publishing([result], failures) as names: ...  # write names[result]
         run.complete({...})
 
-Whatever ends the block, what was needed only while the run was on is removed, but for work files that the same command
-can go on from.
+However the block ends, what was needed only during the run is removed, except for work files from which the same
+command can continue.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ logger = logging.getLogger("virnucpro.run")
 
 @contextlib.contextmanager
 def session(command: str, paths: RunPaths, settings: Asked, *, force: bool, listen: Listener) -> Iterator[Session]:
-    """A run of `command` over `paths`. Raises OutputError for what stands in its way, and for every OSError within."""
+    """A run of `command` over `paths`. Raises OutputError if files are taken, and for every OSError in the block."""
     first_line = f"virnucpro {command} of {paths.output.name}"
     make_folder(paths.output.parent)
     with _failing_as_output_error(paths.output), _locked(paths.lock, paths.output):
@@ -55,7 +55,7 @@ def session(command: str, paths: RunPaths, settings: Asked, *, force: bool, list
                 logger.debug("virnucpro %s", __version__)
                 yield run
             except BaseException as error:
-                logger.debug("ended by %s: %s", type(error).__name__, error)  # the caller says it to the user
+                logger.debug("ended by %s: %s", type(error).__name__, error)  # the caller shows it to the user
                 raise
             finally:
                 run.tidy()
@@ -63,7 +63,7 @@ def session(command: str, paths: RunPaths, settings: Asked, *, force: bool, list
 
 @contextlib.contextmanager
 def _failing_as_output_error(output: Path) -> Iterator[None]:
-    """Whatever fails at a file, and nobody on the way knew better."""
+    """Raise OutputError for an OSError that has not become an error of this package before."""
     try:
         yield
     except OSError as error:
@@ -80,8 +80,8 @@ def _locked(path: Path, output: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if _is_still_there(path, descriptor):  # else it was removed meanwhile, and this one is another run's
-            path.unlink()  # first, so that who opens it afterwards makes a new one
+        if _is_still_there(path, descriptor):  # otherwise it was removed meanwhile, and this file is another run's
+            path.unlink()  # before it is closed, so that a run that opens it afterwards makes a new one
         os.close(descriptor)
 
 
@@ -105,7 +105,7 @@ def _lock(path: Path, output: Path) -> int:
             return descriptor
         if _is_still_there(path, descriptor):
             return descriptor
-        os.close(descriptor)  # the run that held it has ended and removed it: what is locked is no name any more
+        os.close(descriptor)  # the run that held it has ended and removed it: the locked file has no name any more
 
 
 def _is_still_there(path: Path, descriptor: int) -> bool:
@@ -115,7 +115,7 @@ def _is_still_there(path: Path, descriptor: int) -> bool:
 
 
 class Session:
-    """One run; made by `session`. `record` is that of an earlier run until `begin`, and then its own."""
+    """One run; made by `session`. `record` is that of an earlier run, and from `begin` on its own."""
 
     def __init__(
         self, command: str, paths: RunPaths, settings: Asked, record: Record | None, force: bool, listen: Listener
@@ -128,7 +128,7 @@ class Session:
 
     @contextlib.contextmanager
     def stage(self, name: str, steps: int = 0, unit: str = "steps") -> Iterator[None]:
-        """Announce a stage, and take its time; steps: how many it will tell the listener of, at most."""
+        """Announce a stage, and time it; steps: the largest number of them that it will report to the listener."""
         self.listen(None, Phase(name, steps, unit=unit))
         began = time.monotonic()
         yield
@@ -138,12 +138,12 @@ class Session:
 
     @property
     def own(self) -> Record:
-        """The record of this run, or of the earlier one that it goes on from."""
+        """The record of this run, or of the earlier one that it continues."""
         assert self.record is not None, "the run has not begun"
         return self.record
 
     def start_anew(self) -> None:
-        """Remove what an earlier run could be continued from; its results and its record stay for now."""
+        """Remove the files by which an earlier run could be continued; its results and its record stay for now."""
         _clear(self.paths, self.paths.kept)
         self._clear_elsewhere()
 
@@ -152,18 +152,18 @@ class Session:
             _clear(paths, paths.folders)
 
     def _elsewhere(self) -> list[RunPaths]:
-        """The same run with the work folders that it had before: not those of a run whose record was copied here."""
+        """The same run with its earlier work folders, but not with those of a run whose record was copied here."""
         details = self.record.details if self.record else {}
         works = details["work"] if details.get("output") == str(self.paths.output.absolute()) else ()
         return [replace(self.paths, work_dir=Path(work)) for work in works if Path(work) != self.paths.work.absolute()]
 
     def take_over(self) -> None:
-        """Go on with the work files of an earlier run that had them in another folder. Raises OSError."""
+        """Continue with the work files of an earlier run that had them in another folder. Raises OSError."""
         elsewhere = self._elsewhere()
         if not elsewhere:
             return
         self._note_works(elsewhere)
-        self.own.save()  # so that, killed here, neither folder is forgotten
+        self.own.save()  # so that neither folder is forgotten if the run is killed here
         for before in elsewhere:
             logger.info("taking over the work files in %s", before.work)
             for old, new in zip(before.kept, self.paths.kept, strict=True):
@@ -177,9 +177,9 @@ class Session:
     def already_done(
         self, results: Sequence[Path], identity: dict[str, Any], choices: dict[str, Any], recall: bool = False
     ) -> Record | None:
-        """The record of the same run, if one was complete before. Raises OutputError if the results are another's.
+        """The record of an earlier run, if it was the same and is complete. Raises OutputError for other results.
 
-        recall: its results may be made anew by other choices, since nothing that takes long is lost by that.
+        recall: its results may be replaced by those of other choices, since these are made in seconds.
         """
         there = next(filter(os.path.lexists, results), None)
         if there is None or self.force:
@@ -221,8 +221,8 @@ class Session:
         plan: dict[str, Any],
         details: dict[str, Any],
     ) -> None:
-        """Write the record of this run: from here on the same command can go on from what is done."""
-        # With --force, what has the names of the results is not this run's; without, `already_done` has seen to it.
+        """Write the record of this run: from here on the same command can continue it."""
+        # With --force, existing files are not this run's; without it, `already_done` has checked that they are.
         ours = not self.force and any(map(os.path.lexists, results))
         names = _names(results)
         obsolete = self._obsolete(names["results"])
@@ -245,9 +245,9 @@ class Session:
         self.record.save()
 
     def _obsolete(self, names: Iterable[str]) -> list[str]:
-        """Results of the run before that this one does not have: they go when the new ones come.
+        """Results of the previous run that this one does not have: they are removed when the new ones are published.
 
-        Some names are the same in all runs into a folder; where there are others, these may be theirs.
+        Some names are the same in all runs into a folder: if there are other runs, such files may be theirs.
         """
         mine, folder = self.paths.output.name, self.paths.output.parent
         alone = all(path == self.paths.manifest for path in folder.glob("*.run.json"))
@@ -258,11 +258,12 @@ class Session:
     def publishing(
         self, results: Sequence[Path], failures: Sequence[Failure], replaced: Iterable[Path] = ()
     ) -> Iterator[dict[Path, Path]]:
-        """Temporary names for `results`, which get their own together when the block ends well.
+        """Temporary names for `results`; all get their final names together if the block succeeds.
 
-        With them comes the list of failures, if it is one of them or if there are any by then. The record says so
-        before the first has its name: a run that is killed in between writes them again. Just before, what is
-        `replaced` goes, and the results of the run before that this one does not have.
+        The list of failures is published with them if it is one of the results, or if there are any failures at the end
+        of the block. The record says `publishing` before the first file is renamed, so that a run that is killed in
+        between writes them again. Just before that, `replaced` files and results that only the previous run had are
+        removed.
         """
         listed = self.paths.failed
         with atomic_paths((*results, listed)) as names:
@@ -277,7 +278,7 @@ class Session:
                 remove(path)
 
     def complete(self, details: dict[str, Any], failed_work_files: dict[str, str] | None = None) -> None:
-        """Write into the record that the run is complete, and what came out."""
+        """Write into the record that the run is complete, and its results."""
         details = {name: value for name, value in self.own.details.items() if name != "obsolete"} | {  # they are gone
             "seconds": round(time.monotonic() - self._began, 1),
             "stages": {name: round(seconds, 2) for name, seconds in self._seconds.items()},
@@ -286,10 +287,10 @@ class Session:
         }
         record = replace(self.own, state="complete", details=details)
         record.save()
-        self.record = record  # not before: while the disk does not say so, the work files are needed
+        self.record = record  # only now: until the disk says so, the work files are needed
 
     def tidy(self) -> None:
-        """At the end, whatever it is: keep the work files only if the run can be continued."""
+        """At the end, however the run ends: keep the work files only if it can be continued."""
         results = map(self.paths.output.with_name, _published(self.record))
         remove_unfinished((self.paths.manifest, self.paths.failed, *results))
         record = self.record
@@ -307,7 +308,7 @@ def _clear(paths: RunPaths, folders: Iterable[Path]) -> None:
 
 
 def _move(old: Path, new: Path) -> None:
-    """All files of a folder, to where they replace others of their names."""
+    """Move all files of a folder, where they replace others with the same names."""
     if old.is_dir():
         new.mkdir(parents=True, exist_ok=True)
         for path in old.iterdir():

@@ -1,7 +1,7 @@
-"""One run of `virnucpro split`: inputs → pieces of whole records, each for a run of its own on any host.
+"""One run of `virnucpro split`: inputs → pieces of whole records, each for a separate run on any host.
 
-The record, `split.json`, says what each piece holds and where its records come from, what could not be used, and the
-checksums of it all: `virnucpro merge` puts the results together by it.
+The record, `split.json`, says what each piece holds, where its records come from, what could not be used, and the
+checksums of the pieces: by this `virnucpro merge` joins the results.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ HINT = "choose another folder"
 
 
 class Place(NamedTuple):
-    """Of a record: in all of the input, from 0; the place of its input; its place there, from 1."""
+    """The place of a record: in the whole input, from 0; that of its input; that in its input, from 1."""
 
     number: int
     input_index: int
@@ -45,8 +45,9 @@ class Place(NamedTuple):
 class Piece:
     """A piece.
 
-    origins: runs of (place of the first in all of the input, from 0; place of its input; its place there, from 1;
-    records) that it holds, in their order. notes: what the user should know of a record, by its place in the piece.
+    origins: its runs of consecutive records, in order: (place of the first in the whole input, from 0; place of its
+    input; its place there, from 1; number of records). notes: what the user should know about a record, by its place
+    in the piece.
     """
 
     name: str
@@ -57,7 +58,7 @@ class Piece:
     notes: dict[str, str] = field(default_factory=dict)
 
     def add(self, sequence: IndexedSequence) -> None:
-        """Count one record in."""
+        """Count one more record."""
         if sequence.note:
             self.notes[str(self.records)] = sequence.note
         self.records += 1
@@ -71,7 +72,7 @@ class Piece:
         self.origins.append([*origin, 1])
 
     def places(self) -> Iterator[Place]:
-        """Where each of its records stands in the inputs."""
+        """The place of each of its records in the inputs."""
         for number, index, record, count in self.origins:
             for step in range(count):
                 yield Place(number + step, index, record + step)
@@ -112,7 +113,7 @@ def run_split(config: SplitConfig, listener: Listener = unheard) -> SplitResult:
             "protein": config.protein,
             "virnucpro_version": __version__,
         }
-        # What would hold no record was left out by an earlier run that is complete.
+        # A complete earlier run has left out pieces without records.
         made = run.record.results if run.record and run.record.state == "complete" else ()
         if done := run.already_done([paths.folder / name for name in made] or results, identity, {}):
             return SplitResult(paths, convert(done.plan, Split))
@@ -138,9 +139,9 @@ def _sequences(config: SplitConfig, inputs: Inputs) -> Iterator[tuple[IndexedSeq
 
 
 def _write(config: SplitConfig, inputs: Inputs, files: Sequence[Path], total: int) -> Split:
-    """Pieces of about the same number of letters, in input order, in so many files at most.
+    """Write pieces with about the same number of letters, in input order, into some or all of `files`.
 
-    A record goes where its first letter lies; what would hold none is left out.
+    A record goes into the piece in which its first letter is; pieces without records are left out.
     """
     split = Split()
     for _, rows in groupby(_shares(config, inputs, split, len(files), total), key=itemgetter(0)):
@@ -158,7 +159,7 @@ def _write(config: SplitConfig, inputs: Inputs, files: Sequence[Path], total: in
 def _shares(
     config: SplitConfig, inputs: Inputs, split: Split, most: int, total: int
 ) -> Iterator[tuple[int, IndexedSequence, Record]]:
-    """The records that can be used, each behind the share of all letters in which it begins; others are rejected."""
+    """The usable records, each with the number of the share of all letters in which it begins; others are rejected."""
     before = 0
     for sequence, record in _sequences(config, inputs):
         if record is None:

@@ -50,7 +50,7 @@ def run_train(config: TrainConfig, listener: Listener = unheard) -> TrainResult:
     check_sklearn()
     groups = read_groups(config.group_by) if config.group_by else None
     paths = TrainPaths(config.output / "train", work_folder(config.output / "train", config.work_dir))
-    # What tells about the classifier, and its files, the card last.
+    # Files about the classifier, then its own, the card last.
     results = (paths.text, paths.curves, *(paths.folder / name for name in classifier_files(config.dna_only_head)))
     others = (config.group_by,) if config.group_by else ()
     check(paths, results, config.inputs, force=config.force, resume=config.resume, others=others)
@@ -97,7 +97,7 @@ def _job(
     encoders: tuple[LocalModel, ...],
     groups: Mapping[str, str] | None,
 ) -> Job[TrainConfig, TrainPaths]:
-    """Rules of cutting, devices, and the one dtype and token budgets of the run."""
+    """Choose rules of cutting, devices, and the one dtype and token budgets of the run."""
     if config.dna_only_head and reads == "windows":
         raise UsageError(
             f"--dna-only-head: {config.model_set} reads the DNA of every window anyway", hint="leave it out"
@@ -147,7 +147,7 @@ def _dims(data: Dataset, called: Called, plan: Plan) -> tuple[int, int]:
 def _card(
     run: Run[TrainConfig, TrainPaths], reads: Reads, encoders: Mapping[str, LocalModel], dims: tuple[int, int]
 ) -> ClassifierCard:
-    """The card of the classifier, without what the test will show."""
+    """The card of the classifier, without the results of the test."""
     folder = run.paths.folder.resolve()
     pins = (_pin(folder, name, model, dim) for (name, model), dim in zip(encoders.items(), dims, strict=False))
     return ClassifierCard(
@@ -181,7 +181,7 @@ def _write(
     failures: list[Failure],
 ) -> None:
     paths = run.paths
-    # Until all is there again, the folder of an older classifier is none.
+    # Until all files are there again, the folder of an older classifier is not one.
     older = paths.folder / CARD, paths.folder / DNA_ONLY
     with run.session.publishing((paths.failed, *run.job.results), failures, older) as names:
         draw_curves(names[paths.curves], trial, fitted)
