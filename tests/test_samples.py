@@ -168,7 +168,7 @@ def test_a_sheet(inputs: list[Path], toy: Path, tmp_path: Path, cli: Cli) -> Non
     assert done.returncode == 2
     assert "Give either INPUT... or --samples SHEET." in done.stderr
     done = cli(*command, "--prefix", "x")
-    assert (done.returncode, "--prefix is of one run" in done.stderr) == (2, True)
+    assert (done.returncode, "--prefix is for a single run" in done.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(

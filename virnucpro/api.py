@@ -198,7 +198,7 @@ def _rows(result: PredictResult) -> list[SequenceRow]:
 
 @contextlib.contextmanager
 def _kept_or_temporary(output: PathLike | None, name: str) -> Iterator[Any]:
-    """Where results go, or a place for the time being."""
+    """The place of the results, or a temporary one."""
     if output is not None:
         yield output
         return

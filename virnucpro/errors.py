@@ -6,7 +6,7 @@ from __future__ import annotations
 class VirnucproError(Exception):
     """Base of all errors that this package raises on purpose.
 
-    `hint` says what the user can do about it; each of its lines is a cure of its own.
+    `hint` says what the user can do about it, with one remedy per line.
     """
 
     exit_code = 1
@@ -27,7 +27,7 @@ class UsageError(VirnucproError):
 
 
 class InputError(VirnucproError):
-    """A file that cannot be read, or what it holds cannot be used."""
+    """A file that cannot be read, or whose contents cannot be used."""
 
     exit_code = 3
 
@@ -39,13 +39,13 @@ class OutputError(VirnucproError):
 
 
 class ModelError(VirnucproError):
-    """Model files that are absent, damaged, or not of the family asked for."""
+    """Model files that are missing, damaged, or not of the requested family."""
 
     exit_code = 4
 
 
 class DeviceError(VirnucproError):
-    """A device that is absent or cannot do what was asked."""
+    """A device that is missing or cannot do what was requested."""
 
     exit_code = 5
 

@@ -1,7 +1,7 @@
-"""How calls are made for model sets that were not measured: means, and runs of viral windows (docs/calls.md).
+"""Calls of model sets that were not measured: by means, and runs of viral windows (docs/calls.md).
 
-A window is viral from a score on. A sequence is by the mean of its windows; a viral region is a run of viral windows.
-Everything is added up in input order, in float64, so that equal scores give equal calls.
+A window is viral if its score reaches the threshold, a sequence if the mean of its windows does; a viral region is a
+run of viral windows. All sums are in input order, in float64, so that equal scores give equal calls.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ FEWEST_VIRAL = 3
 
 
 class ConsensusCaller(Caller):
-    """Calls one sequence by the mean of its windows. What has no score neither ends a region nor counts in it."""
+    """Calls a sequence by the mean of its windows. Windows without a score neither end a region nor count in it."""
 
     def finish(self) -> SequenceCall:
-        """The call, when all windows are in."""
+        """The call, after all windows."""
         if not self.scored:
             return SequenceCall(self.windows)
         whole = _region(self.scored)
@@ -34,7 +34,7 @@ class ConsensusCaller(Caller):
 
 
 def _runs(windows: Sequence[ScoredBases]) -> Iterator[Sequence[ScoredBases]]:
-    """Windows from a viral one to a viral one, with at most MOST_GAP others between two of them."""
+    """Windows from one viral window to another, with at most MOST_GAP others between neighbouring viral ones."""
     runs: list[tuple[int, int]] = []
     for place in (place for place, window in enumerate(windows) if window.viral):
         if runs and place - runs[-1][1] <= MOST_GAP + 1:
@@ -45,7 +45,7 @@ def _runs(windows: Sequence[ScoredBases]) -> Iterator[Sequence[ScoredBases]]:
 
 
 def _region(windows: Sequence[ScoredBases]) -> Region:
-    """With the mean score of the windows, weighted by their bases."""
+    """A region with the mean score of its windows, weighted by their bases."""
     score = added(window.score * window.bases for window in windows) / sum(window.bases for window in windows)
     viral = sum(window.viral for window in windows)
     return Region(windows[0].start, windows[-1].end, score, len(windows), viral)

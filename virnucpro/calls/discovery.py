@@ -1,8 +1,8 @@
 """How many of the calls of a sample are false, estimated from the scores.
 
-A score is the probability that a sequence is viral where as many are viral as not. In a sample of which a share of the
-sequences is viral the odds are others: by Bayes' rule they are multiplied by share / (1 - share). The share is given,
-or is the one under which the scores are most likely, found by expectation and maximisation (Saerens et al. 2002,
+A score is the probability that a sequence is viral if half of all sequences are. In a sample with another share of
+viral sequences the odds differ: by Bayes' rule they are multiplied by share / (1 - share). The share is given, or is
+the one under which the scores are most likely, found by expectation maximisation (Saerens et al. 2002,
 doi:10.1162/089976602753284446).
 """
 
@@ -18,9 +18,9 @@ from virnucpro.core.words import counted
 
 #: Scores are counted in bins of log-odds, so that memory does not grow with the sample and order does not matter.
 BINS = 4096
-#: Sequences of either kind that are supposed beside the sample: few scores alone would tend to all or none.
+#: Sequences of each kind that are added to the sample: with few scores alone, the share would tend to 0 or 1.
 SUPPOSED = 1.0
-#: Rounds of estimation at most, and the change of the share at which it ends.
+#: The largest number of rounds of estimation, and the change of the share at which it ends.
 ROUNDS, ENOUGH = 10_000, 1e-9
 
 
@@ -28,9 +28,9 @@ ROUNDS, ENOUGH = 10_000, 1e-9
 class FalseDiscovery:
     """How many calls are expected to be false, and what is assumed for it.
 
-    share: of viral sequences in the sample; estimated: from the scores, or else given. calls: sequences called virus;
-    expected_false: of these. regions: viral regions of mixed sequences; expected_false_regions: as many as were
-    measured in hosts, for the bases of host in the sample.
+    share: of viral sequences in the sample; estimated: whether from the scores, or given. calls: sequences called
+    virus; expected_false: how many of these. regions: viral regions of mixed sequences; expected_false_regions: the
+    number that was measured in hosts, for as many bases of host as in the sample.
     """
 
     share: float
@@ -58,20 +58,20 @@ class Discovery:
         self._odds = (np.arange(BINS) + 0.5) / BINS * 2 * MOST - MOST
 
     def add(self, score: float, called: bool) -> None:
-        """Count a sequence that is viral as a whole or not at all."""
+        """Count a sequence that is not mixed."""
         place = min(int((log_odds(score) + MOST) / (2 * MOST) * BINS), BINS - 1)
         self._all[place] += 1
         self._called[place] += called
 
     def expected(self, regions: int, false_regions: float, share: float | None = None) -> FalseDiscovery:
-        """With the share of viral sequences given, or estimated; regions: found, and expected to be false."""
+        """The expectation, with a given or an estimated share; regions: found ones, and those expected to be false."""
         used = self._estimated() if share is None else share
         false = float(((1 - self._viral(used)) * self._called).sum())
         calls, rounded = int(self._called.sum()), (round(used, 6), round(false, 3), round(false_regions, 3))
         return FalseDiscovery(rounded[0], share is None, calls, rounded[1], regions, rounded[2])
 
     def _viral(self, share: float) -> NDArray[np.float64]:
-        """(BINS,) the probability of each bin's sequences to be viral."""
+        """(BINS,) the probability that sequences of each bin are viral."""
         with np.errstate(divide="ignore"):
             prior = np.log(share) - np.log1p(-share)
         found: NDArray[np.float64] = 1 / (1 + np.exp(-(self._odds + prior)))

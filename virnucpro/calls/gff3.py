@@ -1,4 +1,4 @@
-"""Viral sequences and regions as GFF3, for genome browsers and for what reads annotation.
+"""Viral sequences and regions as GFF3, for genome browsers and other programs that read annotation.
 
 Format: https://github.com/The-Sequence-Ontology/Specifications/blob/master/gff3.md.
 """
@@ -15,21 +15,21 @@ from virnucpro.io.tables import number
 # Terms of the Sequence Ontology: SO:0000001 and SO:0001041.
 SEQUENCE, REGION = "region", "viral_sequence"
 
-#: What may stand in the column of sequences besides letters and digits; the rest is written as %20.
+#: Characters allowed in the column of sequences, besides letters and digits; others are encoded, such as %20.
 _SEQUENCE_ID = ".:^*$@!+_?-|"
-#: What may stand in a value besides.
+#: Characters that are also allowed in a value.
 _VALUE = _SEQUENCE_ID + " /()[]"
 
 
 class Features:
-    """Takes sequences that are viral or hold a viral region, and writes each, with its regions as its parts."""
+    """Takes sequences that are viral or have a viral region, and writes each with its regions as its parts."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
         self._file.write("##gff-version 3\n")
 
     def add(self, sequence: IndexedSequence, call: SequenceCall) -> None:
-        """Write a sequence. It is named by its number, since two may have one id."""
+        """Write a sequence. It is named by its number, since two sequences may have the same id."""
         key = f"sequence{sequence.number + 1}"
         facts = {
             "ID": key,

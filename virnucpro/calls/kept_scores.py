@@ -1,7 +1,7 @@
-"""`PREFIX.scores`: every score of a run, exact, so that it can be called again by other thresholds without its models.
+"""`PREFIX.scores.gz`: every score of a run, exact, so that calls with other thresholds need no models.
 
-A gzip file of JSON lines: what the scores are and whose, the rows of the run in input order, their number. Scores are
-float32, as hexadecimal digits. Nothing in it depends on how the input was split, so equal scores give equal bytes.
+A gzip file of JSON lines: a header with the fingerprint of the run, its rows in input order, and their number. Scores
+are float32, as hexadecimal digits. Nothing depends on how the input was split, so equal scores give equal bytes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FORMAT = 1
 
 
 def keep_scores(file: TextIO, fingerprint: str, failed: Mapping[str, str], rows: Iterable[Row]) -> Iterator[Row]:
-    """The rows, each written down as it passes; failed: what came to nothing, complete when the rows end."""
+    """The rows, each written as it passes; failed: work files that failed, complete when the rows end."""
     count = 0
     file.write(_line({"virnucpro_scores": FORMAT, "fingerprint": fingerprint}))
     for row in rows:
@@ -49,7 +49,7 @@ def _packed(row: ScoredWindow) -> list[object]:
 
 
 def holds_scores(path: Path, fingerprint: str) -> bool:
-    """Whether `path` is undamaged and holds all scores of the run with that fingerprint."""
+    """Whether `path` is intact and holds all scores of the run with this fingerprint."""
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             head, last, lines = json.loads(next(file)), "", 0
@@ -65,7 +65,7 @@ def holds_scores(path: Path, fingerprint: str) -> bool:
 
 
 def read_scores(path: Path) -> Iterator[Row]:
-    """The rows in a file for which `holds_scores`."""
+    """The rows of a file for which `holds_scores` is true."""
     with gzip.open(path, "rt", encoding="utf-8") as file:
         for line in file:
             match json.loads(line):

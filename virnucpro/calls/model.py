@@ -17,10 +17,10 @@ from msgspec import Meta
 
 #: Bases at which the length of a sequence counts as 0; it is counted in octaves.
 ORIGIN = 500
-#: The most that is said by a score of 0 or 1, in log-odds.
+#: The log-odds of a score of 1, and, negative, of 0.
 MOST = 12.0
 
-#: What stands in a card. NaN and infinity, which Python's JSON knows, are none of these.
+#: Types of numbers in a card. They exclude NaN and infinity, which Python's JSON accepts.
 Share = Annotated[float, Meta(ge=0, le=1)]
 Number = Annotated[float, Meta(ge=-1e9, le=1e9)]
 Positive = Annotated[float, Meta(ge=0, le=1e9)]
@@ -36,13 +36,13 @@ def log_odds(score: float) -> float:
 
 
 def probability(odds: float) -> float:
-    """The score of log-odds."""
+    """The score with these log-odds."""
     return 1 / (1 + math.exp(-odds)) if odds >= 0 else math.exp(odds) / (1 + math.exp(odds))
 
 
 @dataclass(frozen=True)
 class SequenceModel:
-    """Windows → log-odds that the sequence is viral, where as many sequences are viral as not.
+    """Windows → log-odds that the sequence is viral, if half of all sequences are.
 
     With x octaves of scored bases from `ORIGIN`, within `bases`, and m the mean log-odds of the windows, weighted by
     their bases: level(x) + slope(x) m. level, slope: coefficients of x to the power 0, 1, …
@@ -71,9 +71,9 @@ def _polynomial(coefficients: Sequence[float], x: float) -> float:
 
 @dataclass(frozen=True)
 class FalsePositives:
-    """Share of other sequences of a length that reach a score: rates (lengths, scores), read in between.
+    """Share of other sequences of a length that reach a score: rates (lengths, scores), interpolated.
 
-    In between by octaves of length and by log-odds of the score; beyond, the nearest.
+    Linear in octaves of length and in log-odds of the score; beyond the ends the nearest value.
     """
 
     bases: Annotated[tuple[Bases, ...], Meta(min_length=1)]
@@ -86,7 +86,7 @@ class FalsePositives:
         _want(all(len(row) == len(self.scores) for row in self.rates), "rates must be a share for each score")
 
     def at(self, bases: int, score: float) -> float:
-        """Of sequences of so many bases."""
+        """The rate for sequences of so many bases."""
         lengths = [math.log2(each) for each in self.bases]
         odds = [log_odds(each) for each in self.scores]
         by_length = [_between(odds, row, log_odds(score)) for row in self.rates]
@@ -95,9 +95,9 @@ class FalsePositives:
 
 @dataclass(frozen=True)
 class ThresholdsByLength:
-    """From which score on a window is viral, and a sequence by its length: scores at lengths, read in between.
+    """The scores from which a window is viral, and a sequence by its length: scores at lengths, interpolated.
 
-    In between by octaves of length and by log-odds of the score; beyond, the nearest.
+    Linear in octaves of length and in log-odds of the score; beyond the ends the nearest value.
     """
 
     window: float
@@ -105,13 +105,13 @@ class ThresholdsByLength:
     scores: tuple[float, ...]
 
     def of_sequence(self, bases: int) -> float:
-        """That of a sequence with so many scored bases."""
+        """The threshold of a sequence with so many scored bases."""
         lengths = [math.log2(each) for each in self.bases]
         return probability(_between(lengths, [log_odds(each) for each in self.scores], math.log2(max(bases, 1))))
 
 
 def _between(places: Sequence[float], values: Sequence[float], at: float) -> float:
-    """The value at a place, on straight lines between `places`, which rise."""
+    """The value at a place, interpolated linearly between `places`, which rise."""
     if at <= places[0]:
         return values[0]
     if at >= places[-1]:
@@ -125,10 +125,10 @@ def _between(places: Sequence[float], values: Sequence[float], at: float) -> flo
 class RegionModel:
     """What a viral region must show.
 
-    bias: log-odds from which on a window speaks for a virus; clip: the most that one window counts, either way; cost:
-    evidence that a region needs, and that host needs to end or divide one; min_bases: of a region, and of host beside
-    it; host: the highest score of what is host beside a region of a sequence that is viral as a whole; false_per_mbp:
-    regions found in a million bases of hosts without any.
+    bias: log-odds above which a window is evidence for a virus; clip: the most that one window counts, either way;
+    cost: evidence that a region needs, and that host needs to end or divide one; min_bases: of a region, and of the
+    host next to it; host: the highest score of host next to a region of a sequence that is viral as a whole;
+    false_per_mbp: regions found in a million bases of hosts without any.
     """
 
     bias: Number
@@ -141,9 +141,9 @@ class RegionModel:
 
 @dataclass(frozen=True)
 class CallModel:
-    """All of it.
+    """All numbers for the calls of one window size.
 
-    min_length: bases from which on sequences were measured; presets: thresholds by name, those of sequences one for
+    min_length: bases of the shortest sequences that were measured; presets: thresholds by name, for sequences one for
     each length of `false_positives`.
     """
 
@@ -161,7 +161,7 @@ class CallModel:
         _want(fitting, "sequence_presets must be a score for each length of false_positives")
 
     def thresholds(self, preset: str) -> ThresholdsByLength:
-        """Those of a preset."""
+        """The thresholds of a preset."""
         return ThresholdsByLength(
             self.window_presets[preset], self.false_positives.bases, self.sequence_presets[preset]
         )

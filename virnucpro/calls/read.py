@@ -43,7 +43,7 @@ class SequenceRow(TypedDict):
 class ScoredWindow(NamedTuple):
     """Bases `start` to `end` (from 0, `end` excluded) of sequence `number`; score None if it has none.
 
-    frames: names of its open frames; best_frame: empty where the score rests on no frame; viral: by itself.
+    frames: names of its open frames; best_frame: empty if the score is not based on a frame; viral: by itself.
     """
 
     number: int
@@ -75,7 +75,7 @@ class Called(NamedTuple):
 
 
 def find_prefix(folder: Path) -> str:
-    """How the only results in `folder` are named. Raises InputError if there are none, UsageError if several."""
+    """The prefix of the only results in `folder`. Raises InputError if there are none, UsageError for several."""
     ending = PredictPaths(folder / "*").sequences.name
     prefixes = sorted(path.name.removesuffix(ending[1:]) for path in folder.glob(ending))
     if not prefixes:
@@ -88,9 +88,9 @@ def find_prefix(folder: Path) -> str:
 
 
 class Results:
-    """The results that are named `prefix` in `folder`.
+    """The results with this prefix in `folder`.
 
-    What cannot be read, is cut off or is no table of `predict` raises InputError with the file's name.
+    A file that cannot be read, is truncated or is not a table of `predict` raises InputError with its name.
     """
 
     def __init__(self, folder: Path, prefix: str) -> None:
@@ -179,13 +179,13 @@ def _score(cell: str) -> float | None:
     return float(cell) if cell else None
 
 
-#: How a cell is read that holds what a column is declared to hold.
+#: How a cell is read, by the declared type of its column.
 _CELLS: Mapping[object, Callable[[str], object]] = {int: int, str: str, float | None: _score}
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Every way in which reading `path` can fail, as InputError."""
+    """Raise InputError for everything that can go wrong when `path` is read."""
     try:
         yield
     except FileNotFoundError as error:

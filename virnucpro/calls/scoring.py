@@ -51,9 +51,9 @@ def window_score(scored: Sequence[Scored]) -> WindowScore:
 
 @dataclass(frozen=True)
 class ScoredWindow:
-    """A window with what came out for it.
+    """A window with its scores.
 
-    frames: its open frames that were scored; score: None where there is none, and `reason` says why.
+    frames: its open frames that were scored; score: None if there is none, and then `reason` says why.
     """
 
     window: IndexedWindow
@@ -70,11 +70,11 @@ class ScoredWindow:
 
     @property
     def evidence(self) -> str:
-        """What the score rests on; empty without one."""
+        """What the score is based on; empty without one."""
         return "" if self.score is None else "dna+protein" if self.frames else "dna"
 
 
-#: What a work file gives, in input order: each sequence before its windows.
+#: A row of a work file, in input order: each sequence comes before its windows.
 Row = IndexedSequence | ScoredWindow
 
 
@@ -86,7 +86,7 @@ def scored_rows(called: Called, parts: Iterable[WorkFile], dna_only: bool) -> It
     sequence: Row | None = None
     for row in chain.from_iterable(in_order(partial(_part_rows, called, dna_only), parts, READ_AHEAD)):
         if row == sequence:
-            continue  # one that runs on into another work file, where it is named again
+            continue  # a sequence that continues in another work file, where it is repeated
         if isinstance(row, IndexedSequence):
             sequence = row
         yield row

@@ -12,7 +12,7 @@ from virnucpro.calls.verdicts import Caller, Region, SequenceCall, Thresholds, V
 class WindowOdds(NamedTuple):
     """A window with a score: bases `start` to `end`, from 0, `end` excluded; its log-odds; whether it is viral.
 
-    unknown: its bases that are none of A, C, G and T.
+    unknown: the number of its bases other than A, C, G and T.
     """
 
     start: int
@@ -23,7 +23,7 @@ class WindowOdds(NamedTuple):
 
     @property
     def bases(self) -> int:
-        """Those that count."""
+        """The number of known bases, which count."""
         return self.end - self.start - self.unknown
 
 
@@ -35,14 +35,14 @@ class ModelCaller(Caller):
         self.model = model
 
     def finish(self) -> SequenceCall:
-        """The call, when all windows are in."""
+        """The call, after all windows."""
         windows = [
             WindowOdds(each.start, each.end, log_odds(each.score), each.viral, each.unknown) for each in self.scored
         ]
         return self.call(windows, self.length, self.windows) if windows else SequenceCall(self.windows)
 
     def call(self, windows: Sequence[WindowOdds], length: int, number: int) -> SequenceCall:
-        """The call of a sequence of `length` bases by those of its `number` windows that have a score."""
+        """The call of a sequence of `length` bases with `number` windows; windows: those with a score."""
         whole = self._region(0, length, windows)
         bases = sum(window.bases for window in windows)
         threshold = self.thresholds.of_sequence(bases)
@@ -57,7 +57,7 @@ class ModelCaller(Caller):
         return SequenceCall(*counts, whole.score, threshold, rate, verdict, regions)
 
     def _regions(self, windows: Sequence[WindowOdds], length: int, host: float) -> tuple[Region, ...]:
-        """Viral regions beside which host remains, of a score of at most `host`."""
+        """Viral regions next to which host with a score of at most `host` remains."""
         found = []
         for first, end in divide(windows, length, self.model.regions, lambda beside: self._score(beside) <= host):
             start = windows[first].start if first else 0
@@ -82,15 +82,15 @@ def divide(
     model: RegionModel,
     passes_for_host: Callable[[Sequence[WindowOdds]], bool],
 ) -> list[tuple[int, int]]:
-    """The viral regions of a sequence of `length` bases: the place of the first window of each, and behind its last.
+    """The viral regions of a sequence of `length` bases: places of the first window of each, and after its last one.
 
-    None where no host remains: a region must have host beside it.
+    Empty if no host remains: a region must have host next to it.
     """
     evidence = [_evidence(window, model) for window in windows]
     found = _best(evidence, model.cost)
 
     def is_host(first: int, last: int) -> bool:
-        """Whether what lies between two places is enough to be host."""
+        """Whether the windows between two places are enough to be host."""
         bases = (windows[last].start if last < len(windows) else length) - (windows[first - 1].end if first else 0)
         enough = bases >= model.min_bases and -added(evidence[first:last]) >= model.cost
         return enough and passes_for_host(windows[first:last])
@@ -110,19 +110,19 @@ def divide(
 
 
 def _evidence(window: WindowOdds, model: RegionModel) -> float:
-    """What a window says for a virus, the less the more of it is unknown."""
+    """The evidence of a window for a virus, in proportion to its share of known bases."""
     share = window.bases / (window.end - window.start)
     return (min(max(window.log_odds, -model.clip), model.clip) - model.bias) * share
 
 
 def _best(evidence: Sequence[float], cost: float) -> list[tuple[int, int]]:
-    """The stretches with the most evidence together, each of which costs `cost`: first place, and behind the last.
+    """The stretches with the most evidence in total, where each costs `cost`: the first place, and that after the last.
 
     By dynamic programming over two states (Viterbi): outside of a stretch and inside one.
     """
     outside, inside = 0.0, float("-inf")
     began: list[bool] = []  # at each place: whether the best stretch that reaches it begins there
-    ended: list[bool] = []  # whether the best way to be outside behind it ends a stretch with it
+    ended: list[bool] = []  # whether the best way to be outside after it ends a stretch with it
     for each in evidence:
         began.append(outside - cost > inside)
         inside = max(inside, outside - cost) + each

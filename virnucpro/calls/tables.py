@@ -1,6 +1,6 @@
 """The tables of `virnucpro predict`: their columns, each with its meaning.
 
-The meanings stand in the command's help and in docs/outputs.md, and tests keep the three together.
+The meanings are also in docs/outputs.md, and a test keeps both together.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a sequence is called, and where in it a virus was found."""
+"""The verdict on a sequence, and where in it a virus was found."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from virnucpro.calls.model import ThresholdsByLength
 
 
 def added(values: Iterable[float]) -> float:
-    """Their sum, one after the other: `sum` rounds otherwise from Python 3.12 on, and results are the same on any."""
+    """The sum, number by number, so that it is the same in every Python: from 3.12 on `sum` rounds differently."""
     total = 0.0
     for value in values:
         total += value
@@ -20,7 +20,7 @@ def added(values: Iterable[float]) -> float:
 
 
 class Verdict(str, Enum):
-    """What a sequence is called."""
+    """The verdicts on a sequence."""
 
     VIRUS = "virus"
     MIXED = "mixed"
@@ -28,28 +28,28 @@ class Verdict(str, Enum):
     NOT_SCORED = "not_scored"
 
 
-#: Scored bases from which on a sequence is long: the more windows, the less does their mean stray by chance.
+#: Scored bases of the shortest long sequence: the more windows, the less their mean varies by chance.
 LONG = 8_000
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """From which score on a window is viral, a sequence, and a long one, with `LONG` scored bases or more."""
+    """The scores from which a window, a sequence, and one with `LONG` scored bases or more are viral."""
 
     window: float
     sequence: float
     long: float
 
     def of_sequence(self, bases: int) -> float:
-        """That of a sequence with so many scored bases."""
+        """The threshold of a sequence with so many scored bases."""
         return self.long if bases >= LONG else self.sequence
 
 
 @dataclass(frozen=True)
 class Region:
-    """Where a sequence is viral: bases `start` to `end`, from 0, `end` excluded.
+    """A viral part of a sequence: bases `start` to `end`, from 0, `end` excluded.
 
-    score: 0 to 1; windows: those in it that have a score; viral: those of them that are viral.
+    score: 0 to 1; windows: how many in it have a score; viral: how many of them are viral.
     """
 
     start: int
@@ -65,17 +65,17 @@ class Region:
 
 
 def region_id(sequence_id: str, region: Region) -> str:
-    """`ID:START-END`, both from 1 and included, as samtools writes a region."""
+    """`ID:START-END`, both from 1 and inclusive, as samtools writes a region."""
     return f"{sequence_id}:{region.start + 1}-{region.end}"
 
 
 @dataclass(frozen=True)
 class SequenceCall:
-    """What came out for a sequence.
+    """The call of a sequence.
 
-    windows, scored, viral: how many it has, how many have a score, how many are viral. score: None where no window has
-    one; threshold: the score from which on it is viral; false_positives: share of other sequences of its length that
-    reach the threshold, None where that was not measured.
+    windows, scored, viral: how many windows it has, how many have a score, how many are viral. score: None if no window
+    has one; threshold: the lowest score at which it is viral; false_positives: share of other sequences of its length
+    that reach the threshold, None if that was not measured.
     """
 
     windows: int = 0
@@ -89,12 +89,12 @@ class SequenceCall:
 
     @property
     def viral_fraction(self) -> float | None:
-        """Viral windows of those scored."""
+        """The share of viral windows among those with a score."""
         return self.viral / self.scored if self.scored else None
 
 
 class ScoredBases(NamedTuple):
-    """A window with a score: bases `start` to `end`, from 0, `end` excluded; unknown: so many are no A, C, G or T."""
+    """A window with a score: bases `start` to `end`, from 0, `end` excluded; unknown: how many are not known."""
 
     start: int
     end: int
@@ -104,14 +104,14 @@ class ScoredBases(NamedTuple):
 
     @property
     def bases(self) -> int:
-        """Those that count."""
+        """The number of known bases, which count."""
         return self.end - self.start - self.unknown
 
 
 class Caller(ABC):
-    """Takes the windows of one sequence in their order, then calls it.
+    """Takes the windows of one sequence in order, then calls it.
 
-    windows: how many there are; length: where the last one ends; scored: those with a score.
+    windows: how many there are; length: the end of the last one; scored: those with a score.
     """
 
     def __init__(self, thresholds: Thresholds | ThresholdsByLength) -> None:
@@ -120,9 +120,9 @@ class Caller(ABC):
         self.scored: list[ScoredBases] = []
 
     def add(self, start: int, end: int, score: float | None, unknown: int = 0) -> bool:
-        """Take a window, `score` None if it has none; returns whether it is viral.
+        """Take a window, with `score` None if it has none; returns whether it is viral.
 
-        unknown: its bases that are none of A, C, G and T. It counts by the others.
+        unknown: the number of its bases other than A, C, G and T; only the others count in its weight.
         """
         self.windows, self.length = self.windows + 1, end
         if score is None:
@@ -133,7 +133,7 @@ class Caller(ABC):
 
     @abstractmethod
     def finish(self) -> SequenceCall:
-        """The call, when all windows are in."""
+        """The call, after all windows."""
 
 
 #: Makes a caller for the next sequence.

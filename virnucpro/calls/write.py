@@ -24,7 +24,7 @@ from virnucpro.io.tables import Table, number
 
 
 class Viral(NamedTuple):
-    """A viral sequence, whose place in all of the input is `number` from 0, or a viral region of a mixed one."""
+    """A viral sequence, or a viral region of a mixed one; number: the sequence's place in the whole input, from 0."""
 
     number: int
     id: str
@@ -34,17 +34,17 @@ class Viral(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What it is called in the FASTA of viruses."""
+        """Its name in the FASTA of viruses."""
         return self.id if self.verdict is Verdict.VIRUS else region_id(self.id, self.region)
 
 
 @dataclass
 class Summary:
-    """What came out of a run.
+    """The results of a run in short.
 
-    frames: open ones; viral: what was found, in input order; discovery: the scores of sequences that are not mixed;
-    regions, host: viral regions in sequences that are not viral as a whole, and the bases around them; failures: (index
-    of the input, record or 0, id, reason).
+    frames: open ones; viral: sequences and regions, in input order; discovery: the scores of sequences that are not
+    mixed; regions, host: viral regions in sequences that are not viral as a whole, and the bases around them; failures:
+    (index of the input, record or 0, id, reason).
     """
 
     verdicts: Counter[Verdict] = field(default_factory=Counter)
@@ -125,7 +125,7 @@ class ResultWriter:
             reasons[row.reason] += 1
 
     def finish(self) -> None:
-        """Call and write the sequence at hand, if there is one."""
+        """Call and write the current sequence, if there is one."""
         sequence, self._sequence = self._sequence, None
         if sequence is None:
             return
@@ -213,17 +213,17 @@ def virus_rows(viral: Sequence[Viral]) -> Iterator[tuple[object, ...]]:
 
 
 def numbered_records(inputs: Sequence[Path]) -> Iterator[tuple[int, Record]]:
-    """The records of all inputs that can be used, as they are written there, each with its place in all of them."""
+    """The usable records of all inputs, as they are written there, each with its place in the whole input."""
     found = read_sequences(inputs, inputs, Rules(alphabet=DNA_AS_WRITTEN))
     return ((sequence.number, record) for sequence, record in found if record)
 
 
 def write_viruses(file: BinaryIO, records: Iterator[tuple[int, Record]], viral: Sequence[Viral]) -> None:
-    """The viral sequences, and the viral regions of mixed ones, out of all `records`, both in input order."""
+    """Write the viral sequences, and the viral regions of mixed ones, from all `records`; both are in input order."""
     for wanted, found in groupby(viral, lambda each: each.number):
         record = next((record for number, record in records if number == wanted), None)
         if record is None:
-            continue  # the input has changed, which is told where all is written
+            continue  # the input has changed, which is reported when all is written
         for each in found:
             header = record.header if each.verdict is Verdict.VIRUS else each.name
             write_fasta(file, header, record.sequence[each.region.start : each.region.end])

@@ -44,7 +44,7 @@ click.rich_click.COMMAND_GROUPS["virnucpro"] = [
 @click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="virnucpro")
 def cli() -> None:
-    """Find viral sequences with language models of DNA and protein, on every device at hand.
+    """Find viral sequences with language models of DNA and protein, on all available devices.
 
     Start with: virnucpro predict contigs.fa -o out
     """
@@ -85,7 +85,7 @@ def _run() -> int:
 
 
 class _Stopped(BaseException):
-    """A signal asks for an end. No `Exception`, so that nothing on the way takes it for a failure of its own."""
+    """A signal has asked the program to end. Not an `Exception`, so that no code handles it as an error."""
 
     def __init__(self, signal_number: int) -> None:
         self.signal_number = signal_number
@@ -96,18 +96,18 @@ def _stop(number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _interrupted(number: int) -> int:
-    """Say so; further signals change nothing any more."""
+    """Report the interruption; further signals are ignored."""
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
     return _report(Interrupted(number))
 
 
-#: How PyTorch, NumPy, the loader and the threads say that there is no memory, where they do not raise MemoryError.
+#: Messages of PyTorch, NumPy, the loader and threads about too little memory, if they do not raise MemoryError.
 _NO_MEMORY = ("failed to map segment", "allocate memory", "start new thread", "unable to allocate")
 
 
 def _lack_of_memory(error: BaseException | None) -> DeviceError | None:
-    """What to say of an error that came of too little memory, or came while one was dealt with."""
+    """The error to report if one was caused by too little memory, or occurred while such an error was handled."""
     while error is not None:
         said = str(error) or type(error).__name__
         if isinstance(error, MemoryError) or any(words in said.lower() for words in _NO_MEMORY):

@@ -1,4 +1,4 @@
-"""`virnucpro devices` and `virnucpro doctor`: what this machine has, to paste when something does not work."""
+"""`virnucpro devices` and `virnucpro doctor`: what this machine has, for reports of problems."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def devices() -> None:
 
 
 def _found() -> tuple[list[Device], DeviceError | None]:
-    """The GPUs and the CPU, and why GPUs could not be looked for."""
+    """The GPUs and the CPU, and the error if looking for GPUs failed."""
     try:
         return [*find_gpus(), find_cpu()], None
     except DeviceError as error:

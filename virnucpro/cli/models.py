@@ -107,7 +107,7 @@ def import_model(file: Path, window: str | None, models_dir: Path | None, force:
 
 
 def _found_names(models_dir: Path | None) -> list[str]:
-    """Registered models of which something is on this machine; the others are told of."""
+    """Registered models with files on this machine; the others are reported."""
     status = {name: listed(name, models_dir).status for name in MODELS}
     absent = [name for name in MODELS if status[name] == "not downloaded"]
     for name in absent:
@@ -116,7 +116,7 @@ def _found_names(models_dir: Path | None) -> list[str]:
 
 
 def _show(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table for the eye on a terminal, tab-separated elsewhere."""
+    """Print an aligned table on a terminal, and a tab-separated one elsewhere."""
     if not sys.stdout.isatty():
         for row in (columns, *rows):
             click.echo("\t".join(row))
@@ -127,7 +127,7 @@ def _show(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
     table = Table(*columns)
     for row in rows:
-        # Text, because rich would read a path with [brackets] as markup.
+        # As `Text`, since rich would read a path with [brackets] as markup.
         table.add_row(*(Text(cell, overflow="fold") for cell in row))
     Console().print(table)
 

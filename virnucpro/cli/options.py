@@ -1,4 +1,4 @@
-"""Options: what the settings of a run know of them is taken from there; those that several commands share."""
+"""Options, with defaults and types from the settings of a run, and those that several commands share."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class OutputPath(click.Path):
         super().__init__(path_type=Path, file_okay=file_okay)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The path of a word."""
+        """The path that a user has typed."""
         if value == "":
             self.fail("it is empty", param, ctx)
         return super().convert(value, param, ctx)
 
 
 class Option:
-    """An option before it is one of a command; `details` are as Click has them."""
+    """An option that is not yet part of a command; `details` are those of Click."""
 
     def __init__(self, *names: str, help: str, **details: Any) -> None:
         self.names, self.details = names, {"help": help, **details}
@@ -46,13 +46,13 @@ class Option:
         return next(name for name in self.names if name.startswith("--")).partition("/")[0]
 
     def of(self, settings: type[Settings] = Settings) -> Callable[[Command], Command]:
-        """The option of a command; its default and type are those of the setting of its name, if there is one."""
+        """The option of a command; default and type are those of the setting with its name, if there is one."""
         name = self.names[-1].lstrip("-").partition("/")[0].replace("-", "_")
         return click.option(*self.names, **(_of_setting(settings, name) | self.details))
 
 
 def _of_setting(settings: type[Settings], name: str) -> dict[str, Any]:
-    """What Click is to know of an option by the setting that it gives: whether it must be given, default, type."""
+    """Click's details of an option, from its setting: whether it is required, default, type."""
     setting = next((field for field in fields(settings) if field.name == name), None)
     if setting is None:
         return {}
@@ -63,7 +63,7 @@ def _of_setting(settings: type[Settings], name: str) -> dict[str, Any]:
 
 
 def _type(kind: Any, meta: Meta) -> dict[str, Any]:
-    """How Click checks what a setting does."""
+    """The type by which Click checks the same as a setting."""
     if kind is bool:
         return {"is_flag": True}
     if meta.extra:
@@ -79,7 +79,7 @@ def _type(kind: Any, meta: Meta) -> dict[str, Any]:
 def options(
     panels: Mapping[str, Sequence[Option]], settings: type[Settings] = Settings
 ) -> Callable[[Command], Command]:
-    """Give a command its options, in the panels of its help; settings: what it will be called with."""
+    """Give a command its options, in the panels of its help; settings: those that it makes from them."""
 
     def give(command: Command) -> Command:
         shown = {name: [option.flag for option in panel] for name, panel in panels.items()}
@@ -94,7 +94,7 @@ def options(
 
 
 def output(metavar: str, help: str, file_okay: bool = True, **details: Any) -> Option:
-    """Where results go."""
+    """The option for the place of the results."""
     return Option("-o", "--output", type=OutputPath(file_okay=file_okay), metavar=metavar, help=help, **details)
 
 
@@ -118,7 +118,7 @@ MODELS_DIR = Option(
     help="Folder of models, one subfolder each; searched before $VIRNUCPRO_MODELS and the Hub cache.",
 )
 
-#: Panels of every command that embeds, the last ones.
+#: The last panels of every command that embeds.
 RUN: Mapping[str, Sequence[Option]] = {
     "Devices and speed": [
         Option(

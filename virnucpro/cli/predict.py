@@ -109,7 +109,7 @@ FILES = "\n\n".join(
     )
 )
 
-#: Bytes of inputs from which on workers start before the run.
+#: Workers start before the run if the inputs have at least so many bytes.
 MUCH = 1_000_000
 
 
@@ -153,7 +153,7 @@ def predict(
 
 
 def worth_a_start(config: PredictConfig) -> bool:
-    """Whether workers can start before the run: there is much for those of this host to do, and none of it is done."""
+    """Whether to start workers before the run: if there is much to do on this host, and nothing is done yet."""
     if config.ray or any(config.output.glob("*.run.json")):
         return False
     if STDIN in config.inputs:
@@ -166,7 +166,7 @@ def _samples(listener: Listener, inputs: tuple[Path, ...], sheet: Path | None, s
     from virnucpro.runs.samples import named_by_file, read_sheet, run_samples
 
     if settings.pop("prefix") is not None:
-        raise click.UsageError("--prefix is of one run; samples have the names of their files, or those in SHEET.")
+        raise click.UsageError("--prefix is for a single run; samples are named after their files, or as in SHEET.")
     samples = read_sheet(sheet) if sheet else named_by_file(inputs)
     result = run_samples(samples, settings.pop("output"), settings, listener)
     tell_samples(result)

@@ -1,4 +1,4 @@
-"""What a run shows while it goes: bars on a terminal, a line now and then elsewhere; all on stderr."""
+"""What a run shows while it is active: bars on a terminal, a line now and then elsewhere; all on stderr."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("virnucpro.cli")
 
-#: Seconds between two lines where there is no terminal.
+#: Seconds between two lines if there is no terminal.
 LINE_SECONDS = 30.0
 
 
@@ -79,7 +79,7 @@ class Reporter:
         self.done += units
         if self.bars and self.all is not None:
             self.bars.update(self.all, advance=units, note=self.note)
-            if worker is not None and worker < len(self.each):  # else its host has joined meanwhile
+            if worker is not None and worker < len(self.each):  # otherwise its host has joined meanwhile
                 self.bars.advance(self.each[worker], units)
         elif time.monotonic() - self.last_line >= LINE_SECONDS:
             self.last_line = time.monotonic()
@@ -105,7 +105,7 @@ def _bars(console: Console) -> Progress:
 
 
 def tell_embedded(result: EmbedResult) -> None:
-    """The end of `virnucpro embed`: what came out, what failed, and how the devices shared the work."""
+    """The end of `virnucpro embed` or a merge of its results: the result, what failed, and the work of each device."""
     busy: list[float] = [stats.busy_seconds for stats in result.devices]
     for stats in result.devices:
         logger.info(
@@ -138,7 +138,7 @@ def tell_called(result: PredictResult) -> None:
 
 
 def tell_samples(result: SamplesResult) -> None:
-    """The end of several samples: how many have results, and where what tells about all is."""
+    """The end of several samples: how many have results, and where the files about all are."""
     if untrained := [each.model for each in result.results.values() if not each.trained]:
         logger.warning(UNTRAINED, untrained[0])
     samples = counted(len(result.results) + len(result.failed), "samples")
@@ -148,7 +148,7 @@ def tell_samples(result: SamplesResult) -> None:
 
 
 def tell_trained(result: TrainResult) -> None:
-    """The end of `virnucpro train`: what the classifier is worth, and where it is."""
+    """The end of `virnucpro train`: how accurate the classifier is, and where it is."""
     for name, found in result.metrics.items():
         if "auroc" in found:
             logger.info("AUROC, %s: %.4f (95%% interval %.4f to %.4f)", name, *found["auroc"])

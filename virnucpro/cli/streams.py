@@ -14,7 +14,7 @@ from virnucpro.errors import OutputError
 
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
-    """Take both over, as long as the block runs: see `_Messages` and `_Answer`."""
+    """Replace both streams during the block: see `_Messages` and `_Answer`."""
     _keep_open()
     with _replaced("stderr", _Messages), _replaced("stdout", _Answer):
         yield
@@ -37,13 +37,13 @@ class _Messages(io.TextIOWrapper):
             self._failed(error)
 
     def _failed(self, error: OSError) -> None:
-        null = os.open(os.devnull, os.O_WRONLY)  # where what is still held goes, too
+        null = os.open(os.devnull, os.O_WRONLY)  # which also takes what is still in buffers
         os.dup2(null, self.fileno())
         os.close(null)
 
 
 class _Answer(_Messages):
-    """Standard output: what was asked for, so that a full disk is an error; a reader may go away nevertheless."""
+    """Standard output: the requested answer, so a full disk is an error; but its reader may go away."""
 
     def _failed(self, error: OSError) -> None:
         super()._failed(error)
@@ -64,12 +64,12 @@ def _replaced(name: str, kind: type[_Messages]) -> Iterator[None]:
         stream.flush()
     finally:
         setattr(sys, name, real)
-        with contextlib.suppress(OutputError):  # that one was said
+        with contextlib.suppress(OutputError):  # it has been reported
             stream.detach()
 
 
 def _keep_open() -> None:
-    """Put something where a stream was closed (`2>&-`): the next file opened would get its number, and its messages."""
+    """Replace a closed stream (`2>&-`): the next opened file would get its number, and so its messages."""
     for number in (0, 1, 2):
         try:
             os.fstat(number)

@@ -1,4 +1,4 @@
-"""What all pages share: a single file that runs only its own scripts and loads nothing from elsewhere."""
+"""What all pages share: each is a single file that runs only its own scripts and loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from virnucpro.io.files import atomic_path, refuse_other
 logger = logging.getLogger("virnucpro.report")
 
 _ASSETS = Path(__file__).with_name("assets")
-#: What every page begins with, and nothing else.
+#: The beginning of every page, and of no other file.
 _BEGINNING = '<!DOCTYPE html>\n<html lang="en" data-made-by="virnucpro report">\n'
 
 
@@ -40,7 +40,7 @@ def render(template: str, scripts: Sequence[str], styles: Sequence[str], **value
 
 
 def printable(text: str) -> str:
-    """Text that UTF-8 can hold: names of files have the bytes that they have."""
+    """Text that can be encoded as UTF-8, since names of files may have any bytes."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
@@ -50,7 +50,7 @@ def asset(name: str) -> str:
 
 
 def _policy(scripts: Sequence[str], style: str) -> str:
-    """A content security policy: these scripts, this style, and nothing from anywhere."""
+    """A content security policy: only these scripts and this style, and nothing from elsewhere."""
     allowed = " ".join(map(_hash, scripts))
     return (
         f"default-src 'none'; script-src {allowed}; style-src {_hash(style)}; img-src data:; base-uri 'none'; "
@@ -63,7 +63,7 @@ def _hash(text: str) -> str:
 
 
 def refuse_other_page(path: Path) -> None:
-    """Raise OutputError for a file that is no page of ours."""
+    """Raise OutputError for an existing file that is not such a page."""
     refuse_other(path, _BEGINNING.encode(), "report")
 
 

@@ -21,7 +21,7 @@ CITATION = (
 
 
 def citation(version: str) -> str:
-    """What to cite for results of a version, a work a line."""
+    """What to cite for results of a version, one work per line."""
     return CITATION.format(version=version)
 
 
@@ -30,7 +30,7 @@ def warnings(record: Record) -> Iterator[str]:
     name = record["model set"]["name"]
     if not record["model set"]["trained"]:
         yield f"The model set {name} is untrained: these calls show only that the tool works, and mean nothing."
-    elif name in SETS and not SETS[name].published:  # those that come with the package
+    elif name in SETS and not SETS[name].published:  # the sets in the package
         yield (
             f"The model set {name} is small. Its calls are hints: look at what a sequence encodes before you "
             "believe it. Its model card says how often it is right, by length and group."
@@ -38,7 +38,7 @@ def warnings(record: Record) -> Iterator[str]:
 
 
 def settings(record: Record) -> list[tuple[str, str]]:
-    """What besides the input decided the results, as (what, how). Raises KeyError for no record of `predict`."""
+    """What decided the results besides the input, as (what, how). Raises KeyError unless the record is of `predict`."""
     identity, result = record["identity"], record["result"]
     return [
         ("Model set", f"{record['model set']['name']}, windows of {result['window']} bases"),
@@ -58,12 +58,12 @@ def settings(record: Record) -> list[tuple[str, str]]:
 
 
 def inputs(record: Record) -> list[tuple[str, str]]:
-    """The inputs in the same way."""
+    """The inputs in the same form."""
     return [("Input", f"{each['path']}, {each['size']:,} bytes, {_sum(each['sha256'])}") for each in record["inputs"]]
 
 
 def _sum(sha256: str) -> str:
-    """Enough of a checksum to tell two files apart; all of it stands in the record."""
+    """Enough of a checksum to distinguish two files; the record has all of it."""
     return f"sha256 {sha256[:16]}…"
 
 
@@ -72,7 +72,7 @@ def _thresholds(scores: Mapping[str, Any]) -> str:
 
 
 def by_length(scores: Mapping[str, Any]) -> list[tuple[int, float]]:
-    """Thresholds of sequences as (bases, score); in between they change evenly, and one alone holds for all lengths."""
+    """Thresholds of sequences as (bases, score), to be interpolated; a single one holds for all lengths."""
     if "bases" in scores:
         points = list(zip(scores["bases"], scores["scores"], strict=True))
     else:
@@ -81,11 +81,11 @@ def by_length(scores: Mapping[str, Any]) -> list[tuple[int, float]]:
 
 
 def _of_sequences(scores: Mapping[str, Any]) -> str:
-    """One score, or those of some lengths."""
+    """One threshold, or those of some lengths, in words."""
     points = by_length(scores)
     if len(points) == 1:
         return f"{points[0][1]:.4g}"
-    some = points[1:] if "long" in scores else points[::4]  # of as many as a card has, enough to see how they run
+    some = points[1:] if "long" in scores else points[::4]  # of the many in a card, enough to see how they change
     return ", ".join(f"{score:.3g} at {bases:,} bases" for bases, score in some)
 
 
@@ -103,7 +103,7 @@ def _versions(identity: Mapping[str, Any]) -> str:
 
 
 def paragraph(record: Record) -> str:
-    """A paragraph for the methods of a paper. Raises KeyError for what is no record of `predict`."""
+    """A paragraph for the methods of a paper. Raises KeyError unless it is a record of `predict`."""
     identity, result, model_set = record["identity"], record["result"], record["model set"]
     verdicts, scores = result["verdicts"], result["thresholds"]
     encoders = " and ".join(model["name"] for model in record["models"].values())

@@ -1,4 +1,4 @@
-"""A MultiQC module: what each run of `virnucpro predict` found, by its record. Only MultiQC imports this."""
+"""A MultiQC module: the results of each run of `virnucpro predict`, from its record. Only MultiQC imports this."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _VERDICTS = {
     "other": {"name": "other", "color": "#0072b2"},
     "not_scored": {"name": "not scored", "color": "#9aa3ab"},
 }
-#: Columns of the general statistics, with what MultiQC is to do with them.
+#: Columns of the general statistics, with their settings in MultiQC.
 _COLUMNS: dict[str, dict[str, Any]] = {
     "sequences": {"title": "Sequences", "format": "{:,.0f}", "scale": "Blues", "hidden": True},
     "virus": {"title": "Virus", "format": "{:,.0f}", "scale": "Oranges"},

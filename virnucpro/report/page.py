@@ -1,4 +1,4 @@
-"""The page: what a reader sees without a script, and the file it goes into."""
+"""The page: what a reader sees without a script, and its file."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from virnucpro.report import html, methods
 from virnucpro.report.payload import collect
 from virnucpro.report.survey import MIXED, VERDICTS, VIRUS, Survey, survey
 
-#: Rows of what failed that the page shows.
+#: The largest number of failures that the page shows.
 _MOST_FAILURES = 200
 
 
 def write_report(folder: Path, prefix: str, output: Path | None = None) -> Path:
     """Write the page over the results `prefix` in `folder`, and return its path.
 
-    output: the file; None: `PREFIX.report.html` beside the results. An earlier report there is replaced; anything else
-    is not. Equal results give equal bytes, whatever number of devices made them. Memory: the sequences that the page
+    output: the file; None: `PREFIX.report.html` next to the results. An earlier report there is replaced, any other
+    file is not. Equal results give equal bytes, however many devices made them. Memory: the sequences that the page
     shows, and 20 bytes for each other one.
 
-    Raises InputError for results that are absent, damaged or not complete, OutputError for what cannot be written.
+    Raises InputError for results that are missing, damaged or not complete, OutputError if the page cannot be written.
     """
     results = Results(folder, prefix)
     path = output or results.paths.report
@@ -36,12 +36,12 @@ def write_report(folder: Path, prefix: str, output: Path | None = None) -> Path:
 
 @dataclass(frozen=True)
 class VerdictCount:
-    """One of the four, as the strip shows it."""
+    """One of the four verdicts, as the strip shows it."""
 
     name: str
     words: str
     count: int
-    #: Percent of all sequences; of few among many, as much as can be seen.
+    #: Percent of all sequences; at least as much as is visible.
     width: float
 
 
@@ -52,7 +52,7 @@ class Page:
         self.results = results
         self.prefix = html.printable(results.paths.output.name)
         self.record = results.record()
-        with reading(results.paths.manifest):  # a record that lacks anything is damaged
+        with reading(results.paths.manifest):  # an incomplete record is damaged
             self.result: dict[str, Any] = self.record["result"]
             self.discovery: dict[str, Any] | None = self.result["false_discovery"]
             self.set: dict[str, Any] = self.record["model set"]
@@ -96,7 +96,7 @@ class Page:
         )
 
     def _facts(self) -> dict[str, Any]:
-        """What the script has to know besides the columns."""
+        """What the script needs in addition to the columns."""
         return {
             "prefix": self.prefix,
             "verdictNames": list(VERDICTS),
@@ -109,15 +109,15 @@ class Page:
 
     @property
     def viral(self) -> int:
-        """Sequences that hold a virus."""
+        """The number of sequences with a virus."""
         return self.verdicts[VIRUS].count + self.verdicts[MIXED].count
 
     @property
     def shown(self) -> int:
-        """Sequences that the table holds."""
+        """The number of sequences in the table."""
         return int(self.survey.rows.sum())
 
     @property
     def without_windows(self) -> int:
-        """Sequences of the table whose windows were left out."""
+        """The number of sequences in the table whose windows were left out."""
         return int((self.survey.rows & ~self.survey.tracks).sum())

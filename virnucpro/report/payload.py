@@ -1,4 +1,4 @@
-"""What the page's script draws from: columns of numbers, packed into one text."""
+"""The data of the page's script: columns of numbers, packed into one text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from virnucpro.report.survey import VERDICTS, Survey
 
 #: A window without a score. With one: twice its thousandths, and 1 if it is viral.
 NO_SCORE = 0xFFFF
-#: A window that rests on no frame. Else six bits, one a frame that is open, and above these the place of the best one.
+#: A window whose score is not based on a frame. Otherwise six bits, one per open frame, and above these the place of
+#: the best frame.
 _FRAME_BITS, _NO_FRAME = len(FRAME_NAMES), 0x7
 
 #: Names of the columns, and how each number is kept, as NumPy has it.
@@ -44,10 +45,10 @@ _REGIONS = {"start": "u4", "end": "u4", "region_score": "f4", "region_scored": "
 
 
 class Columns:
-    """Takes the sequences that the page holds, with their regions, and their windows where these are held.
+    """Takes the sequences of the page with their regions, and with their windows if the page holds these.
 
-    Of rows: `windows` is how many a sequence has, `tracks` how many of them are here. Of windows: `step` is how far
-    each starts behind the one before.
+    Of rows: `windows` is how many windows a sequence has, `tracks` how many of them are here. Of windows: `step` is the
+    distance from the start of the previous one.
     """
 
     def __init__(self) -> None:
@@ -107,9 +108,9 @@ class Columns:
         self._put(step=step, size=window.end - window.start, value=value, frames=_frames(window))
 
     def packed(self, survey: Survey, facts: dict[str, Any]) -> str:
-        """All of it as base64 of gzip: the length of a JSON text, the text, then the columns that it names.
+        """Everything as base64 of gzip: the length of a JSON text, the text, then the columns that it names.
 
-        A column is the lowest bytes of all its numbers, then the next ones, and so on, which packs smaller.
+        A column is the lowest bytes of all its numbers, then the next ones, and so on, since this compresses better.
         """
         columns = {
             name: np.array(column, f"<{self._kinds[name]}")

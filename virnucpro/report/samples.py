@@ -20,7 +20,7 @@ from virnucpro.report import html, methods
 from virnucpro.report.survey import VERDICTS
 from virnucpro.runs.paths import PredictPaths, SamplePaths
 
-#: Of the records of runs.
+#: Suffix of the records of runs.
 RECORD = PredictPaths(Path("*")).manifest.name[1:]
 #: Columns that are sums over all samples.
 COUNTED = ("sequences", "bases", *VERDICTS, "failed")
@@ -28,10 +28,10 @@ COUNTED = ("sequences", "bases", *VERDICTS, "failed")
 
 @dataclass(frozen=True)
 class Sample:
-    """A sample, and what its complete run made of it; without one, `note` says why and all else is empty.
+    """A sample with the results of its complete run; without one, `note` says why, and everything else is empty.
 
-    counts: numbers by their columns, None where one is not known; settings: what besides the input decided the results,
-    as (what, how); warnings: what a reader must know of the model set; version: of virnucpro.
+    counts: numbers by column, None if one is not known; settings: what decided the results besides the input, as (what,
+    how); warnings: what a reader must know about the model set; version: of virnucpro.
     """
 
     name: str
@@ -48,25 +48,25 @@ class Sample:
         """The sample in a folder. Raises InputError unless its run is complete."""
         results = Results(folder, name)
         record = results.record()
-        with reading(results.paths.manifest):  # a record that lacks anything is damaged
+        with reading(results.paths.manifest):  # an incomplete record is damaged
             settings, warnings = tuple(methods.settings(record)), tuple(methods.warnings(record))
             model, counts = record["model set"]["name"], _counts(record["result"])
             version = record["identity"]["virnucpro_version"]
             return cls(name, folder, note, model, counts, settings, warnings, version)
 
     def share(self, verdict: str) -> float:
-        """Of its sequences with a verdict; 0 without results."""
+        """The share of its sequences with this verdict; 0 without results."""
         return self.counts[verdict] / max(1, self.counts["sequences"]) if self.counts else 0.0
 
     @property
     def viral(self) -> float:
-        """Share of the sequences that hold a virus."""
+        """The share of sequences with a virus."""
         return self.share("virus") + self.share("mixed")
 
     def link(self, output: Path) -> str:
-        """Where its own page is, seen from `output`; empty if it has none."""
+        """The path of its own page, relative to `output`; empty if it has none."""
         page = PredictPaths(self.folder / self.name).report
-        # Quoted, a name cannot be taken for a scheme, such as "javascript:".
+        # Quoted, so that a name cannot be read as a scheme, such as "javascript:".
         return quote(os.fsencode(os.path.relpath(page, output))) if page.exists() else ""
 
 
@@ -85,7 +85,7 @@ def _counts(result: Mapping[str, Any]) -> dict[str, Any]:
 class Samples:
     """All samples that are in some folders.
 
-    The settings of most of them are the usual ones; for each other one is said what differs.
+    The settings of most of them are the usual ones; for each other sample the difference is reported.
     """
 
     def __init__(self, samples: Sequence[Sample]) -> None:
@@ -104,19 +104,19 @@ class Samples:
         return any(map(self.differs, self.all))
 
     def total(self, column: str) -> Any:
-        """The sum of a column over all; None if it is not known of one, or if there is none."""
+        """The sum of a column over all samples; None if one is not known, or if there are no samples."""
         known = [sample.counts[column] for sample in self.complete]
         return None if None in known or not known else sum(known)
 
     def each(self, found: Callable[[Sample], Iterable[str]]) -> list[str]:
-        """What is found of all that have results, each but once."""
+        """What is found for all samples with results, without repetitions."""
         return sorted({each for sample in self.complete for each in found(sample)})
 
 
 def find_samples(folders: Iterable[Path]) -> Samples:
     """The samples in folders of results of `predict`, and in folders of such folders.
 
-    Raises InputError for a folder that holds none.
+    Raises InputError for a folder without any.
     """
     return Samples([sample for folder in folders for sample in _in(folder)])
 
@@ -142,7 +142,7 @@ def _failed(path: Path) -> dict[str, str]:
 
 
 def _is_of_predict(path: Path) -> bool:
-    """Whether a record is one of `predict`, or damaged, which is to be said."""
+    """Whether a record is one of `predict`, or damaged, which has to be reported."""
     try:
         return bool(json.loads(path.read_bytes())["command"] == "predict")
     except (OSError, ValueError, KeyError, TypeError):
@@ -176,7 +176,7 @@ def summarize(folders: Sequence[Path], output: Path, report: bool = True) -> Sam
 
 
 def check_summary(paths: SamplePaths) -> None:
-    """Raise OutputError for a file that `summarize` would overwrite and that is no summary."""
+    """Raise OutputError for a file that `summarize` would overwrite and that is not a summary."""
     refuse_other_table(paths.table, SAMPLES)
     html.refuse_other_page(paths.report)
 

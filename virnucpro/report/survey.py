@@ -1,4 +1,4 @@
-"""A first pass over the sequences of a run: what is counted over all of them, and which of them the page holds."""
+"""A first pass over the sequences of a run: counts over all of them, and the choice of those on the page."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from virnucpro.calls.read import SequenceRow
 from virnucpro.calls.verdicts import Verdict
 
-#: Verdicts by the numbers that stand for them.
+#: Verdicts by their numbers.
 VERDICTS = tuple(verdict.value for verdict in (Verdict.VIRUS, Verdict.MIXED, Verdict.OTHER, Verdict.NOT_SCORED))
 VIRUS, MIXED, OTHER, NOT_SCORED = range(len(VERDICTS))
 
-#: Sequences in full and windows that a page of 5 MB holds.
+#: Sequences in full, and windows, that fit into a page of 5 MB.
 MOST_ROWS, MOST_WINDOWS = 100_000, 800_000
 
-#: Scores are counted by thousandths.
+#: Scores are counted in thousandths.
 SCORES = 1001
 #: Cells of the density: octaves of length by 4, scores by 50.
 LENGTHS_AN_OCTAVE, LENGTH_CELLS, SCORE_CELLS = 4, 128, 50
@@ -28,7 +28,7 @@ LENGTHS_AN_OCTAVE, LENGTH_CELLS, SCORE_CELLS = 4, 128, 50
 _MOST_EXAMPLES = 20
 _MOST_REASONS = 100
 
-#: What differs between sequences with the same reason.
+#: Parts of a note that differ between sequences with the same reason.
 _PLACE = re.compile(r"(?:line|position) \d+(?: of the sequence)?: | \(\d+ windows\)")
 
 Counts = NDArray[np.int64]
@@ -36,7 +36,7 @@ Counts = NDArray[np.int64]
 
 @dataclass
 class Reason:
-    """Why sequences were not scored: how many, how long together, and the first of them as (number, id)."""
+    """Why sequences were not scored: how many, their total length, and the first of them as (number, id)."""
 
     text: str
     sequences: int = 0
@@ -44,7 +44,7 @@ class Reason:
     examples: list[tuple[int, str]] = field(default_factory=list)
 
     def add(self, sequence: SequenceRow) -> None:
-        """Count one in."""
+        """Count one more."""
         self.sequences += 1
         self.bases += sequence["length"]
         if len(self.examples) < _MOST_EXAMPLES:
@@ -55,7 +55,7 @@ class Reason:
 class Survey:
     """All sequences of a run, counted.
 
-    scores: (verdicts, SCORES); rows: which sequences stand in the table; tracks: which of them with their windows;
+    scores: (verdicts, SCORES); rows: which sequences are in the table; tracks: which of them with their windows;
     density: (LENGTH_CELLS, SCORE_CELLS) of the other sequences with a score; reasons: the most frequent first.
     """
 
@@ -68,7 +68,7 @@ class Survey:
 
     @property
     def complete(self) -> bool:
-        """Whether all sequences stand in the table."""
+        """Whether all sequences are in the table."""
         return bool(self.rows.all())
 
 
@@ -97,7 +97,7 @@ def survey(sequences: Iterable[SequenceRow]) -> Survey:
 
 
 def _reason(reasons: dict[str, Reason], note: str) -> Reason:
-    """The one of a note; those that are rare in a sample of very many are one."""
+    """The reason of a note; if there are very many different ones, the rare ones count as one."""
     text = _PLACE.sub("", note)
     if text not in reasons and len(reasons) >= _MOST_REASONS:
         text = "for other reasons (see the tables)"

@@ -1,4 +1,4 @@
-"""What a run may write: names that fit, that are no input, and that nobody else has taken."""
+"""The names that a run may write: not too long, not those of inputs, not taken by other files."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from virnucpro.runs.record import Record
 
 #: How to choose other names for the results.
 HINT = "choose another output"
-#: Bytes of a name, and of a path, where the file system does not say.
+#: Bytes of a name, and of a path, if the file system does not say.
 _LONGEST_NAME, _LONGEST_PATH = 255, 4096
 #: Bytes of the longest path within a work folder.
 _INSIDE_WORK = 32
-#: What is taken off an input's name to name the results.
+#: Suffixes that are removed from an input's name to name the results.
 _COMPRESSED = {".gz", ".bz2", ".xz", ".zst"}
 _FORMATS = {".fa", ".fasta", ".fna", ".ffn", ".fas", ".fq", ".fastq", ".bam", ".ubam"}
 
 
 def existing_folder(path: Path) -> Path:
-    """The nearest folder above `path` that is there."""
+    """The nearest folder above `path` that exists."""
     return next((folder for folder in path.absolute().parents if os.path.isdir(folder)), Path("/"))
 
 
@@ -41,7 +41,7 @@ def check(
     others: Sequence[Path] = (),
     hint: str = HINT,
 ) -> None:
-    """Raise what can be known before anything is read; others: files that are read besides the inputs."""
+    """Raise errors that can be found before anything is read; others: files that are read besides the inputs."""
     check_names(paths, results, (*inputs, *others), hint)
     for path in inputs:
         if path != STDIN and not os.path.exists(path):
@@ -49,15 +49,15 @@ def check(
         if os.path.isdir(path):
             raise InputError(f"{path} is a folder", hint="give its files, for example with a pattern")
     there = next(filter(os.path.lexists, results), None)
-    if there is not None and not force and not (resume and paths.manifest.exists()):  # it may be an earlier run's
+    if there is not None and not force and not (resume and paths.manifest.exists()):  # it may be that of an earlier run
         raise taken(there)
 
 
 def check_names(paths: RunPaths, results: Sequence[Path], reads: Iterable[Path], hint: str) -> None:
-    """Raise what is wrong with the names that a run will write, before anything is read or written.
+    """Check the names that a run will write, before anything is read or written.
 
     reads: every file that the run reads. hint: how to choose other names. Raises OutputError for a folder that cannot
-    be written and for a name that is too long or a folder's, UsageError for one that is an input's.
+    be written and for a name that is too long or that of a folder, UsageError for one that is that of an input.
     """
     files = (*results, paths.manifest, paths.failed, paths.log, paths.lock)
     folder = existing_folder(paths.output)
@@ -96,7 +96,7 @@ def _refuse_inputs(files: Iterable[Path], folders: Sequence[Path], reads: Iterab
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """What a file is under any name."""
+    """Device and inode of a file, which are the same under all its names; None if it cannot be found."""
     try:
         found = path.stat()
     except OSError:
@@ -105,10 +105,10 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def refuse_taken(paths: RunPaths, record: Record | None, command: str, first_line: str, force: bool) -> None:
-    """Raise OutputError for what stands where the run will write and is no earlier run's; with `force` remove it.
+    """Raise OutputError for files in the way that no earlier run has written; with `force` remove them.
 
-    `record` is that of an earlier run, if one can be read; `first_line` is what the log of each run begins with.
-    Results are no matter of this: what is to be overwritten stays until the new ones are there.
+    `record` is that of an earlier run, if one can be read; `first_line` is the first line of each run's log. Results
+    are not checked here: those that are replaced stay until the new ones are there.
     """
     ours = record.command == command if record else log.has_line(paths.log, first_line)
     for path in (paths.manifest, paths.failed, paths.work, *paths.folders, paths.log):
@@ -121,7 +121,7 @@ def refuse_taken(paths: RunPaths, record: Record | None, command: str, first_lin
 
 
 def taken(path: Path) -> OutputError:
-    """What to tell the user when `path` is there and is not to be overwritten."""
+    """The error for an existing `path` that must not be overwritten."""
     what = "is a symbolic link" if path.is_symlink() else "exists"
     return OutputError(f"{path} {what}", hint="choose another output, or overwrite with --force")
 
@@ -135,9 +135,9 @@ def remove(path: Path) -> None:
 
 
 def default_prefix(first: Path) -> str:
-    """The name of the first input without the endings of its format; `stdin` for standard input.
+    """The name of the first input without the suffixes of its format; `stdin` for standard input.
 
-    Raises UsageError for an open file without a name of its own, such as the shell makes of `<(command)`.
+    Raises UsageError for an open file without a name, such as the shell makes of `<(command)`.
     """
     if first == STDIN:
         return "stdin"
