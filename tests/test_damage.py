@@ -6,13 +6,15 @@ import copy
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import random_records, to_fasta
+from conftest import HANGS, random_records, to_fasta
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -318,3 +320,30 @@ def test_tokenizers_that_are_none(tmp_path: Path) -> None:
         (tmp_path / "tokenizer.json").write_bytes(content)
         with pytest.raises(ModelError, match=r"tokenizer\.json"):
             DNATokenizer(tmp_path / "tokenizer.json")
+
+
+# No memory.
+
+LITTLE_MEMORY = """
+import resource, sys
+from pathlib import Path
+import torch
+from virnucpro.errors import DeviceError
+from virnucpro.models.weights import read_weights
+
+resource.setrlimit(resource.RLIMIT_AS, (int(Path("/proc/self/statm").read_text().split()[0]) * 4096 + 2**30,) * 2)
+try:
+    read_weights(Path(sys.argv[1]))
+except DeviceError as error:
+    print(error)
+"""
+
+
+def test_weights_that_do_not_fit_in_memory_are_not_called_damaged(tmp_path: Path) -> None:
+    weights, bytes_ = tmp_path / "model.safetensors", 2**33
+    header = json.dumps({"large": {"dtype": "F32", "shape": [bytes_ // 4], "data_offsets": [0, bytes_]}}).encode()
+    weights.write_bytes(len(header).to_bytes(8, "little") + header)
+    os.truncate(weights, 8 + len(header) + bytes_)  # without blocks on the disk
+    done = subprocess.run([sys.executable, "-c", LITTLE_MEMORY, weights], capture_output=True, text=True, timeout=HANGS)
+    assert done.stdout.startswith("not enough memory: "), done
+    assert "ulimit -v" in done.stdout

@@ -62,5 +62,20 @@ class Interrupted(VirnucproError):
         self.exit_code = 128 + signal_number
 
 
+#: How PyTorch, NumPy, the loader and the threads say that there is no memory, where they do not raise MemoryError.
+_NO_MEMORY = ("failed to map segment", "allocate memory", "start new thread", "unable to allocate")
+
+
+def lack_of_memory(error: BaseException | None) -> DeviceError | None:
+    """What to say of an error that came of too little memory, or came while one was dealt with; None of another."""
+    while error is not None:
+        said = str(error) or type(error).__name__
+        if isinstance(error, MemoryError) or any(words in said.lower() for words in _NO_MEMORY):
+            hint = "raise its limit (`ulimit -v`, the memory of the job), or use fewer --threads"
+            return DeviceError(f"not enough memory: {said.strip().splitlines()[-1]}", hint=hint)
+        error = error.__context__
+    return None
+
+
 #: The run finished, but some sequences or files are in the failed list.
 EXIT_SOME_FAILED = 6

@@ -25,7 +25,7 @@ from virnucpro.cli.report import report, summarize
 from virnucpro.cli.split import merge, split
 from virnucpro.cli.train import train
 from virnucpro.core import log, threads
-from virnucpro.errors import DeviceError, Interrupted, VirnucproError
+from virnucpro.errors import Interrupted, VirnucproError, lack_of_memory
 
 EXIT_CODES = """
 Exit codes: 0 done · 2 usage · 3 input or output · 4 model · 5 device · 6 done, but some sequences failed ·
@@ -78,7 +78,7 @@ def _run() -> int:
     except VirnucproError as error:
         return _report(error)
     except Exception as error:
-        if (cause := _lack_of_memory(error)) is None:
+        if (cause := lack_of_memory(error)) is None:
             raise
         return _report(cause)
     return code if isinstance(code, int) else 0
@@ -100,21 +100,6 @@ def _interrupted(number: int) -> int:
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
     return _report(Interrupted(number))
-
-
-#: Messages of PyTorch, NumPy, the loader and threads about too little memory, if they do not raise MemoryError.
-_NO_MEMORY = ("failed to map segment", "allocate memory", "start new thread", "unable to allocate")
-
-
-def _lack_of_memory(error: BaseException | None) -> DeviceError | None:
-    """The error to report if one was caused by too little memory, or occurred while such an error was handled."""
-    while error is not None:
-        said = str(error) or type(error).__name__
-        if isinstance(error, MemoryError) or any(words in said.lower() for words in _NO_MEMORY):
-            hint = "raise its limit (`ulimit -v`, the memory of the job), or use fewer --threads"
-            return DeviceError(f"not enough memory: {said.strip().splitlines()[-1]}", hint=hint)
-        error = error.__context__
-    return None
 
 
 def _report(error: VirnucproError) -> int:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from virnucpro.core.threads import unbroken
 from virnucpro.core.words import counted
-from virnucpro.errors import ModelError
+from virnucpro.errors import ModelError, lack_of_memory
 from virnucpro.models.local import read_json, weight_files
 
 Config = TypeVar("Config")
@@ -44,7 +44,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Tensors of a `.safetensors` or PyTorch file, and of the other files if it is the first of several.
 
     From fair-esm's `{"cfg", "model"}` it takes the model. Raises ModelError for a file that cannot be read, that holds
-    anything but tensors, or that would execute code.
+    anything but tensors, or that would execute code; DeviceError for one that does not fit in memory.
     """
     found: dict[str, Tensor] = {}
     for part in weight_files(path):
@@ -52,7 +52,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             found |= unbroken(partial(_read_file, part))
         except Exception as error:
             # The readers raise a dozen kinds of error for a damaged file; all mean the same to the user.
-            raise ModelError(f"cannot read the weights in {part}: {error}", hint="download them again") from error
+            damaged = ModelError(f"cannot read the weights in {part}: {error}", hint="download them again")
+            raise lack_of_memory(error) or damaged from error
     return found
 
 
