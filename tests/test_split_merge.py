@@ -23,6 +23,7 @@ from virnucpro.runs.config import EmbedConfig, MergeConfig, PredictConfig, Split
 from virnucpro.runs.embed import run_embed
 from virnucpro.runs.merge import run_merge
 from virnucpro.runs.predict import run_predict
+from virnucpro.runs.record import Record as RunRecord
 from virnucpro.runs.split import Split, run_split
 
 ROOT = Path(__file__).parent.parent
@@ -196,6 +197,14 @@ def no_split(parts: Path, toy: Path) -> None:
     (parts / "split.json").unlink()
 
 
+def another_version(parts: Path, toy: Path) -> None:
+    """What could not be used was written down in fewer columns."""
+    found = RunRecord.load(parts / "split.json")
+    assert found
+    found.plan["rejected"] = [[0, 0, 1, "bad", "it holds a !"]]
+    found.save()
+
+
 @pytest.mark.parametrize(
     ("spoil", "kind", "words"),
     [
@@ -205,6 +214,11 @@ def no_split(parts: Path, toy: Path) -> None:
         (not_complete, InputError, r"run on piece 0001\.fa is not complete"),
         (damaged_scores, InputError, r"scores in .*0002 are damaged"),
         (no_split, InputError, r"holds no pieces of `virnucpro split`"),
+        (
+            another_version,
+            InputError,
+            r"split\.json was not written by this version of virnucpro \(split the input",
+        ),
     ],
 )
 def test_what_is_refused(

@@ -42,7 +42,7 @@ from virnucpro.runs.record import Record as RunRecord
 from virnucpro.runs.record import fingerprint
 from virnucpro.runs.run import Job, Run, by_part
 from virnucpro.runs.session import session
-from virnucpro.runs.split import Piece, Split
+from virnucpro.runs.split import Piece, Split, split_of
 
 #: Details of a run that say how it went; they differ between the pieces.
 _OWN = ("started", "host", "stages", "seconds", "devices", "busy_spread")
@@ -80,8 +80,8 @@ class PieceRun:
 class Pieces(Inputs):
     """The inputs that were split, and the runs over their pieces, which are read instead of the inputs."""
 
-    def __init__(self, record: RunRecord, runs: Sequence[PieceRun]) -> None:
-        self.split, self.runs = convert(record.plan, Split), runs
+    def __init__(self, record: RunRecord, split: Split, runs: Sequence[PieceRun]) -> None:
+        self.split, self.runs = split, runs
         self.proteins: bool = record.identity["protein"]
         self.described = record.details["inputs"]
         self.names = tuple(Path(str(each["path"])) for each in self.described)
@@ -129,8 +129,8 @@ def run_merge(config: MergeConfig, listener: Listener = unheard) -> PredictResul
     if record is None or record.command != "split" or record.state != "complete":
         raise InputError(f"{config.pieces} holds no pieces of `virnucpro split`", hint="give the folder of its -o")
     embeds = config.output.suffix in OUTPUT_SUFFIXES
-    split = convert(record.plan, Split)
-    pieces = Pieces(record, [_piece_run(config.pieces, piece, embeds) for piece in split.pieces])
+    split = split_of(record)
+    pieces = Pieces(record, split, [_piece_run(config.pieces, piece, embeds) for piece in split.pieces])
     pieces.refuse_different()
     pieces.refuse_changed()
     return (_merge_embeddings if embeds else _merge_calls)(config, listener, pieces)

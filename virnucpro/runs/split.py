@@ -14,7 +14,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
-from msgspec import convert
+from msgspec import ValidationError, convert
 
 from virnucpro._version import __version__
 from virnucpro.errors import InputError, UsageError
@@ -27,6 +27,7 @@ from virnucpro.runs.config import MOST_PIECES, SplitConfig
 from virnucpro.runs.inputs import Failure, Inputs
 from virnucpro.runs.names import check, check_names
 from virnucpro.runs.paths import SplitPaths
+from virnucpro.runs.record import Record as RunRecord
 from virnucpro.runs.session import session
 
 #: How to choose other names for the pieces.
@@ -86,6 +87,16 @@ class Split:
     rejected: list[IndexedSequence] = field(default_factory=list)
 
 
+def split_of(record: RunRecord) -> Split:
+    """The split that a record tells of. Raises InputError where another version wrote it in another way."""
+    try:
+        return convert(record.plan, Split)
+    except ValidationError as error:
+        raise InputError(
+            f"{record.path} was not written by this version of virnucpro", hint="split the input again with --force"
+        ) from error
+
+
 @dataclass
 class SplitResult:
     """How a run ended."""
@@ -116,7 +127,7 @@ def run_split(config: SplitConfig, listener: Listener = unheard) -> SplitResult:
         # A complete earlier run has left out pieces without records.
         made = run.record.results if run.record and run.record.state == "complete" else ()
         if done := run.already_done([paths.folder / name for name in made] or results, identity, {}):
-            return SplitResult(paths, convert(done.plan, Split))
+            return SplitResult(paths, split_of(done))
         run.begin(results, identity, {}, {}, {"inputs": inputs.described})
         failures: list[Failure] = []
         with run.stage("splitting"), run.publishing(results, failures) as names:
