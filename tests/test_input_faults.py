@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from conftest import HANGS, command_line, random_records
 
+from virnucpro.core.words import counted
 from virnucpro.errors import InputError
 from virnucpro.input import cut
 from virnucpro.input.compressed import zstd
@@ -47,7 +48,7 @@ def check_end(outcome: Outcome, records: Outcome, *reasons: str) -> None:
     assert found == records
     assert isinstance(end, BadRecord)
     assert (end.id, end.number) == ("", 0)
-    assert f"reading stopped after {len(records)} records" in end.reason
+    assert f"reading stopped after {counted(len(records), 'records')}" in end.reason
     assert all(reason in end.reason for reason in reasons), end.reason
 
 
