@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,19 @@ def copier(files: Files, device: str, batch_size: int, output_dir: Path, **optio
             note(output_dir, f"{device} did {path.name}")
             sink.put(Progress(1, 1, 0.1))
             sink.put(FileDone(path, output))
+
+
+def needs_the_next(files: Files, device: str, batch_size: int, output_dir: Path, **options: Any) -> None:
+    """Each result is a pipe, whose content comes when the worker has got the next file or is told to stop."""
+    sink, before = options["progress_queue"], list[Path]()
+    sink.put(Ready())
+    for path in chain(files, [None]):
+        for output in before:
+            output.write_text(output.stem)
+        if path is not None:
+            before = [output_dir / f"{path.name}.h5"]
+            os.mkfifo(before[0])
+            sink.put(FileDone(path, before[0]))
 
 
 #: Seconds per sequence that they report: fewer than pass on any machine.

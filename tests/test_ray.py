@@ -15,10 +15,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import light_workers as light
 import psutil
 import pytest
 from conftest import HANGS, command_line, random_records, run_cli, to_fasta
-from launcher_tests import KillingLauncherTests
+from launcher_tests import KillingLauncherTests, Parent
 from light_workers import wait_for
 from toy_set import other, viral
 
@@ -28,7 +29,8 @@ from virnucpro.models.local import LocalModel
 from virnucpro.models.registry import resolve
 from virnucpro.pipeline.agent import FOLDERS, Agent, here, traits
 from virnucpro.pipeline.cluster import Cluster, is_loopback
-from virnucpro.pipeline.events import Event, FileDone, Phase
+from virnucpro.pipeline.events import STOP, Event, Fatal, FileDone, Phase, Request
+from virnucpro.pipeline.launch_local import Said
 from virnucpro.runs.config import EmbedConfig, PredictConfig, TrainConfig
 from virnucpro.runs.embed import run_embed
 from virnucpro.runs.predict import run_predict
@@ -128,6 +130,16 @@ class KeptOpen(Cluster):
         pass
 
 
+class Waiting(Parent):
+    """Leaves requests unanswered when there are no more answers; kills the worker when the run has failed."""
+
+    def hear(self, slot: int, said: Said) -> None:
+        if self.answers or not isinstance(said, Request):
+            super().hear(slot, said)
+        if isinstance(said, Fatal):
+            self.launcher.kill(slot)
+
+
 class TestRayLauncher(KillingLauncherTests):
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
@@ -136,6 +148,18 @@ class TestRayLauncher(KillingLauncherTests):
         cls.launch = cluster.launch
         yield
         Cluster.close(cluster)
+
+    def test_the_next_file_comes_while_a_result_is_under_way(self, tmp_path: Path) -> None:
+        said = self.said(light.needs_the_next, tmp_path, Path("1.fa"), Path("2.fa"), STOP)
+        assert [each.path.name for each in said if isinstance(each, FileDone)] == ["1.fa", "2.fa"]
+        assert {path.read_text() for path in tmp_path.glob("*.h5")} == {"1.fa", "2.fa"}
+
+    def test_a_result_that_cannot_be_written_is_reported_at_once(self, tmp_path: Path) -> None:
+        """The worker waits for a file then, and says nothing."""
+        (tmp_path / "1.fa.h5" / "in the way").mkdir(parents=True)
+        parent = Waiting(type(self).launch, light.copier, tmp_path, [Path("1.fa")])
+        (error,) = (each.error for each in parent.said if isinstance(each, Fatal))
+        assert str(tmp_path / "1.fa.h5") in str(error)
 
 
 # Runs.
@@ -350,4 +374,4 @@ def test_an_agent_without_a_worker() -> None:
     agent = Agent()
     agent.answer(None, {})
     agent.kill()
-    assert agent.said() == []
+    assert (agent.said(), agent.result(Path("1.fa"))) == ([], {})

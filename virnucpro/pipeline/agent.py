@@ -33,8 +33,8 @@ Files = Mapping[str, bytes]
 #: The beginning of the names of agents' folders on this host; the number of the process follows.
 FOLDERS = f"virnucpro-agent-{socket.gethostname()}-"
 
-#: Seconds to wait for a message of the worker at a time; messages and bytes that are sent together.
-POLL_SECONDS, MESSAGES_AT_ONCE, BYTES_AT_ONCE = 60.0, 64, 8 << 20
+#: Seconds to wait for a message of the worker at a time; messages that are sent together.
+POLL_SECONDS, MESSAGES_AT_ONCE = 60.0, 64
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,13 @@ class Agent:
         if self.worker:
             self.worker.kill()
 
-    def said(self) -> list[tuple[Said, Files]]:
-        """The next message of the worker and all that have come by then, with the results of files that are done."""
+    def said(self) -> list[Said]:
+        """The next message of the worker and all that have come by then."""
         return self.worker.said() if self.worker else []
+
+    def result(self, path: Path) -> Files:
+        """Hand over the result of a work file that is done: it is not kept here."""
+        return self.worker.result(path) if self.worker else {}
 
     def close(self) -> None:
         """Remove the folders of this process and of others that were killed."""
@@ -157,37 +161,32 @@ class _Worker:
         with contextlib.suppress(KeyError):
             self.processes.kill(0)
 
-    def said(self) -> list[tuple[Said, Files]]:
-        heard: list[tuple[Said, Files]] = []
+    def said(self) -> list[Said]:
+        heard: list[Said] = []
         before, seconds = -1, POLL_SECONDS
-        while before < len(heard) < MESSAGES_AT_ONCE and _bytes(heard) < BYTES_AT_ONCE and self.processes.running:
+        while before < len(heard) < MESSAGES_AT_ONCE and self.processes.running:
             before = len(heard)
             self.processes.pump(lambda _, said: heard.append(self._passed_on(said)), seconds)
             seconds = 0.0
         return heard
 
-    def _passed_on(self, said: Said) -> tuple[Said, Files]:
+    def _passed_on(self, said: Said) -> Said:
         match said:
             case FileDone(local, output):
-                files = self._taken(self.outputs, local)
-                return FileDone(self._origin(local), self.work.output_dir / output.name), files
+                return FileDone(self._origin(local), self.work.output_dir / output.name)
             case FileFailed(local, reason, out_of_memory):
                 origin = self._origin(local)
-                return FileFailed(origin, reason.replace(str(local), str(origin)), out_of_memory), {}
-        return said, {}
+                return FileFailed(origin, reason.replace(str(local), str(origin)), out_of_memory)
+        return said
+
+    def result(self, path: Path) -> Files:
+        return _taken(self.outputs, path)
 
     def _origin(self, local: Path) -> Path:
         """The original path of a work file that is no longer needed here."""
-        self._taken(self.inputs, local)
-        return self.origins.pop(local)
-
-    def _taken(self, folder: Path, local: Path) -> Files:
-        """Read and remove all files of a work file in a folder."""
-        paths = sorted(folder.glob(f"{glob.escape(local.stem)}.*"))
-        files = {path.name: path.read_bytes() for path in paths}
-        for path in paths:
+        for path in _files_of(local, self.inputs):
             path.unlink()
-        return files
+        return self.origins.pop(local)
 
     def close(self) -> None:
         self.kill()
@@ -201,5 +200,15 @@ def _written(folder: Path, files: Files) -> Path:
     return folder
 
 
-def _bytes(heard: Sequence[tuple[Said, Files]]) -> int:
-    return sum(len(content) for _, files in heard for content in files.values())
+def _files_of(work_file: Path, folder: Path) -> list[Path]:
+    """All files of a work file in a folder."""
+    return sorted(folder.glob(f"{glob.escape(work_file.stem)}.*"))
+
+
+def _taken(folder: Path, work_file: Path) -> Files:
+    """Read and remove them."""
+    paths = _files_of(work_file, folder)
+    files = {path.name: path.read_bytes() for path in paths}
+    for path in paths:
+        path.unlink()
+    return files

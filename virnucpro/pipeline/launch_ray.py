@@ -16,10 +16,10 @@ import os
 import socket
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,12 +28,11 @@ from ray.exceptions import ActorUnavailableError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from virnucpro.core.device import Device
-from virnucpro.core.threads import in_order
 from virnucpro.errors import DeviceError, VirnucproError
 from virnucpro.io.files import atomic_path
 from virnucpro.pipeline.agent import Agent, Files, Folder, Found
 from virnucpro.pipeline.cluster import Terms, is_loopback
-from virnucpro.pipeline.events import Answer, Died, Fatal, Joined, Lost, Request
+from virnucpro.pipeline.events import Answer, Died, Fatal, FileDone, Joined, Lost, Request
 from virnucpro.pipeline.launch_local import GONE_SECONDS, Said, Sink, Work
 
 logger = logging.getLogger("virnucpro.ray")
@@ -43,6 +42,9 @@ LOOK_SECONDS, SLOW_SECONDS = 1.0, 60.0
 
 #: Seconds in which the head of a cluster must answer.
 REACH_SECONDS = 30.0
+
+#: Results of a worker that wait for the one that is being written.
+RESULTS_BEHIND = 2
 
 
 @dataclass
@@ -233,42 +235,51 @@ class Client:
     # What a worker says.
 
     def _hear(self, member: _Member, work: Work) -> None:
+        """Start a worker, and pass on what it says until it has died."""
         try:
-            for _ in in_order(lambda step: step(), self._steps(member, work), 1):
-                pass
-        except VirnucproError as error:
-            self.sink.put((member.slot, Fatal(error)))
+            self._pass_on_all(member, work)
+        except RayError as error:
+            self._agent_is_gone(member, error)
         except OSError:
             pass  # the run has closed its pipe and receives nothing any more
 
-    def _steps(self, member: _Member, work: Work) -> Iterator[Callable[[], None]]:
-        """What follows from each thing that a worker says, in order, until it has died.
+    def _pass_on_all(self, member: _Member, work: Work) -> None:
+        """Pass on what a worker says. Raises RayError if its agent is gone.
 
-        A request does not wait its turn: the worker needs its next file while results are still being written here.
+        Another thread fetches and writes results, and all that is said after one waits for it, but for requests: the
+        worker needs its next file meanwhile. If results come faster than they are written, the worker has to wait.
         """
-        agent, alive = member.agent, True
-        try:
-            ray.get(agent.start.remote(member.share(work), self.level))
-            while alive:
-                heard: list[tuple[Said, Files]] = ray.get(agent.said.remote())
-                for said, _ in heard:
+        agent, results = member.agent, deque[Future[None]]()
+        with ThreadPoolExecutor(1) as writer:
+            try:
+                for said in _said(agent, member.share(work), self.level):
                     if isinstance(said, Request):
                         self.sink.put((member.slot, said))
-                yield partial(self._pass_on, member, work, heard)
-                alive = not any(isinstance(said, Died) for said, _ in heard)
-        except RayError as error:
-            yield partial(self._agent_is_gone, member, error)
+                        continue
+                    passed_on = writer.submit(self._pass_on, member, agent, work.output_dir, said)
+                    if isinstance(said, FileDone):
+                        results.append(passed_on)
+                    if len(results) > RESULTS_BEHIND:
+                        results.popleft().result()
+            finally:
+                for each in results:
+                    each.result()
 
-    def _pass_on(self, member: _Member, work: Work, heard: Sequence[tuple[Said, Files]]) -> None:
-        """Write results and pass messages on, but for requests. Raises OutputError."""
-        for said, files in heard:
-            for name, content in files.items():
-                with atomic_path(work.output_dir / name) as temporary:
-                    temporary.write_bytes(content)
+    def _pass_on(self, member: _Member, agent: Any, folder: Path, said: Said) -> None:
+        """Pass a message on, and before that write the result that it reports. Raises RayError."""
+        try:
+            if isinstance(said, FileDone):
+                for name, content in ray.get(agent.result.remote(said.path)).items():
+                    with atomic_path(folder / name) as temporary:
+                        temporary.write_bytes(content)
             if isinstance(said, logging.LogRecord):
                 said.msg = f"{member.address} {said.msg}"
-            if not isinstance(said, Request):
-                self.sink.put((member.slot, said))
+            self.sink.put((member.slot, said))
+        except VirnucproError as error:
+            self.sink.put((member.slot, Fatal(error)))
+        except RayError:
+            ray.kill(agent)  # so that nothing more is heard of it
+            raise
 
     def _agent_is_gone(self, member: _Member, error: RayError) -> None:
         error = _final(member, error)
@@ -315,6 +326,15 @@ def _reach(address: str) -> None:
     host, _, port = address.rpartition(":")
     if host:
         socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
+
+
+def _said(agent: Any, work: Work, level: int) -> Iterator[Said]:
+    """Start a worker; yields what it says until it has died. Raises RayError."""
+    ray.get(agent.start.remote(work, level))
+    said: Said | None = None
+    while not isinstance(said, Died):
+        for said in ray.get(agent.said.remote()):
+            yield said
 
 
 def _alive() -> list[dict[str, Any]]:
