@@ -269,7 +269,7 @@ class Client:
         """Pass a message on, and before that write the result that it reports. Raises RayError."""
         try:
             if isinstance(said, FileDone):
-                for name, content in ray.get(agent.result.remote(said.path)).items():
+                for name, content in _fetched(agent.result.remote(said.path)).items():
                     with atomic_path(folder / name) as temporary:
                         temporary.write_bytes(content)
             if isinstance(said, logging.LogRecord):
@@ -335,6 +335,16 @@ def _said(agent: Any, work: Work, level: int) -> Iterator[Said]:
     while not isinstance(said, Died):
         for said in ray.get(agent.said.remote()):
             yield said
+
+
+def _fetched(reference: Any) -> Any:
+    """An object of another node, once it is on this one. Raises RayError.
+
+    While `ray.get` waits for an object, it keeps Ray from sending anything for a second at a time, even what would bring
+    this very object here.
+    """
+    ray.wait([reference])
+    return ray.get(reference)
 
 
 def _alive() -> list[dict[str, Any]]:
