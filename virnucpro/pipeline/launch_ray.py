@@ -340,8 +340,7 @@ def _said(agent: Any, work: Work, level: int) -> Iterator[Said]:
 def _fetched(reference: Any) -> Any:
     """An object of another node, once it is on this one. Raises RayError.
 
-    While `ray.get` waits for an object, it keeps Ray from sending anything for a second at a time, even what would bring
-    this very object here.
+    As `ray.get` waits for an object, Ray sends nothing for up to a second, not even what would bring the object.
     """
     ray.wait([reference])
     return ray.get(reference)
