@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from virnucpro.pipeline.caller import call_files_worker
+from virnucpro.pipeline.caller import score_files_worker
 from virnucpro.pipeline.stream import FLUSH
 
 POISON = "000003.fna"
@@ -23,4 +23,4 @@ def poisoned(file_subset: Iterable[Path | None], *arguments: Any, **options: Any
             if path is not FLUSH and path.name == POISON:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    return call_files_worker(met(), *arguments, **options)
+    return score_files_worker(met(), *arguments, **options)

@@ -827,7 +827,7 @@ def test_other_calls_need_no_model(
     before = results(there.output)
     run_predict(config(fasta, tmp_path / "fresh", toy, **RECALLS[what]))
     with monkeypatch.context() as changed:
-        changed.setattr(caller, "call_files_worker", None)
+        changed.setattr(caller, "score_files_worker", None)
         assert not run_predict(replace(there, **RECALLS[what])).already_done
         assert results(there.output) == results(tmp_path / "fresh")
         assert run_predict(replace(there, **RECALLS[what])).already_done

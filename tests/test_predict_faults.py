@@ -153,7 +153,7 @@ def test_a_work_file_that_kills_is_given_up(
 ) -> None:
     """A work file that kills two workers is given up; another run completes the results."""
     with monkeypatch.context() as changed:
-        changed.setattr(caller, "call_files_worker", poisoned)
+        changed.setattr(caller, "score_files_worker", poisoned)
         with caplog.at_level(logging.INFO, "virnucpro"):
             result = run_predict(replace(settings, device="cpu,cpu"))
     assert caplog.text.count("died (SIGKILL; out of memory?)") == 2

@@ -17,7 +17,7 @@ from virnucpro.core.threads import in_order
 from virnucpro.input.frames import ALL_STOPPED
 from virnucpro.input.index import WHOLE, IndexedSequence, IndexedWindow, WorkFile, read_index
 from virnucpro.io.store import READ_AHEAD, Shard
-from virnucpro.pipeline.caller import Called
+from virnucpro.pipeline.caller import Processed
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,13 @@ class ScoredWindow:
 Row = IndexedSequence | ScoredWindow
 
 
-def scored_rows(called: Called, parts: Iterable[WorkFile], dna_only: bool) -> Iterator[Row]:
+def scored_rows(processed: Processed, parts: Iterable[WorkFile], dna_only: bool) -> Iterator[Row]:
     """All rows of work files that were scored, in input order.
 
     dna_only: whether windows with stop codons in all frames were scored, too.
     """
     sequence: Row | None = None
-    for row in chain.from_iterable(in_order(partial(_part_rows, called, dna_only), parts, READ_AHEAD)):
+    for row in chain.from_iterable(in_order(partial(_part_rows, processed, dna_only), parts, READ_AHEAD)):
         if row == sequence:
             continue  # a sequence that continues in another work file, where it is repeated
         if isinstance(row, IndexedSequence):
@@ -92,9 +92,9 @@ def scored_rows(called: Called, parts: Iterable[WorkFile], dna_only: bool) -> It
         yield row
 
 
-def _part_rows(called: Called, dna_only: bool, part: WorkFile) -> list[Row]:
-    source, failure = called.source(part), called.failure(part)
-    shard = called.files.scores(source) if source else Shard([], np.empty((0, 2), np.float32))
+def _part_rows(processed: Processed, dna_only: bool, part: WorkFile) -> list[Row]:
+    source, failure = processed.source(part), processed.failure(part)
+    shard = processed.files.scores(source) if source else Shard([], np.empty((0, 2), np.float32))
     found = dict(zip(shard.headers, shard.embeddings.tolist(), strict=True))
     lost = {key: reason for _, key, reason in shard.failed}
 
@@ -105,5 +105,5 @@ def _part_rows(called: Called, dna_only: bool, part: WorkFile) -> list[Row]:
         reasons = failure if was_embedded else "", *(lost[key] for key in keys.values() if key in lost), window.reason
         return ScoredWindow.of(window, scores, next(filter(None, reasons), ""))
 
-    index = read_index(called.paths.part_file(part.name, ".index"))
+    index = read_index(processed.paths.part_file(part.name, ".index"))
     return [row if isinstance(row, IndexedSequence) else scored(row) for row in index]

@@ -31,15 +31,15 @@ from virnucpro.pipeline.stream import Encoder, Output, Stream
 from virnucpro.pipeline.work_queue import QueueResult, WorkQueue
 from virnucpro.runs.paths import RunPaths
 
-__all__ = ["Called", "CalledFiles", "call_files", "call_files_worker", "warm_up", "work_of"]
+__all__ = ["Processed", "ScoredFiles", "score_files", "score_files_worker", "warm_up", "work_of"]
 
 #: Suffixes of the vectors of a work file, for each encoder, and of its scores.
 VECTORS, SCORES = (".dna.h5", ".protein.h5"), ".scores.h5"
 
 
 @dataclass(frozen=True)
-class CalledFiles(Output):
-    """The results of work files, in `folder`: for each an HDF5 file of scores, and of vectors if requested.
+class ScoredFiles(Output):
+    """What is computed from work files, in `folder`: for each an HDF5 file of scores, and of vectors if requested.
 
     models: encoders, that of DNA first; budgets: tokens of a batch of each; dtype: of all; classifier: its folder, None
     for vectors only; vectors: whether they are kept; run: attributes that identify the run.
@@ -114,7 +114,7 @@ def warm_up(device_id: int | str) -> None:
         kernels_for("cuda")
 
 
-def call_files_worker(
+def score_files_worker(
     file_subset: Iterable[Path | None],
     device_id: int | str,
     batch_size: int,
@@ -131,7 +131,7 @@ def call_files_worker(
     """Score work files of windows or frames on one device; run in a spawned process or called directly.
 
     file_subset, device_id, output_dir: as for `process_dnabert_files_worker`; batch_size, protein_batch_size: tokens
-    per batch of each encoder; models, dtype, classifier, vectors, run: as in `CalledFiles`; kwargs: threads,
+    per batch of each encoder; models, dtype, classifier, vectors, run: as in `ScoredFiles`; kwargs: threads,
     progress_queue, forward_logs, kept, as in `WorkerOptions`.
 
     Returns the results, and (path, message) for each work file that failed.
@@ -140,7 +140,7 @@ def call_files_worker(
     options.begin_logging(device_id)
     device = torch_device(device_id)
     budgets = (batch_size,) if protein_batch_size is None else (batch_size, protein_batch_size)
-    files = CalledFiles(Path(output_dir), models, budgets, dtype, classifier, vectors, run)
+    files = ScoredFiles(Path(output_dir), models, budgets, dtype, classifier, vectors, run)
 
     def read(worker: StreamingWorker) -> Network:
         torch_device(device_id)  # each thread has its own current GPU
@@ -163,7 +163,7 @@ def call_files_worker(
     return Stream(*given, finish).go(file_subset)
 
 
-def work_of(files: CalledFiles, devices: Sequence[str], threads: int) -> Work:
+def work_of(files: ScoredFiles, devices: Sequence[str], threads: int) -> Work:
     """The work of a run's workers. devices: an entry per worker; threads: of each worker."""
     options = {
         "models": files.models,
@@ -174,11 +174,11 @@ def work_of(files: CalledFiles, devices: Sequence[str], threads: int) -> Work:
         "run": files.run,
         "threads": threads,
     }
-    return Work(call_files_worker, devices, files.budgets[0], files.folder, options, files.beside)
+    return Work(score_files_worker, devices, files.budgets[0], files.folder, options, files.beside)
 
 
-def call_files(
-    files: CalledFiles,
+def score_files(
+    files: ScoredFiles,
     counts: Mapping[Path, int],
     devices: Sequence[str],
     *,
@@ -187,7 +187,7 @@ def call_files(
     stall_seconds: float,
     launch: Launch,
 ) -> QueueResult:
-    """Process all work files that are not done yet, on all devices. Raises ModelError, DeviceError.
+    """Score all work files that are not done yet, on all devices, or only embed them. Raises ModelError, DeviceError.
 
     counts: windows and proteins of each; devices: an entry per worker; threads: of each worker; launch: makes the
     launcher of the workers.
@@ -204,11 +204,11 @@ def call_files(
 
 
 @dataclass(frozen=True)
-class Called:
-    """Processed work files; failed: names of those that failed, and why, complete at the end of the run."""
+class Processed:
+    """The work files of a run and their results; failed: which failed, and why, complete once all are processed."""
 
     paths: RunPaths
-    files: CalledFiles
+    files: ScoredFiles
     failed: dict[str, str]
 
     def failure(self, part: WorkFile) -> str:

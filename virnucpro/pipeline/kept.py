@@ -10,7 +10,7 @@ from virnucpro.input.windows import published_id
 from virnucpro.io.results import Layout, write_merged
 from virnucpro.io.store import Shard
 from virnucpro.models.card import Reads
-from virnucpro.pipeline.caller import Called
+from virnucpro.pipeline.caller import Processed
 from virnucpro.pipeline.features import join
 from virnucpro.runs.paths import PredictPaths
 
@@ -33,35 +33,35 @@ def _kept(paths: PredictPaths, encoders: int, vanilla: bool) -> list[tuple[Path,
 
 
 def keep_embeddings(
-    called: Called, parts: Sequence[WorkFile], paths: PredictPaths, vanilla: bool, names: Mapping[Path, Path]
+    processed: Processed, parts: Sequence[WorkFile], paths: PredictPaths, vanilla: bool, names: Mapping[Path, Path]
 ) -> None:
     """Write the embeddings of all frames, or windows, in input order; `names`: where each of `kept_paths` goes."""
-    for path, encoder, layout in _kept(paths, len(called.files.models), vanilla):
-        attributes = called.files.attributes(encoder) if encoder is not None and layout == "hdf5" else {}
-        write_merged([names[path]], _named(called, parts, encoder), attributes, layout)
+    for path, encoder, layout in _kept(paths, len(processed.files.models), vanilla):
+        attributes = processed.files.attributes(encoder) if encoder is not None and layout == "hdf5" else {}
+        write_merged([names[path]], _named(processed, parts, encoder), attributes, layout)
 
 
-def _named(called: Called, parts: Sequence[WorkFile], encoder: int | None) -> Iterator[Shard]:
+def _named(processed: Processed, parts: Sequence[WorkFile], encoder: int | None) -> Iterator[Shard]:
     """The vectors of one encoder, or of both joined, one work file at a time, with their published ids."""
     for part in parts:
-        if source := called.source(part):
-            made, names = called.files.read_vectors(source), _published_ids(called, part)
+        if source := processed.source(part):
+            made, names = processed.files.read_vectors(source), _published_ids(processed, part)
             keys, vectors = join(made).frames if encoder is None else (made[encoder].headers, made[encoder].embeddings)
             rows = [row for row, key in enumerate(keys) if key in names]
             if rows:
                 yield Shard([names[keys[row]] for row in rows], vectors[rows])
 
 
-def _published_ids(called: Called, part: WorkFile) -> dict[str, str]:
+def _published_ids(processed: Processed, part: WorkFile) -> dict[str, str]:
     """The published ids by key: of frames, or of windows if the set reads windows."""
     names: dict[str, str] = {}
     sequence_id = ""
-    for row in read_index(called.paths.part_file(part.name, ".index")):
+    for row in read_index(processed.paths.part_file(part.name, ".index")):
         if isinstance(row, IndexedSequence):
             sequence_id = row.id
             continue
         for frame in row.frames:
             names[row.key + frame] = published_id(sequence_id, row.number, frame)
-        if len(called.files.models) == 1:
+        if len(processed.files.models) == 1:
             names[row.key + WHOLE] = published_id(sequence_id, row.number)
     return names

@@ -18,7 +18,7 @@ from virnucpro.io.files import remove_unfinished
 from virnucpro.models.card import CARD
 from virnucpro.models.local import sha256_of
 from virnucpro.models.sets import ModelSet
-from virnucpro.pipeline.caller import Called
+from virnucpro.pipeline.caller import Processed
 from virnucpro.pipeline.events import Heard, Listener, unheard
 from virnucpro.pipeline.kept import keep_embeddings
 from virnucpro.pipeline.launch_local import Launch, Launcher, launcher_for
@@ -74,39 +74,41 @@ def run_predict(config: PredictConfig, listener: Listener = unheard, launch: Lau
 
 def _score_and_call(run: PredictRun, choice: Choice) -> PredictResult:
     """Score all windows; meanwhile a thread calls the sequences whose work files are done."""
-    files = run.called_files(choice.model_set.classifier_folder, run.config.keep_embeddings)
+    files = run.scored_files(choice.model_set.classifier_folder, run.config.keep_embeddings)
     with run.launcher(files) as launcher:
         plan = run.work_files(launcher)
         warn_of_dtype(choice.model_set, run.job.placement.dtype)
-        called, ended = Called(run.paths, files, {}), Channel[WorkFile](len(plan.parts) + 1)
-        scores = _scores(run, choice, called, plan, ended)
+        processed, ended = Processed(run.paths, files, {}), Channel[WorkFile](len(plan.parts) + 1)
+        scores = _scores(run, choice, processed, plan, ended)
         with ThreadPoolExecutor(1, "calling") as thread:
             tables = thread.submit(write_tables, run, choice, scores)
             try:
-                _score(run, called, plan, ended, launcher)
+                _score(run, processed, plan, ended, launcher)
                 return complete(run, choice, scores, tables.result)
             finally:
                 ended.abort()  # if scoring failed, the thread would wait forever
 
 
-def _scores(run: PredictRun, choice: Choice, called: Called, plan: Plan, ended: Iterable[WorkFile]) -> Scores:
-    """The scores of work files that have ended; failed ones are in `called` once all have ended."""
-    rows = scored_rows(called, ended, choice.model_set.scores_by_dna_alone)
-    keep = partial(keep_embeddings, called, plan.parts, run.paths, run.config.vanilla_output)
+def _scores(run: PredictRun, choice: Choice, processed: Processed, plan: Plan, ended: Iterable[WorkFile]) -> Scores:
+    """The scores of work files that have ended; failed ones are in `processed` once all have ended."""
+    rows = scored_rows(processed, ended, choice.model_set.scores_by_dna_alone)
+    keep = partial(keep_embeddings, processed, plan.parts, run.paths, run.config.vanilla_output)
     records = numbered_records(run.inputs.paths)
-    return Scores(rows, records, called.failed, keep if run.config.keep_embeddings else keep_nothing)
+    return Scores(rows, records, processed.failed, keep if run.config.keep_embeddings else keep_nothing)
 
 
-def _score(run: PredictRun, called: Called, plan: Plan, ended: Channel[WorkFile], launcher: Launcher | None) -> None:
+def _score(
+    run: PredictRun, processed: Processed, plan: Plan, ended: Channel[WorkFile], launcher: Launcher | None
+) -> None:
     """Score the work files, and pass each on as soon as it and all before it are done."""
-    turn = InTurn((called.source(part), part) for part in plan.parts)
+    turn = InTurn((processed.source(part), part) for part in plan.parts)
 
     def hear(worker: int | None, event: Heard) -> None:
         run.session.listen(worker, event)
         for part in turn.hear(event):
             ended.put(part)
 
-    called.failed.update(run.call(plan, "scoring", called.files, launcher, hear))
+    processed.failed.update(run.compute(plan, "scoring", processed.files, launcher, hear))
     for part in turn.left:
         ended.put(part)
     ended.close()

@@ -27,7 +27,7 @@ from virnucpro.io.files import failing_as, sha256_of, sync
 from virnucpro.io.store import FORMAT_VERSION, READ_AHEAD
 from virnucpro.models.local import LocalModel
 from virnucpro.models.local import sha256_of as model_sha256
-from virnucpro.pipeline.caller import CalledFiles, call_files, work_of
+from virnucpro.pipeline.caller import ScoredFiles, score_files, work_of
 from virnucpro.pipeline.cluster import Cluster
 from virnucpro.pipeline.events import Listener
 from virnucpro.pipeline.families import place
@@ -234,14 +234,14 @@ class Run(Generic[Config, Paths]):
             self.inputs.refuse_changed()
         return plan
 
-    def called_files(self, classifier: Path | None, vectors: bool) -> CalledFiles:
+    def scored_files(self, classifier: Path | None, vectors: bool) -> ScoredFiles:
         """The results of work files of windows. vectors: whether they are kept."""
         placement, attributes = self.job.placement, {"fingerprint": self.fingerprint}
         decisive = tuple(self.job.models.values()), placement.budgets, placement.dtype
-        return CalledFiles(self.paths.shards, *decisive, classifier, vectors, attributes)
+        return ScoredFiles(self.paths.shards, *decisive, classifier, vectors, attributes)
 
     @contextlib.contextmanager
-    def launcher(self, files: CalledFiles) -> Iterator[Launcher | None]:
+    def launcher(self, files: ScoredFiles) -> Iterator[Launcher | None]:
         """Starts workers of this host before the work files are there; None if the nodes of a cluster compute."""
         placement = self.job.placement
         if placement.cluster:
@@ -254,15 +254,15 @@ class Run(Generic[Config, Paths]):
     def _threads(self) -> int:
         return threads_a_worker(len(self.job.placement.devices), self.config.threads)
 
-    def call(
+    def compute(
         self,
         plan: Plan,
         stage: str,
-        files: CalledFiles,
+        files: ScoredFiles,
         launcher: Launcher | None = None,
         listen: Listener | None = None,
     ) -> dict[str, str]:
-        """Embed work files of windows on all devices, and score them if there is a classifier.
+        """Embed work files of windows on all devices, and score them if `files` has a classifier.
 
         Returns the names of those that failed, and why; how the devices shared the work is written into the record.
         launcher: that of this run, if it was made before; listen: used instead of the listener of this run.
@@ -270,7 +270,7 @@ class Run(Generic[Config, Paths]):
         job, placement = self.job, self.job.placement
         counts = {self.paths.part_file(part.name, ".fna"): 2 * part.frames + part.whole for part in plan.parts}
         with self.session.stage(stage):
-            end = call_files(
+            end = score_files(
                 files,
                 {path: count for path, count in counts.items() if count},
                 placement.names,

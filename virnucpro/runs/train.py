@@ -19,7 +19,7 @@ from virnucpro.models.classifier import Classifier, classifier_files, write
 from virnucpro.models.local import LocalModel
 from virnucpro.models.registry import MODELS
 from virnucpro.models.sets import resolve_encoders
-from virnucpro.pipeline.caller import Called
+from virnucpro.pipeline.caller import Processed
 from virnucpro.pipeline.events import Listener, unheard
 from virnucpro.runs.config import TrainConfig
 from virnucpro.runs.inputs import Failure
@@ -64,17 +64,17 @@ def run_train(config: TrainConfig, listener: Listener = unheard) -> TrainResult:
         with run.session.stage("dividing"):
             windows = read_windows(paths, plan.parts, config.virus, groups)
             parts = divide(windows, config.validation_fraction, config.test_fraction, config.seed)
-        files = run.called_files(None, vectors=True)
-        called = Called(paths, files, run.call(plan, "embedding", files))
+        files = run.scored_files(classifier=None, vectors=True)
+        processed = Processed(paths, files, run.compute(plan, "embedding", files))
         with run.session.stage("gathering features"):
-            data, failed = gather(windows, called, paths, plan.parts)
+            data, failed = gather(windows, processed, paths, plan.parts)
         whole = reads == "windows"
         fitted = _fit(run, data, parts, *((data.whole, "windows") if whole else (data.frames, "open frames")))
         dna_only = None
         if config.dna_only_head:
             dna_only = _fit(run, data, parts, data.whole, "windows without an open frame", "fitting the DNA-only head")
         with run.session.stage("testing", FIGURES, "figures"):
-            card = _card(run, reads, encoders, _dims(data, called, plan))
+            card = _card(run, reads, encoders, _dims(data, processed, plan))
             of_whole = fitted if whole else dna_only
             scores = data.scores(Classifier(card, fitted.state), Classifier(card, of_whole.state) if of_whole else None)
             trial = Trial(data, parts, scores, config.seed, run.session.listen)
@@ -85,7 +85,7 @@ def run_train(config: TrainConfig, listener: Listener = unheard) -> TrainResult:
         with run.session.stage("writing the classifier"):
             _write(run, card, fitted, dna_only, trial, failures)
         summary = {"metrics": card.metrics, "presets": card.presets, "failures": failures}
-        run.session.complete({"result": summary}, called.failed)
+        run.session.complete({"result": summary}, processed.failed)
         return TrainResult(paths.folder, dict(card.metrics), failures)
 
 
@@ -134,13 +134,13 @@ def _fit(
     return fitted
 
 
-def _dims(data: Dataset, called: Called, plan: Plan) -> tuple[int, int]:
+def _dims(data: Dataset, processed: Processed, plan: Plan) -> tuple[int, int]:
     """Numbers in a vector of DNA, and of protein."""
     if data.whole.features.size:
         dna = data.whole.features.shape[1]
     else:
-        source = next(source for part in plan.parts if part.frames and (source := called.source(part)))
-        dna = called.files.read_vectors(source)[0].embeddings.shape[1]
+        source = next(source for part in plan.parts if part.frames and (source := processed.source(part)))
+        dna = processed.files.read_vectors(source)[0].embeddings.shape[1]
     return dna, data.frames.features.shape[1] - dna
 
 

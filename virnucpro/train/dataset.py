@@ -21,7 +21,7 @@ from virnucpro.input.fasta import decoded
 from virnucpro.input.index import IndexedSequence, WorkFile, read_index, window_key
 from virnucpro.io.files import failing_as
 from virnucpro.models.classifier import Classifier
-from virnucpro.pipeline.caller import Called
+from virnucpro.pipeline.caller import Processed
 from virnucpro.pipeline.features import Features, join
 from virnucpro.runs.paths import TrainPaths
 from virnucpro.train.fit import Examples
@@ -114,7 +114,7 @@ def read_windows(paths: TrainPaths, parts: Sequence[WorkFile], virus: int, group
 
 
 def gather(
-    windows: Windows, called: Called, paths: TrainPaths, parts: Sequence[WorkFile]
+    windows: Windows, processed: Processed, paths: TrainPaths, parts: Sequence[WorkFile]
 ) -> tuple[Dataset, list[tuple[int, int, str, str]]]:
     """The windows with their features, and what could not be used: (index of the input, record, id, reason).
 
@@ -129,11 +129,11 @@ def gather(
         for row in read_index(paths.part_file(part.name, ".index")):
             if not isinstance(row, IndexedSequence):
                 rows[row.key] = first + len(rows)
-            elif reason := row.reason if row.failed else called.failure(part):
+            elif reason := row.reason if row.failed else processed.failure(part):
                 failures.append((row.input_index, row.record, row.id, reason))
         first += len(rows)
-        if source := called.source(part):
-            joined = join(called.files.read_vectors(source))
+        if source := processed.source(part):
+            joined = join(processed.files.read_vectors(source))
             frames.add(joined.frames, rows)
             whole.add(joined.whole, rows)
     columns = windows.label, windows.group, windows.sequence, windows.bases
