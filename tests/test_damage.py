@@ -22,12 +22,14 @@ from safetensors.torch import load_file, save_file
 from virnucpro.errors import InputError, ModelError, VirnucproError
 from virnucpro.io.store import Shard, read_shard, write_shard
 from virnucpro.models.card import CARD, DNA_ONLY, ClassifierCard
+from virnucpro.models.checksums import PUT_BACK
 from virnucpro.models.classifier import Classifier
 from virnucpro.models.dnabert_s import load_dnabert
 from virnucpro.models.esm2 import load_esm2
 from virnucpro.models.registry import EMBEDDED, resolve
 from virnucpro.models.sets import resolve_set
 from virnucpro.models.tokenizer import DNATokenizer
+from virnucpro.models.weights import read_weights
 from virnucpro.pipeline.base_worker import Network
 from virnucpro.pipeline.events import Phase
 from virnucpro.pipeline.parallel_dnabert import DNABERTWorker
@@ -337,6 +339,20 @@ try:
 except DeviceError as error:
     print(error)
 """
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin", "tokenizer.json"])
+def test_a_file_of_a_model_that_is_gone_is_not_called_damaged(file: str, tmp_path: Path) -> None:
+    """It was there when the model was chosen; now it is gone, then it is damaged."""
+    path = tmp_path / file
+    read = DNATokenizer if file.endswith(".json") else read_weights
+    with pytest.raises(ModelError, match=f"cannot read .*{file}: .*No such file") as caught:
+        read(path)
+    assert caught.value.hint == PUT_BACK
+    path.write_bytes(b"{")
+    with pytest.raises(ModelError, match=f"cannot read .*{file}: ") as caught:
+        read(path)
+    assert str(caught.value.hint).startswith("download")
 
 
 def test_weights_that_do_not_fit_in_memory_are_not_called_damaged(tmp_path: Path) -> None:

@@ -297,6 +297,18 @@ def test_sha256_of_weights_that_vanished(tmp_path: Path) -> None:
         _ = model.sha256
 
 
+def test_weights_by_a_broken_link(tmp_path: Path) -> None:
+    weights = write(tmp_path / "mine") / "pytorch_model.bin"
+    weights.unlink()
+    weights.symlink_to("elsewhere.bin")
+    with pytest.raises(
+        ModelError, match=r"pytorch_model\.bin is a link to elsewhere\.bin, which does not exist"
+    ) as caught:
+        resolve(str(weights.parent))
+    assert caught.value.hint is not None
+    assert caught.value.hint.startswith("mend the link")
+
+
 # Checking against the pins
 
 

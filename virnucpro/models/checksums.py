@@ -18,6 +18,8 @@ from virnucpro.core.caches import own_folder
 from virnucpro.errors import ModelError, OutputError
 from virnucpro.io.files import atomic_path, failing_as, open_regular, sha256_of
 
+#: What to do about a file of a model that is gone or cannot be read.
+PUT_BACK = "put it there, readable, then run the same command again"
 #: Smallest size in bytes for which a checksum is remembered; smaller files are read quickly.
 LARGE = 64 << 20
 #: Nanoseconds for which a file must be unchanged: two changes in quick succession may leave the same times.
@@ -52,17 +54,15 @@ class Checksum:
     @classmethod
     def of(cls, path: Path) -> Checksum:
         """Compute or recall the checksum of a file. Raises ModelError if it cannot be read or changes meanwhile."""
-        with failing_as(ModelError, f"cannot read {path}"):
+        with failing_as(ModelError, f"cannot read {path}", PUT_BACK):
             state = FileState.of(path)
             known = _recall(state) if state.size >= LARGE else None
             return cls(state, known or _read(path, state))
 
     def refuse_changed(self, path: Path) -> None:
-        """Raise ModelError if the file at `path` has changed."""
-        try:
+        """Raise ModelError if the file at `path` has changed, or is gone."""
+        with failing_as(ModelError, f"cannot read {path}", PUT_BACK):
             is_same = FileState.of(path) == self.state or sha256_of(path) == self.sha256
-        except OSError:
-            is_same = False
         if not is_same:
             raise _changed(path)
 

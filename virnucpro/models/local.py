@@ -20,7 +20,7 @@ from virnucpro._version import __version__
 from virnucpro.errors import ModelError
 from virnucpro.io.files import failing_as, read_object
 from virnucpro.io.files import sha256_of as sum_of_file
-from virnucpro.models.checksums import Checksum
+from virnucpro.models.checksums import PUT_BACK, Checksum
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
@@ -126,7 +126,7 @@ def weight_files(first: Path) -> tuple[Path, ...]:
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal; a ModelError if it cannot be read."""
-    with failing_as(ModelError, f"cannot read {path}"):
+    with failing_as(ModelError, f"cannot read {path}", PUT_BACK):
         return sum_of_file(path)
 
 
@@ -158,6 +158,10 @@ def pick_weights(folder: Path, names: tuple[str, ...], kind: str, hint: str) -> 
         missing.append(" or ".join(names))
     else:
         missing += [file.name for file in weight_files(readable[0]) if not _readable(file)]
+    for path in (folder / name for name in (*missing, *names)):
+        if missing and path.is_symlink() and not path.exists():
+            message = f"{path} is a link to {os.readlink(path)}, which does not exist"
+            raise ModelError(message, hint="mend the link, or put the file itself there")
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise ModelError(f"{folder} holds no readable {', no '.join(missing[:3])}{more}", hint=hint)
@@ -170,7 +174,12 @@ def read_json(path: Path) -> dict[str, Any]:
         return read_object(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ModelError(f"cannot read {path}: {reason}", hint="it must be a JSON object") from error
+        raise ModelError(f"cannot read {path}: {reason}", hint=cure(path, "it must be a JSON object")) from error
+
+
+def cure(path: Path, damaged: str) -> str:
+    """What mends a file of a model that could not be read; damaged: what to do if it is there."""
+    return damaged if _readable(path) else PUT_BACK
 
 
 def _kind(config: Mapping[str, object], weights: list[Path]) -> str:

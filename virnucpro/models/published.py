@@ -71,7 +71,7 @@ def read_published(path: Path) -> dict[str, Tensor]:
     any other class or function, another number of layers, or layers that do not fit together.
     """
     try:
-        with failing_as(ModelError, f"cannot read {path}"):
+        with failing_as(ModelError, f"cannot read {path}", "check the path"):
             state = _state(path, _modules(path, unbroken(partial(_load, path))))
     except ModelError:
         raise

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 
 from virnucpro.core.caches import settle_caches
 from virnucpro.errors import ModelError
+from virnucpro.models.local import cure
 
 if TYPE_CHECKING:
     from virnucpro.models.bpe import FastBPE
@@ -59,7 +60,8 @@ class DNATokenizer:
         except BaseException as error:
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
-            raise ModelError(f"cannot read the tokenizer {self._path}: {error}", hint="download it again") from error
+            hint = cure(self._path, "download it again")
+            raise ModelError(f"cannot read the tokenizer {self._path}: {error}", hint=hint) from error
 
     def _check_letters(self) -> None:
         """Raise a ModelError unless DNA becomes tokens with distinct ids."""

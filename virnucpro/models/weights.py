@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from virnucpro.core.threads import unbroken
 from virnucpro.core.words import counted
 from virnucpro.errors import ModelError, lack_of_memory
-from virnucpro.models.local import read_json, weight_files
+from virnucpro.models.local import cure, read_json, weight_files
 
 Config = TypeVar("Config")
 Network = TypeVar("Network", bound=nn.Module)
@@ -52,8 +52,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             found |= unbroken(partial(_read_file, part))
         except Exception as error:
             # The readers raise a dozen kinds of error for a damaged file; all mean the same to the user.
-            damaged = ModelError(f"cannot read the weights in {part}: {error}", hint="download them again")
-            raise lack_of_memory(error) or damaged from error
+            reason = getattr(error, "strerror", None) or error
+            hint = cure(part, "download them again")
+            unread = ModelError(f"cannot read the weights in {part}: {reason}", hint=hint)
+            raise lack_of_memory(error) or unread from error
     return found
 
 
