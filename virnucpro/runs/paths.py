@@ -40,6 +40,11 @@ class RunPaths:
         return self.output.parent
 
     @property
+    def shown(self) -> str:
+        """What messages call the output."""
+        return str(self.output)
+
+    @property
     def work(self) -> Path:
         """Folder of the files that are needed only during the run."""
         return self.work_dir or self.own_work
@@ -78,7 +83,25 @@ class RunPaths:
         return self.shards / f"{part.name}.h5"
 
 
-class TrainPaths(RunPaths):
+class FolderPaths(RunPaths):
+    """Files of a run that writes a folder: `output` is in it, and begins the names of some files only."""
+
+    @property
+    def shown(self) -> str:
+        """The folder."""
+        return str(self.folder)
+
+
+class PrefixPaths(RunPaths):
+    """Files of a run whose results all begin with `output`."""
+
+    @property
+    def shown(self) -> str:
+        """All that begins so."""
+        return f"{self.output}.*"
+
+
+class TrainPaths(FolderPaths):
     """Files of `virnucpro train`: `output` is the folder of the classifier and, in it, `train`."""
 
     #: The model card for readers.
@@ -95,7 +118,7 @@ class TrainPaths(RunPaths):
         return self.work / "features" / f"{name}.npy"
 
 
-class OrfsPaths(RunPaths):
+class OrfsPaths(PrefixPaths):
     """Files of `virnucpro orfs`: `output` is the prefix of all; the record is named differently from `predict`'s."""
 
     windows = Name("{}.windows.fa")
@@ -113,7 +136,7 @@ class OrfsPaths(RunPaths):
         return self.windows, self.nucleotides, self.proteins
 
 
-class SplitPaths(RunPaths):
+class SplitPaths(FolderPaths):
     """Files of `virnucpro split`: `output` is the folder of the pieces and, in it, `split`."""
 
     #: What the pieces are, and what they were cut from.
@@ -124,7 +147,7 @@ class SplitPaths(RunPaths):
         return tuple(self.folder / f"{number:04d}.fa" for number in range(1, most + 1))
 
 
-class PredictPaths(RunPaths):
+class PredictPaths(PrefixPaths):
     """Files of `virnucpro predict`: `output` is the folder and, in it, the prefix of the results."""
 
     log = Name("run.log")
@@ -151,7 +174,7 @@ class PredictPaths(RunPaths):
         return self.output.with_name(f"{self.output.name}{between}{which}{suffix}")
 
 
-class SamplePaths(RunPaths):
+class SamplePaths(FolderPaths):
     """Files about all samples: `output` is the folder that holds the samples' own and, in it, `samples`."""
 
     table = Name("{}.tsv")

@@ -44,7 +44,7 @@ def session(command: str, paths: RunPaths, settings: Asked, *, force: bool, list
     """A run of `command` over `paths`. Raises OutputError if files are taken, and for every OSError in the block."""
     first_line = f"virnucpro {command} of {paths.output.name}"
     make_folder(paths.output.parent)
-    with _failing_as_output_error(paths.output), _locked(paths.lock, paths.output):
+    with _failing_as_output_error(paths), _locked(paths):
         record = Record.load(paths.manifest)
         refuse_taken(paths, record, command, first_line, force)
         if record is not None and record.command != command:
@@ -62,21 +62,21 @@ def session(command: str, paths: RunPaths, settings: Asked, *, force: bool, list
 
 
 @contextlib.contextmanager
-def _failing_as_output_error(output: Path) -> Iterator[None]:
+def _failing_as_output_error(paths: RunPaths) -> Iterator[None]:
     """Raise OutputError for an OSError that has not become an error of this package before."""
     try:
         yield
     except OSError as error:
-        where = error.filename or output
+        where = error.filename or paths.shown
         raise OutputError(
             f"{where}: {error.strerror or error}", hint="fix that, then run the same command again"
         ) from error
 
 
 @contextlib.contextmanager
-def _locked(path: Path, output: Path) -> Iterator[None]:
+def _locked(paths: RunPaths) -> Iterator[None]:
     """Keep a second run away from the same output, wherever its work files are."""
-    descriptor = _lock(path, output)
+    path, descriptor = paths.lock, _lock(paths)
     try:
         yield
     finally:
@@ -85,16 +85,16 @@ def _locked(path: Path, output: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _lock(path: Path, output: Path) -> int:
+def _lock(paths: RunPaths) -> int:
+    path = paths.lock
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(descriptor)
-            raise OutputError(
-                f"another run is writing {output}", hint="wait for it, or choose another output"
-            ) from error
+            message = f"another run is writing {paths.shown}"
+            raise OutputError(message, hint="wait for it, or choose another output") from error
         except OSError as error:
             logger.warning(
                 "the file system of %s does not support locks (%s): do not start a second run on this output, or "
@@ -209,7 +209,7 @@ class Session:
         elif lost:
             logger.info("%s is missing; running again", lost[0])
         else:
-            logger.info("%s is complete; nothing to do", self.paths.output)
+            logger.info("%s is complete; nothing to do", self.paths.shown)
             return True
         return False
 
