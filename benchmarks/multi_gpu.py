@@ -30,9 +30,9 @@ from benchmarks.common import EngineRun, Report, Row, parser, random_sequences, 
 from benchmarks.esm import random_esm_worker, random_proteins
 from benchmarks.scaling import together, unequal_sizes
 from virnucpro.errors import DeviceError
+from virnucpro.io.files import sha256_of
 from virnucpro.io.results import open_result
 from virnucpro.io.store import read_result
-from virnucpro.models.local import sha256_of
 from virnucpro.models.registry import resolve
 from virnucpro.pipeline.events import FileDone, Heard, Progress, Ready
 from virnucpro.pipeline.launch_local import Workers

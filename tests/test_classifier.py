@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from virnucpro.errors import ModelError, OutputError
 from virnucpro.models.card import CARD, ClassifierCard, EncoderPin, check_encoders
 from virnucpro.models.classifier import BLOCK, KEYS, WEIGHTS, Classifier, save
-from virnucpro.models.local import sha256_of
+from virnucpro.models.local import model_sha256
 from virnucpro.models.published import read_published
 from virnucpro.models.registry import resolve
 
@@ -163,7 +163,7 @@ def edit_card(folder: Path, **changes: object) -> None:
 def test_what_is_saved_is_loaded_and_the_same_again(folder: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == [CARD, WEIGHTS]
     loaded, features = Classifier.load(folder), random_features(9, sum(MINI))
-    assert loaded.card == replace(make_card(), files={WEIGHTS: sha256_of(folder / WEIGHTS)})
+    assert loaded.card == replace(make_card(), files={WEIGHTS: model_sha256(folder / WEIGHTS)})
     state = state_of(network(sum(MINI)))
     assert np.array_equal(loaded.score(features), Classifier(make_card(), state).score(features))
     save(tmp_path / "again", state, loaded.card)
@@ -194,7 +194,7 @@ def test_card_on_disk(folder: Path) -> None:
         "citation": "nobody",
         "licence": "MIT",
         "source": "a test",
-        "files": {WEIGHTS: sha256_of(folder / WEIGHTS)},
+        "files": {WEIGHTS: model_sha256(folder / WEIGHTS)},
     }
 
 

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import gffutils
 import pytest
 
-from virnucpro.calls.gff3 import Features
+from virnucpro.calls.gff3 import Annotation
 from virnucpro.calls.verdicts import Region, SequenceCall, Verdict
 from virnucpro.input.index import IndexedSequence
 
@@ -57,9 +57,9 @@ def call(region: Region) -> SequenceCall:
 
 def test_ids_of_any_kind_come_back() -> None:
     file = io.StringIO()
-    features = Features(file)
+    annotation = Annotation(file)
     for place, name in enumerate(HOSTILE):
-        features.add(IndexedSequence(place, 0, place + 1, name, 900, "", False), call(Region(10, 400, 0.9, 3, 2)))
+        annotation.add(IndexedSequence(place, 0, place + 1, name, 900, "", False), call(Region(10, 400, 0.9, 3, 2)))
     found = features_of(file.getvalue())
     assert [unquote(feature.seqid) for feature in found] == [name for name in HOSTILE for _ in range(2)]
     assert [feature.attributes["Name"][0] for feature in found if feature.featuretype == "region"] == HOSTILE
@@ -73,7 +73,7 @@ def test_ids_of_any_kind_come_back() -> None:
 def test_what_is_not_known_is_left_out(rate: float | None) -> None:
     file = io.StringIO()
     whole = SequenceCall(2, 2, 2, 0.875, 0.5, rate, Verdict.VIRUS, (Region(0, 900, 0.875, 2, 2),))
-    Features(file).add(IndexedSequence(6, 0, 7, "v", 900, "", False), whole)
+    Annotation(file).add(IndexedSequence(6, 0, 7, "v", 900, "", False), whole)
     sequence, region = features_of(file.getvalue())
     assert sequence.attributes.get("false_positive_rate") == (None if rate is None else ["0.012500"])
     assert (sequence.id, region.id, region.attributes["Parent"]) == ("sequence7", "sequence7.1", ["sequence7"])

@@ -25,7 +25,7 @@ from virnucpro.runs.embed import run_embed
 from virnucpro.runs.orfs import run_orfs
 from virnucpro.runs.paths import OrfsPaths, RunPaths
 from virnucpro.runs.predict import run_predict
-from virnucpro.runs.record import Record
+from virnucpro.runs.record import RunRecord
 from virnucpro.runs.session import Session, session
 
 CPU = ("-d", "cpu", "--dtype", "fp32", "-t", 1)
@@ -456,7 +456,7 @@ def test_a_clock_that_goes_backwards(settings: dict[str, Any], tmp_path: Path, m
     began = real()
     monkeypatch.setattr(time, "time", lambda: began - 1000 * (real() - began))
     run_orfs(OrfsConfig(settings["inputs"], tmp_path / "o"))
-    record = Record.load(tmp_path / "o.orfs.run.json")
+    record = RunRecord.load(tmp_path / "o.orfs.run.json")
     assert record is not None
     assert record.details["seconds"] >= 0
     assert all(seconds >= 0 for seconds in record.details["stages"].values())

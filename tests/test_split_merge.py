@@ -23,7 +23,7 @@ from virnucpro.runs.config import EmbedConfig, MergeConfig, PredictConfig, Split
 from virnucpro.runs.embed import run_embed
 from virnucpro.runs.merge import run_merge
 from virnucpro.runs.predict import run_predict
-from virnucpro.runs.record import Record as RunRecord
+from virnucpro.runs.record import RunRecord
 from virnucpro.runs.split import Split, run_split
 
 ROOT = Path(__file__).parent.parent

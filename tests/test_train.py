@@ -27,7 +27,7 @@ from virnucpro.models.classifier import Classifier
 from virnucpro.pipeline.events import FileDone, Phase, Step
 from virnucpro.runs.config import TrainConfig
 from virnucpro.runs.train import run_train
-from virnucpro.train.dataset import Dataset, Part, Table, divide, read_groups
+from virnucpro.train.dataset import Dataset, Subset, Table, divide, read_groups
 from virnucpro.train.evaluation import FIGURES, Trial, _false_positives
 from virnucpro.train.fit import Examples, FitSettings, fit
 from virnucpro.train.metrics import auprc, auroc, confusion, evaluate, recall_at, threshold_at
@@ -60,7 +60,7 @@ def test_groups_are_never_divided_and_every_part_has_both_classes(
     for group in np.unique(data.group):
         assert len(np.unique(parts[data.group == group])) == 1
     assert {(int(part), int(label)) for part, label in zip(parts, data.label, strict=True)} == {
-        (part, label) for part in Part for label in (0, 1)
+        (part, label) for part in Subset for label in (0, 1)
     }
     assert np.array_equal(parts, divide(data, validation, test, seed))
 
@@ -262,7 +262,10 @@ def test_too_many_false_positives_jump_to_the_eye() -> None:
     scores = np.concatenate([np.linspace(0, 1, 100), np.linspace(0, 1, 100) ** 0.25, np.ones(20)])
     label = np.r_[np.zeros(200, int), np.ones(20, int)]
     parts = np.r_[
-        np.full(100, Part.VALIDATION), np.full(100, Part.TEST), np.full(10, Part.VALIDATION), np.full(10, Part.TEST)
+        np.full(100, Subset.VALIDATION),
+        np.full(100, Subset.TEST),
+        np.full(10, Subset.VALIDATION),
+        np.full(10, Subset.TEST),
     ]
     numbers, empty = np.arange(220), Table(np.zeros((0, 1), np.float32), np.zeros(0, int))
     trial = Trial(Dataset(label, numbers, numbers, np.full(220, 500), empty, empty), parts, scores, 1)

@@ -21,7 +21,7 @@ _SEQUENCE_ID = ".:^*$@!+_?-|"
 _VALUE = _SEQUENCE_ID + " /()[]"
 
 
-class Features:
+class Annotation:
     """Takes sequences that are viral or have a viral region, and writes each with its regions as its parts."""
 
     def __init__(self, file: TextIO) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from virnucpro.calls import tables
 from virnucpro.calls.discovery import Discovery
-from virnucpro.calls.gff3 import Features
+from virnucpro.calls.gff3 import Annotation
 from virnucpro.calls.scoring import Row, ScoredWindow
 from virnucpro.calls.verdicts import Callers, Region, SequenceCall, Verdict, region_id
 from virnucpro.input.cut import Rules, read_sequences
@@ -67,7 +67,7 @@ class ResultWriter:
         sequences: TextIO,
         windows: TextIO,
         regions: TextIO,
-        features: TextIO,
+        annotation: TextIO,
         inputs: Sequence[Path],
         callers: Callers,
         vanilla: VanillaTables | None,
@@ -76,7 +76,7 @@ class ResultWriter:
         self.sequences = Table(sequences, tables.SEQUENCES)
         self.windows = Table(windows, tables.WINDOWS)
         self.regions = Table(regions, tables.REGIONS)
-        self.features = Features(features)
+        self.annotation = Annotation(annotation)
         self.summary = Summary()
         self._sequence: IndexedSequence | None = None
 
@@ -159,7 +159,7 @@ class ResultWriter:
             score = round(1000 * region.score), ".", number(region.score)
             self.regions.row(*place, *score, region.windows, region.viral)
         if call.verdict in (Verdict.VIRUS, Verdict.MIXED):
-            self.features.add(sequence, call)
+            self.annotation.add(sequence, call)
 
 
 def _viral(sequence: IndexedSequence, call: SequenceCall) -> Iterator[Viral]:

@@ -24,7 +24,7 @@ from virnucpro.errors import ModelError
 from virnucpro.io.files import atomic_paths
 from virnucpro.models.card import CARD, DNA_ONLY, LABELS, ClassifierCard
 from virnucpro.models.linear import Linear, prepack
-from virnucpro.models.local import sha256_of
+from virnucpro.models.local import model_sha256
 from virnucpro.models.weights import check_keys, read_weights
 
 WEIGHTS = "model.safetensors"
@@ -73,7 +73,7 @@ class Classifier:
         found = state["hidden.weight"].shape[1]
         if found != dim:
             raise ModelError(f"{path} takes {found} features, but by {path.with_name(CARD)} the encoders give {dim}")
-        if card.files.get(path.name, checksum := sha256_of(path)) != checksum:
+        if card.files.get(path.name, checksum := model_sha256(path)) != checksum:
             raise ModelError(
                 f"{path} is not the file that {CARD} next to it names", hint="import or train the classifier again"
             )
@@ -127,7 +127,7 @@ def write(
     for name, each in states.items():
         check_state(folder / name, each)
         names[folder / name].write_bytes(to_safetensors({key: each[key].contiguous() for key in KEYS}))
-    card = replace(card, files={name: sha256_of(names[folder / name]) for name in states})
+    card = replace(card, files={name: model_sha256(names[folder / name]) for name in states})
     names[folder / CARD].write_text(card.to_json(), encoding="utf-8")
 
 

@@ -18,8 +18,7 @@ from typing import Any
 
 from virnucpro._version import __version__
 from virnucpro.errors import ModelError
-from virnucpro.io.files import failing_as, read_object
-from virnucpro.io.files import sha256_of as sum_of_file
+from virnucpro.io.files import failing_as, read_object, sha256_of
 from virnucpro.models.checksums import PUT_BACK, Checksum
 
 CONFIG = "config.json"
@@ -124,10 +123,10 @@ def weight_files(first: Path) -> tuple[Path, ...]:
     )
 
 
-def sha256_of(path: Path) -> str:
+def model_sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal; a ModelError if it cannot be read."""
     with failing_as(ModelError, f"cannot read {path}", PUT_BACK):
-        return sum_of_file(path)
+        return sha256_of(path)
 
 
 def combined(sums: Iterable[str]) -> str:

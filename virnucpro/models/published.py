@@ -21,7 +21,7 @@ from virnucpro.errors import ModelError, OutputError, UsageError
 from virnucpro.io.files import failing_as
 from virnucpro.models.card import CARD, ClassifierCard, EncoderPin
 from virnucpro.models.classifier import EPS, NORM, check_state, save
-from virnucpro.models.local import sha256_of
+from virnucpro.models.local import model_sha256
 from virnucpro.models.registry import MODELS, VARIABLE
 from virnucpro.models.sets import SETS, SOURCE, SetSpec
 
@@ -189,5 +189,5 @@ def _card(path: Path, spec: SetSpec) -> ClassifierCard:
         protein=EncoderPin(protein.name, protein.dim, protein.weights_sha256),
         citation=CITATION,
         licence="not stated",
-        source=f"{spec.published} of {SOURCE}, sha256 {sha256_of(path)}",
+        source=f"{spec.published} of {SOURCE}, sha256 {model_sha256(path)}",
     )

@@ -29,8 +29,8 @@ from virnucpro.models.local import (
     LocalModel,
     combined,
     find_local,
+    model_sha256,
     pick_weights,
-    sha256_of,
     weight_files,
 )
 
@@ -253,11 +253,11 @@ def _refuse_truncated(spec: ModelSpec, model: LocalModel, models_dir: Path | Non
 
 def _check(path: Path, pin: FilePin | None) -> FileCheck:
     if pin is None:
-        return FileCheck(path.name, path, "unpinned", None, sha256_of(path))
+        return FileCheck(path.name, path, "unpinned", None, model_sha256(path))
     size = path.stat().st_size
     if pin.size != size:
         return FileCheck(path.name, path, "mismatch", f"{pin.size} bytes", f"{size} bytes")
-    found = sha256_of(path)
+    found = model_sha256(path)
     return FileCheck(path.name, path, "ok" if found == pin.sha256 else "mismatch", pin.sha256, found)
 
 

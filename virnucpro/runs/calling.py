@@ -54,7 +54,7 @@ class PredictResult:
 def results_of(config: PredictConfig, paths: PredictPaths) -> tuple[Path, ...]:
     """The tables and the viral sequences, and what was requested in addition."""
     vanilla = (paths.vanilla_scores, paths.vanilla_calls) if config.vanilla_output else ()
-    tables = paths.sequences, paths.windows, paths.regions, paths.features, paths.viruses, paths.virus_summary
+    tables = paths.sequences, paths.windows, paths.regions, paths.annotation, paths.viruses, paths.virus_summary
     return (*tables, *vanilla, paths.scores, *kept(config, paths), paths.failed)
 
 
@@ -146,7 +146,7 @@ def write_tables(run: PredictRun, choice: Choice, scores: Scores) -> Summary:
             vanilla = VanillaTables(text(paths.vanilla_scores), text(paths.vanilla_calls))
         if scores.keep:
             rows = keep_scores(packed(paths.scores), run.fingerprint, scores.failed, rows)
-        files = text(paths.sequences), packed(paths.windows), text(paths.regions), text(paths.features)
+        files = text(paths.sequences), packed(paths.windows), text(paths.regions), text(paths.annotation)
         writer = ResultWriter(*files, run.config.inputs, choice.callers, vanilla)
         for row in rows:
             writer.take(row)

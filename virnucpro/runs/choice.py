@@ -14,7 +14,7 @@ from virnucpro.errors import UsageError
 from virnucpro.input.cut import Rules
 from virnucpro.models.card import DEFAULT_PRESET, DNA_ONLY
 from virnucpro.models.classifier import WEIGHTS
-from virnucpro.models.local import sha256_of
+from virnucpro.models.local import model_sha256
 from virnucpro.models.sets import ModelSet, resolve_set
 from virnucpro.runs.config import PredictConfig
 from virnucpro.runs.run import rules_identity
@@ -44,7 +44,7 @@ class Choice:
         """The rules of cutting, and the classifier."""
         files = (WEIGHTS, *([DNA_ONLY] if self.rules.dna_only else []))
         folder = self.model_set.classifier_folder
-        return rules_identity(self.rules) | {"classifier": [sha256_of(folder / name) for name in files]}
+        return rules_identity(self.rules) | {"classifier": [model_sha256(folder / name) for name in files]}
 
 
 def choose(config: PredictConfig) -> Choice:

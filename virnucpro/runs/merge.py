@@ -26,8 +26,7 @@ from virnucpro.io.files import failing_as, sha256_of
 from virnucpro.io.results import OUTPUT_SUFFIXES, Layout, layout_of, result_paths, write_merged
 from virnucpro.io.store import read_blocks, result_attributes
 from virnucpro.models.card import CARD
-from virnucpro.models.local import ATTRIBUTES
-from virnucpro.models.local import sha256_of as model_sha256
+from virnucpro.models.local import ATTRIBUTES, model_sha256
 from virnucpro.pipeline.events import Listener, unheard
 from virnucpro.pipeline.placement import Placement
 from virnucpro.runs.calling import PredictResult, Scores, call, kept, result_of, results_of
@@ -38,8 +37,7 @@ from virnucpro.runs.embed import EmbedResult
 from virnucpro.runs.inputs import Failure, Inputs
 from virnucpro.runs.names import check, default_prefix
 from virnucpro.runs.paths import PredictPaths, RunPaths, SplitPaths
-from virnucpro.runs.record import Record as RunRecord
-from virnucpro.runs.record import fingerprint
+from virnucpro.runs.record import RunRecord, fingerprint
 from virnucpro.runs.run import Job, Run, by_part
 from virnucpro.runs.session import session
 from virnucpro.runs.split import Piece, Split, split_of

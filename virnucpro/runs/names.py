@@ -13,7 +13,7 @@ from virnucpro.errors import InputError, OutputError, UsageError
 from virnucpro.io.files import TEMPORARY_BYTES, unfinished
 from virnucpro.runs.config import STDIN
 from virnucpro.runs.paths import RunPaths
-from virnucpro.runs.record import Record
+from virnucpro.runs.record import RunRecord
 
 #: How to choose other names for the results.
 HINT = "choose another output"
@@ -104,7 +104,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def refuse_taken(paths: RunPaths, record: Record | None, command: str, first_line: str, force: bool) -> None:
+def refuse_taken(paths: RunPaths, record: RunRecord | None, command: str, first_line: str, force: bool) -> None:
     """Raise OutputError for files in the way that no earlier run has written; with `force` remove them.
 
     `record` is that of an earlier run, if one can be read; `first_line` is the first line of each run's log. Results

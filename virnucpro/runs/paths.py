@@ -156,7 +156,7 @@ class PredictPaths(PrefixPaths):
     windows = Name("{}.windows.tsv.gz")
     regions = Name("{}.regions.bed")
     #: Viral sequences and regions as annotation.
-    features = Name("{}.regions.gff3")
+    annotation = Name("{}.regions.gff3")
     #: The viral sequences, and a row for each of them.
     viruses = Name("{}.virus.fna")
     virus_summary = Name("{}.virus_summary.tsv")

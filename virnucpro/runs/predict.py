@@ -16,7 +16,7 @@ from virnucpro.core.threads import Channel
 from virnucpro.input.index import Plan, WorkFile
 from virnucpro.io.files import remove_unfinished
 from virnucpro.models.card import CARD
-from virnucpro.models.local import sha256_of
+from virnucpro.models.local import model_sha256
 from virnucpro.models.sets import ModelSet
 from virnucpro.pipeline.caller import Processed
 from virnucpro.pipeline.events import Heard, Listener, unheard
@@ -132,7 +132,7 @@ def _job(
     encoders = choice.model_set.encoders
     placement = placed(config, encoders)
     choices = {
-        "card": sha256_of(choice.model_set.classifier_folder / CARD),
+        "card": model_sha256(choice.model_set.classifier_folder / CARD),
         "min score": asdict(choice.thresholds),
         "viral share": config.viral_share,
     }

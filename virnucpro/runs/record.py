@@ -39,7 +39,7 @@ def as_recorded(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclass
-class Record:
+class RunRecord:
     """Contents of `run.json`; plan: the split; details: host, inputs, settings, models, devices, times, results."""
 
     path: Path
@@ -83,7 +83,7 @@ class Record:
             )
 
     @classmethod
-    def load(cls, path: Path) -> Record | None:
+    def load(cls, path: Path) -> RunRecord | None:
         """Read the record; None if there is none, or if the file is not an intact record."""
         try:
             return cls._parsed(path, read_object(path))
@@ -98,7 +98,7 @@ class Record:
             return None
 
     @classmethod
-    def _parsed(cls, path: Path, values: dict[str, Any]) -> Record:
+    def _parsed(cls, path: Path, values: dict[str, Any]) -> RunRecord:
         if not all(key in values for key in _KEYS):
             raise ValueError("required keys are missing")
         if values.pop("checksum", None) != fingerprint(values):

@@ -25,8 +25,7 @@ from virnucpro.input.cut import Cutter, Rules
 from virnucpro.input.index import Plan
 from virnucpro.io.files import failing_as, sha256_of, sync
 from virnucpro.io.store import FORMAT_VERSION, READ_AHEAD
-from virnucpro.models.local import LocalModel
-from virnucpro.models.local import sha256_of as model_sha256
+from virnucpro.models.local import LocalModel, model_sha256
 from virnucpro.pipeline.caller import ScoredFiles, score_files, work_of
 from virnucpro.pipeline.cluster import Cluster
 from virnucpro.pipeline.events import Listener
@@ -39,7 +38,7 @@ from virnucpro.runs.config import RunConfig
 from virnucpro.runs.inputs import Inputs
 from virnucpro.runs.names import HINT, check_names
 from virnucpro.runs.paths import RunPaths
-from virnucpro.runs.record import Record, as_recorded, fingerprint
+from virnucpro.runs.record import RunRecord, as_recorded, fingerprint
 from virnucpro.runs.session import Session, session
 
 logger = logging.getLogger("virnucpro.run")
@@ -162,7 +161,7 @@ class Run(Generic[Config, Paths]):
         """The fingerprint of its identity."""
         return fingerprint(self.identity)
 
-    def already_done(self, recall: bool = False) -> Record | None:
+    def already_done(self, recall: bool = False) -> RunRecord | None:
         """The record of an earlier run, if it was the same and is complete; all as for `Session.already_done`."""
         return self.session.already_done(self.job.results, self.identity, self.job.choices, recall)
 

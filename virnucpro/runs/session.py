@@ -34,7 +34,7 @@ from virnucpro.runs.changes import Asked, changes
 from virnucpro.runs.inputs import Failure
 from virnucpro.runs.names import refuse_taken, remove, taken
 from virnucpro.runs.paths import RunPaths
-from virnucpro.runs.record import Record, as_recorded
+from virnucpro.runs.record import RunRecord, as_recorded
 
 logger = logging.getLogger("virnucpro.run")
 
@@ -45,7 +45,7 @@ def session(command: str, paths: RunPaths, settings: Asked, *, force: bool, list
     first_line = f"virnucpro {command} of {paths.output.name}"
     make_folder(paths.output.parent)
     with _failing_as_output_error(paths), _locked(paths):
-        record = Record.load(paths.manifest)
+        record = RunRecord.load(paths.manifest)
         refuse_taken(paths, record, command, first_line, force)
         if record is not None and record.command != command:
             record = None  # --force has removed it
@@ -118,7 +118,7 @@ class Session:
     """One run; made by `session`. `record` is that of an earlier run, and from `begin` on its own."""
 
     def __init__(
-        self, command: str, paths: RunPaths, settings: Asked, record: Record | None, force: bool, listen: Listener
+        self, command: str, paths: RunPaths, settings: Asked, record: RunRecord | None, force: bool, listen: Listener
     ) -> None:
         self.command, self.paths, self.settings, self.record = command, paths, settings, record
         self.force, self.listen = force, listen
@@ -137,7 +137,7 @@ class Session:
         logger.debug("%s: done in %.1f s", name, seconds)
 
     @property
-    def own(self) -> Record:
+    def own(self) -> RunRecord:
         """The record of this run, or of the earlier one that it continues."""
         assert self.record is not None, "the run has not begun"
         return self.record
@@ -176,7 +176,7 @@ class Session:
 
     def already_done(
         self, results: Sequence[Path], identity: dict[str, Any], choices: dict[str, Any], recall: bool = False
-    ) -> Record | None:
+    ) -> RunRecord | None:
         """The record of an earlier run, if it was the same and is complete. Raises OutputError for other results.
 
         recall: its results may be replaced by those of other choices, since these are made in seconds.
@@ -200,7 +200,7 @@ class Session:
             )
         return record if self._is_whole(record, results) else None
 
-    def _is_whole(self, record: Record, results: Iterable[Path]) -> bool:
+    def _is_whole(self, record: RunRecord, results: Iterable[Path]) -> bool:
         lost = [path for path in results if not path.exists()]
         if record.state != "complete":
             logger.info("the previous run stopped while it renamed its results; they are written again")
@@ -226,7 +226,7 @@ class Session:
         ours = not self.force and any(map(os.path.lexists, results))
         names = _names(results)
         obsolete = self._obsolete(names["results"])
-        self.record = Record(
+        self.record = RunRecord(
             self.paths.manifest,
             self.command,
             identity,
@@ -320,5 +320,5 @@ def _names(results: Iterable[Path]) -> dict[str, list[str]]:
     return {"results": [path.name for path in results]}
 
 
-def _published(record: Record | None) -> list[str]:
+def _published(record: RunRecord | None) -> list[str]:
     return [*record.results, *record.details.get("obsolete", ())] if record else []

@@ -27,7 +27,7 @@ from virnucpro.runs.config import MOST_PIECES, SplitConfig
 from virnucpro.runs.inputs import Failure, Inputs
 from virnucpro.runs.names import check, check_names
 from virnucpro.runs.paths import SplitPaths
-from virnucpro.runs.record import Record as RunRecord
+from virnucpro.runs.record import RunRecord
 from virnucpro.runs.session import session
 
 #: How to choose other names for the pieces.

@@ -27,7 +27,7 @@ from virnucpro.runs.names import check
 from virnucpro.runs.paths import TrainPaths
 from virnucpro.runs.record import fingerprint
 from virnucpro.runs.run import Job, Run, by_part, placed, rules_identity, started, work_folder
-from virnucpro.train.dataset import Dataset, Part, Table, divide, gather, read_groups, read_windows
+from virnucpro.train.dataset import Dataset, Subset, Table, divide, gather, read_groups, read_windows
 from virnucpro.train.evaluation import FIGURES, Trial, draw_curves, write_text
 from virnucpro.train.fit import FitSettings, Fitted, fit
 from virnucpro.train.metrics import Ints, check_sklearn
@@ -63,21 +63,23 @@ def run_train(config: TrainConfig, listener: Listener = unheard) -> TrainResult:
         plan = run.work_files()
         with run.session.stage("dividing"):
             windows = read_windows(paths, plan.parts, config.virus, groups)
-            parts = divide(windows, config.validation_fraction, config.test_fraction, config.seed)
+            subsets = divide(windows, config.validation_fraction, config.test_fraction, config.seed)
         files = run.scored_files(classifier=None, vectors=True)
         processed = Processed(paths, files, run.compute(plan, "embedding", files))
         with run.session.stage("gathering features"):
             data, failed = gather(windows, processed, paths, plan.parts)
         whole = reads == "windows"
-        fitted = _fit(run, data, parts, *((data.whole, "windows") if whole else (data.frames, "open frames")))
+        fitted = _fit(run, data, subsets, *((data.whole, "windows") if whole else (data.frames, "open frames")))
         dna_only = None
         if config.dna_only_head:
-            dna_only = _fit(run, data, parts, data.whole, "windows without an open frame", "fitting the DNA-only head")
+            dna_only = _fit(
+                run, data, subsets, data.whole, "windows without an open frame", "fitting the DNA-only head"
+            )
         with run.session.stage("testing", FIGURES, "figures"):
             card = _card(run, reads, encoders, _dims(data, processed, plan))
             of_whole = fitted if whole else dna_only
             scores = data.scores(Classifier(card, fitted.state), Classifier(card, of_whole.state) if of_whole else None)
-            trial = Trial(data, parts, scores, config.seed, run.session.listen)
+            trial = Trial(data, subsets, scores, config.seed, run.session.listen)
             card = replace(card, **trial.findings())
         for surprise in trial.surprises:
             logger.warning("%s", surprise)
@@ -115,11 +117,13 @@ def _job(
 
 
 def _fit(
-    run: Run[TrainConfig, TrainPaths], data: Dataset, parts: Ints, table: Table, unit: str, stage: str = "fitting"
+    run: Run[TrainConfig, TrainPaths], data: Dataset, subsets: Ints, table: Table, unit: str, stage: str = "fitting"
 ) -> Fitted:
     config = run.config
     settings = FitSettings(config.epochs, config.patience, learning_rate=config.learning_rate, seed=config.seed)
-    training, validation = (table.examples(data.label, parts == part) for part in (Part.TRAINING, Part.VALIDATION))
+    training, validation = (
+        table.examples(data.label, subsets == subset) for subset in (Subset.TRAINING, Subset.VALIDATION)
+    )
     for what, examples in (("training", training), ("validation", validation)):
         other, viral = np.bincount(examples.labels, minlength=2)
         if not other or not viral:

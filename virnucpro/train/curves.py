@@ -11,7 +11,7 @@ import numpy as np
 
 from virnucpro.train.metrics import Floats, Ints, auprc, auroc
 
-#: Name of a part → its labels and scores.
+#: Name of a subset → its labels and scores.
 Scored = Mapping[str, tuple[Ints, Floats]]
 
 # Colours that colour-blind readers can distinguish: Okabe and Ito, https://jfly.uni-koeln.de/color/.

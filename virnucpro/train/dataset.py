@@ -1,7 +1,7 @@
 """Embedded work files → the data of a classifier: windows with labels and groups, and their features.
 
-The parts for training, validation and test consist of whole groups: windows of one record, or of related records, are
-similar, and a part that shares a record with another one measures nothing.
+The subsets for training, validation and test consist of whole groups: windows of one record, or of related ones, are
+similar, and a subset that shares a record with another one measures nothing.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from virnucpro.train.metrics import Floats, Ints
 #: Arrays of features, in the work folder: of frames, and of whole windows.
 FEATURES = ("frames", "whole")
 
-#: Groups of a class that are needed for three parts.
+#: Groups of a class that are needed for three subsets.
 FEWEST_GROUPS = 3
 
 
-class Part(IntEnum):
+class Subset(IntEnum):
     """What a group is used for."""
 
     TRAINING = 0
@@ -192,22 +192,22 @@ def read_groups(path: Path) -> dict[str, str]:
 
 
 def divide(data: Windows, validation: float, test: float, seed: int) -> Ints:
-    """(n,) part of each window: whole groups drawn at random, with about the requested shares of each class.
+    """(n,) subset of each window: whole groups drawn at random, with about the requested shares of each class.
 
     Raises UsageError if a class has fewer than three groups.
     """
-    parts = np.full(len(data.label), Part.TRAINING, dtype=np.int64)
+    subsets = np.full(len(data.label), Subset.TRAINING, dtype=np.int64)
     rng = np.random.default_rng(seed)
     for label in (1, 0):
-        for part, group in _drawn(data, label, {Part.TEST: test, Part.VALIDATION: validation}, rng):
-            parts[data.group == group] = part
-    return parts
+        for subset, group in _drawn(data, label, {Subset.TEST: test, Subset.VALIDATION: validation}, rng):
+            subsets[data.group == group] = subset
+    return subsets
 
 
 def _drawn(
-    data: Windows, label: int, shares: Mapping[Part, float], rng: np.random.Generator
-) -> Iterator[tuple[Part, int]]:
-    """Groups of a class and the part they go to; a group with both classes goes by the more frequent one."""
+    data: Windows, label: int, shares: Mapping[Subset, float], rng: np.random.Generator
+) -> Iterator[tuple[Subset, int]]:
+    """Groups of a class and the subset they go to; a group with both classes goes by the more frequent one."""
     groups, place = np.unique(data.group, return_inverse=True)
     size = np.bincount(place)
     viral = np.bincount(place, weights=data.label)
@@ -218,9 +218,9 @@ def _drawn(
     sizes = dict(zip(groups.tolist(), size.tolist(), strict=True))
     order = [int(group) for group in rng.permutation(mine)]
     total = sum(sizes[group] for group in order)
-    for left, (part, share) in zip((2, 1), shares.items(), strict=True):
+    for left, (subset, share) in zip((2, 1), shares.items(), strict=True):
         used = 0
-        while used < share * total and len(order) > left:  # at least one is left for each of the other parts
+        while used < share * total and len(order) > left:  # at least one is left for each of the other subsets
             group = order.pop()
             used += sizes[group]
-            yield part, group
+            yield subset, group

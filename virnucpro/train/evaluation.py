@@ -16,7 +16,7 @@ from virnucpro._version import __version__
 from virnucpro.models.card import DEFAULT_PRESET, ClassifierCard
 from virnucpro.pipeline.events import Listener, unheard
 from virnucpro.train.curves import write_curves
-from virnucpro.train.dataset import Dataset, Part
+from virnucpro.train.dataset import Dataset, Subset
 from virnucpro.train.fit import Fitted
 from virnucpro.train.metrics import METRICS, Estimate, Floats, Ints, confusion, evaluate, threshold_at
 
@@ -26,29 +26,29 @@ PRESETS: Mapping[str, float] = {"conservative": 0.01, "default": 0.05, "relaxed"
 #: The card warns of a preset with more than so many times the false positives that it stands for.
 TOO_MANY = 2
 
-_NAMES = {Part.VALIDATION: "validation", Part.TEST: "test"}
+_NAMES = {Subset.VALIDATION: "validation", Subset.TEST: "test"}
 #: Figures of both, of windows and of sequences.
 FIGURES = len(_NAMES) * 2 * len(METRICS)
 
 
 @dataclass
 class Trial:
-    """scores (n,) of a dataset's windows, NaN where there is none; parts (n,). Figures are steps for the listener."""
+    """scores (n,) of a dataset's windows, NaN where there is none; subsets (n,). Figures are steps for the listener."""
 
     data: Dataset
-    parts: Ints
+    subsets: Ints
     scores: Floats
     seed: int
     listen: Listener = unheard
 
-    def of(self, part: Part) -> tuple[Ints, Floats, Ints]:
-        """Labels, scores and groups of a part's windows that have a score."""
-        rows = (self.parts == part) & ~np.isnan(self.scores)
+    def of(self, subset: Subset) -> tuple[Ints, Floats, Ints]:
+        """Labels, scores and groups of a subset's windows that have a score."""
+        rows = (self.subsets == subset) & ~np.isnan(self.scores)
         return self.data.label[rows], self.scores[rows], self.data.group[rows]
 
-    def by_sequence(self, part: Part) -> tuple[Ints, Floats, Ints]:
+    def by_sequence(self, subset: Subset) -> tuple[Ints, Floats, Ints]:
         """The same for sequences: the mean of their windows, weighted by bases."""
-        rows = (self.parts == part) & ~np.isnan(self.scores)
+        rows = (self.subsets == subset) & ~np.isnan(self.scores)
         _, first, place = np.unique(self.data.sequence[rows], return_index=True, return_inverse=True)
         bases = self.data.bases[rows]
         scores = np.bincount(place, self.scores[rows] * bases) / np.bincount(place, bases)
@@ -56,17 +56,17 @@ class Trial:
 
     @cached_property
     def presets(self) -> dict[str, float]:
-        """Thresholds, measured on the validation part: the test part decides nothing."""
-        labels, scores, _ = self.of(Part.VALIDATION)
+        """Thresholds, measured on the validation subset: the test subset decides nothing."""
+        labels, scores, _ = self.of(Subset.VALIDATION)
         return {name: min(1.0, threshold_at(labels, scores, share)) for name, share in PRESETS.items()}
 
     @cached_property
     def estimates(self) -> dict[str, dict[str, Estimate]]:
-        """For windows and sequences of the validation and the test part, every metric."""
+        """For windows and sequences of the validation and the test subset, every metric."""
         found = {}
-        for part, name in _NAMES.items():
+        for subset, name in _NAMES.items():
             for unit, take in (("windows", self.of), ("sequences", self.by_sequence)):
-                labels, scores, groups = take(part)
+                labels, scores, groups = take(subset)
                 if len(np.unique(labels)) == 2:
                     found[f"{name} {unit}"] = evaluate(labels, scores, groups, self.seed, self.listen)
         return found
@@ -74,13 +74,13 @@ class Trial:
     @property
     def confusion(self) -> dict[str, int]:
         """The confusion of the test windows at the default threshold."""
-        labels, scores, _ = self.of(Part.TEST)
+        labels, scores, _ = self.of(Subset.TEST)
         return confusion(labels, scores, self.presets[DEFAULT_PRESET])
 
     @cached_property
     def false_positives(self) -> dict[str, float]:
-        """By preset: the share of other windows of the test part that reach its threshold; NaN if there are none."""
-        labels, scores, _ = self.of(Part.TEST)
+        """By preset: the share of other windows of the test subset that reach its threshold; NaN if there are none."""
+        labels, scores, _ = self.of(Subset.TEST)
         others = scores[labels == 0]
         return {
             name: float(np.mean(others >= score)) if len(others) else float("nan")
@@ -89,7 +89,7 @@ class Trial:
 
     @property
     def surprises(self) -> list[str]:
-        """Presets with far more false positives in the test part than they stand for, in words."""
+        """Presets with far more false positives in the test subset than they stand for, in words."""
         return [
             f"preset {name} calls {seen:.1%} of the other windows of the test part viral; the target is {meant:.0%}"
             for name, meant in PRESETS.items()
@@ -98,24 +98,24 @@ class Trial:
 
     @property
     def divided(self) -> dict[str, dict[str, list[int]]]:
-        """The number of records and groups, by class and part."""
+        """The number of records and groups, by class and subset."""
         data, found = self.data, {}
         for label, kind in ((1, "viral"), (0, "other")):
-            rows = [(part, (data.label == label) & (self.parts == part)) for part in Part]
+            rows = [(subset, (data.label == label) & (self.subsets == subset)) for subset in Subset]
             found[kind] = {
-                part.name.lower(): [len(np.unique(each[here])) for each in (data.sequence, data.group)]
-                for part, here in rows
+                subset.name.lower(): [len(np.unique(each[here])) for each in (data.sequence, data.group)]
+                for subset, here in rows
             }
         return found
 
     @property
     def counts(self) -> dict[str, int]:
-        """Windows of each part, with and without a score."""
+        """Windows of each subset, with and without a score."""
         found = {}
-        for part in Part:
-            rows = self.parts == part
-            found[f"{part.name.lower()} windows"] = int(rows.sum())
-            found[f"{part.name.lower()} windows scored"] = int((rows & ~np.isnan(self.scores)).sum())
+        for subset in Subset:
+            rows = self.subsets == subset
+            found[f"{subset.name.lower()} windows"] = int(rows.sum())
+            found[f"{subset.name.lower()} windows scored"] = int((rows & ~np.isnan(self.scores)).sum())
         return found
 
     def findings(self) -> dict[str, Any]:
@@ -155,9 +155,9 @@ def _text(card: ClassifierCard, trial: Trial, fitted: Fitted, files: Mapping[str
     yield ""
     yield "| class | files | part | records | groups |"
     yield "|---|---|---|---|---|"
-    for kind, parts in trial.divided.items():
+    for kind, subsets in trial.divided.items():
         names = ", ".join(str(path.name) for path in files[kind])
-        for name, (records, groups) in parts.items():
+        for name, (records, groups) in subsets.items():
             yield f"| {kind} | {names} | {name} | {records} | {groups} |"
     yield ""
     yield f"Epochs: {len(fitted.training_loss)}, the best one kept. Temperature: {fitted.temperature:.3g}."
@@ -191,6 +191,6 @@ def _false_positives(trial: Trial) -> Iterator[str]:
 
 def draw_curves(path: Path, trial: Trial, fitted: Fitted) -> None:
     """Losses by epoch, and ROC and precision-recall curves of the windows. Raises OSError."""
-    parts = ((name, *trial.of(part)[:2]) for part, name in _NAMES.items())
-    scored = {name: (labels, scores) for name, labels, scores in parts if len(np.unique(labels)) == 2}
+    subsets = ((name, *trial.of(subset)[:2]) for subset, name in _NAMES.items())
+    scored = {name: (labels, scores) for name, labels, scores in subsets if len(np.unique(labels)) == 2}
     write_curves(path, {"training": fitted.training_loss, "validation": fitted.validation_loss}, scored)
