@@ -136,8 +136,8 @@ RUN: Mapping[str, Sequence[Option]] = {
         Option(
             "--batch-size",
             metavar="TOKENS",
-            help="Tokens per batch, rounded up to a multiple of 256; default: chosen by device (see `virnucpro "
-            "devices`).",
+            help="Tokens per batch, rounded up to a multiple of 256; default: as suits the devices and the models. A "
+            "run says at its start what it uses.",
         ),
         Option("-t", "--threads", help="CPU threads for the whole run, with --ray on each node; default: all."),
         Option(
