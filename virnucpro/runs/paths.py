@@ -23,6 +23,8 @@ class RunPaths:
     output: Path
     work_dir: Path | None = None
 
+    #: What messages call the output.
+    shown = Name("{}")
     #: The run record.
     manifest = Name("{}.run.json")
     #: What failed, and why.
@@ -38,11 +40,6 @@ class RunPaths:
     def folder(self) -> Path:
         """The folder of the output."""
         return self.output.parent
-
-    @property
-    def shown(self) -> str:
-        """What messages call the output."""
-        return str(self.output)
 
     @property
     def work(self) -> Path:
@@ -83,27 +80,10 @@ class RunPaths:
         return self.shards / f"{part.name}.h5"
 
 
-class FolderPaths(RunPaths):
-    """Files of a run that writes a folder: `output` is in it, and begins the names of some files only."""
-
-    @property
-    def shown(self) -> str:
-        """The folder."""
-        return str(self.folder)
-
-
-class PrefixPaths(RunPaths):
-    """Files of a run whose results all begin with `output`."""
-
-    @property
-    def shown(self) -> str:
-        """All that begins so."""
-        return f"{self.output}.*"
-
-
-class TrainPaths(FolderPaths):
+class TrainPaths(RunPaths):
     """Files of `virnucpro train`: `output` is the folder of the classifier and, in it, `train`."""
 
+    shown = RunPaths.folder
     #: The model card for readers.
     text = Name("MODEL_CARD.md")
     curves = Name("curves.svg")
@@ -118,9 +98,10 @@ class TrainPaths(FolderPaths):
         return self.work / "features" / f"{name}.npy"
 
 
-class OrfsPaths(PrefixPaths):
+class OrfsPaths(RunPaths):
     """Files of `virnucpro orfs`: `output` is the prefix of all; the record is named differently from `predict`'s."""
 
+    shown = Name("{}.*")
     windows = Name("{}.windows.fa")
     #: Nucleotides of the open frames.
     nucleotides = Name("{}.orfs.fna")
@@ -136,9 +117,10 @@ class OrfsPaths(PrefixPaths):
         return self.windows, self.nucleotides, self.proteins
 
 
-class SplitPaths(FolderPaths):
+class SplitPaths(RunPaths):
     """Files of `virnucpro split`: `output` is the folder of the pieces and, in it, `split`."""
 
+    shown = RunPaths.folder
     #: What the pieces are, and what they were cut from.
     manifest = Name("{}.json")
 
@@ -147,9 +129,10 @@ class SplitPaths(FolderPaths):
         return tuple(self.folder / f"{number:04d}.fa" for number in range(1, most + 1))
 
 
-class PredictPaths(PrefixPaths):
+class PredictPaths(RunPaths):
     """Files of `virnucpro predict`: `output` is the folder and, in it, the prefix of the results."""
 
+    shown = Name("{}.*")
     log = Name("run.log")
     #: A row for each sequence, each window, each viral region.
     sequences = Name("{}.sequences.tsv")
@@ -174,7 +157,7 @@ class PredictPaths(PrefixPaths):
         return self.output.with_name(f"{self.output.name}{between}{which}{suffix}")
 
 
-class SamplePaths(FolderPaths):
+class SamplePaths(RunPaths):
     """Files about all samples: `output` is the folder that holds the samples' own and, in it, `samples`."""
 
     table = Name("{}.tsv")
