@@ -273,7 +273,8 @@ def test_workers_that_start_before_a_large_input_is_read(tmp_path: Path, toy: Pa
     large = to_fasta(tmp_path / "in.fa", [*random_records(20, seed=5), ("n", MUCH * "N")])
     for device in ("cpu", "cpu,cpu"):
         words = ("predict", large, "-o", tmp_path / device, "-d", device, "--model", toy, "--sequences-per-file", 20)
-        assert cli(*words).returncode == 0
+        done = cli(*words)
+        assert done.returncode == 0, done.stderr
     assert results(tmp_path / "cpu") == results(tmp_path / "cpu,cpu")
 
 
