@@ -27,7 +27,7 @@ from virnucpro.models.classifier import Classifier
 from virnucpro.pipeline.events import FileDone, Phase, Step
 from virnucpro.runs.config import TrainConfig
 from virnucpro.runs.train import run_train
-from virnucpro.train.dataset import Dataset, Subset, Table, divide, read_groups
+from virnucpro.train.dataset import Dataset, FeatureRows, Subset, assign_subsets, read_groups
 from virnucpro.train.evaluation import FIGURES, Trial, _false_positives
 from virnucpro.train.fit import Examples, FitSettings, fit
 from virnucpro.train.metrics import auprc, auroc, confusion, evaluate, recall_at, threshold_at
@@ -38,7 +38,7 @@ CPU = ("--device", "cpu", "--dtype", "fp32", "--batch-size", 512)
 
 
 def dataset(labels: list[int], groups: list[int]) -> Dataset:
-    empty = Table(np.empty((0, 0), np.float32), np.empty(0, np.int64))
+    empty = FeatureRows(np.empty((0, 0), np.float32), np.empty(0, np.int64))
     column = np.arange(len(labels))
     return Dataset(np.array(labels), np.array(groups), column, column + 1, empty, empty)
 
@@ -56,18 +56,18 @@ def labelled_groups(draw: st.DrawFn) -> Dataset:
 def test_groups_are_never_divided_and_every_part_has_both_classes(
     data: Dataset, validation: float, test: float, seed: int
 ) -> None:
-    parts = divide(data, validation, test, seed)
+    parts = assign_subsets(data, validation, test, seed)
     for group in np.unique(data.group):
         assert len(np.unique(parts[data.group == group])) == 1
     assert {(int(part), int(label)) for part, label in zip(parts, data.label, strict=True)} == {
         (part, label) for part in Subset for label in (0, 1)
     }
-    assert np.array_equal(parts, divide(data, validation, test, seed))
+    assert np.array_equal(parts, assign_subsets(data, validation, test, seed))
 
 
 def test_parts_have_about_the_shares_asked_for() -> None:
     labels = [0] * 1000 + [1] * 500
-    parts = divide(dataset(labels, list(range(1500))), 0.2, 0.1, seed=3)
+    parts = assign_subsets(dataset(labels, list(range(1500))), 0.2, 0.1, seed=3)
     for label, total in ((0, 1000), (1, 500)):
         counts = np.bincount(parts[np.array(labels) == label], minlength=3)
         assert counts.tolist() == [0.7 * total, 0.2 * total, 0.1 * total]
@@ -75,7 +75,7 @@ def test_parts_have_about_the_shares_asked_for() -> None:
 
 def test_two_groups_of_a_class_are_too_few() -> None:
     with pytest.raises(UsageError, match="2 groups of viral"):
-        divide(dataset([0, 0, 0, 1, 1, 1], [1, 2, 3, 4, 4, 5]), 0.1, 0.1, 1)
+        assign_subsets(dataset([0, 0, 0, 1, 1, 1], [1, 2, 3, 4, 4, 5]), 0.1, 0.1, 1)
 
 
 # The fit.
@@ -267,7 +267,7 @@ def test_too_many_false_positives_jump_to_the_eye() -> None:
         np.full(10, Subset.VALIDATION),
         np.full(10, Subset.TEST),
     ]
-    numbers, empty = np.arange(220), Table(np.zeros((0, 1), np.float32), np.zeros(0, int))
+    numbers, empty = np.arange(220), FeatureRows(np.zeros((0, 1), np.float32), np.zeros(0, int))
     trial = Trial(Dataset(label, numbers, numbers, np.full(220, 500), empty, empty), parts, scores, 1)
     line = next(line for line in _false_positives(trial) if line.startswith("| default"))
     assert trial.false_positives["default"] > 0.1

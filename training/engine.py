@@ -18,7 +18,7 @@ from typing import Any
 
 from training.pieces import FIT_KINDS, KINDS, Piece, read
 from virnucpro.calls.model import log_odds
-from virnucpro.calls.read import Region, Results, ScoredWindow
+from virnucpro.calls.read import RegionRow, Results, WindowRow
 from virnucpro.calls.segment import WindowOdds
 from virnucpro.models.card import CARD, ClassifierCard
 from virnucpro.runs.config import PredictConfig
@@ -34,7 +34,7 @@ class Called:
     verdict: str
     score: float | None
     windows: Sequence[WindowOdds]
-    regions: Sequence[Region]
+    regions: Sequence[RegionRow]
 
     @property
     def bases(self) -> int:
@@ -57,7 +57,7 @@ def called(fasta: Path, model: str, out: Path, **settings: Any) -> list[Called]:
     ]
 
 
-def _scored(windows: Iterable[ScoredWindow]) -> list[WindowOdds]:
+def _scored(windows: Iterable[WindowRow]) -> list[WindowOdds]:
     return [WindowOdds(row.start, row.end, log_odds(row.score), False) for row in windows if row.score is not None]
 
 

@@ -40,7 +40,7 @@ class SequenceRow(TypedDict):
     note: str
 
 
-class ScoredWindow(NamedTuple):
+class WindowRow(NamedTuple):
     """Bases `start` to `end` (from 0, `end` excluded) of sequence `number`; score None if it has none.
 
     frames: names of its open frames; best_frame: empty if the score is not based on a frame; viral: by itself.
@@ -55,7 +55,7 @@ class ScoredWindow(NamedTuple):
     viral: bool
 
 
-class Region(NamedTuple):
+class RegionRow(NamedTuple):
     """Bases `start` to `end` (from 0, `end` excluded) of a sequence with this id, and its scored and viral windows."""
 
     id: str
@@ -70,8 +70,8 @@ class Called(NamedTuple):
     """A sequence with all its windows and regions."""
 
     sequence: SequenceRow
-    windows: list[ScoredWindow]
-    regions: list[Region]
+    windows: list[WindowRow]
+    regions: list[RegionRow]
 
 
 def find_prefix(folder: Path) -> str:
@@ -114,12 +114,12 @@ class Results:
             for row in read_rows(self.paths.sequences, SEQUENCES):
                 yield cast(SequenceRow, {column: cell(row[column]) for column, cell in read.items()})
 
-    def windows(self) -> Iterator[ScoredWindow]:
+    def windows(self) -> Iterator[WindowRow]:
         """All windows in input order."""
         with reading(self.paths.windows):
             yield from map(_window, read_rows(self.paths.windows, WINDOWS))
 
-    def regions(self) -> Iterator[Region]:
+    def regions(self) -> Iterator[RegionRow]:
         """All viral regions in input order."""
         with reading(self.paths.regions):
             yield from map(_region, read_rows(self.paths.regions, REGIONS))
@@ -152,8 +152,8 @@ class Results:
         return InputError(f"{path} has other rows than {self.paths.sequences} counts", hint=HINT)
 
 
-def _window(row: Mapping[str, str]) -> ScoredWindow:
-    return ScoredWindow(
+def _window(row: Mapping[str, str]) -> WindowRow:
+    return WindowRow(
         number=int(row["number"]),
         start=int(row["start"]) - 1,
         end=int(row["end"]),
@@ -164,8 +164,8 @@ def _window(row: Mapping[str, str]) -> ScoredWindow:
     )
 
 
-def _region(row: Mapping[str, str]) -> Region:
-    return Region(
+def _region(row: Mapping[str, str]) -> RegionRow:
+    return RegionRow(
         id=row["#sequence_id"],
         start=int(row["start"]),
         end=int(row["end"]),

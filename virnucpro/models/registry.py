@@ -282,10 +282,10 @@ def _fetch(fetch: Callable[..., str], file: str, pin: FilePin, spec: ModelSpec, 
 
 def _how_to_get(spec: ModelSpec, models_dir: Path | None) -> str:
     """How to get a registered model."""
-    return f"run `virnucpro models download {spec.name}{option(models_dir)}`\n{_by_hand(spec, models_dir)}"
+    return f"run `virnucpro models download {spec.name}{models_dir_option(models_dir)}`\n{_by_hand(spec, models_dir)}"
 
 
-def option(models_dir: Path | None) -> str:
+def models_dir_option(models_dir: Path | None) -> str:
     """The --models-dir option for this folder, quoted for a shell; empty for None."""
     return f" --models-dir {shlex.quote(str(models_dir))}" if models_dir else ""
 

@@ -28,8 +28,8 @@ from virnucpro.models.registry import (
     Listed,
     folders,
     listed,
+    models_dir_option,
     nearest,
-    option,
     resolve,
 )
 
@@ -200,14 +200,14 @@ def _how_to_get(spec: SetSpec, models_dir: Path | None) -> str:
     if spec.published is None:
         return REINSTALL
     place = models_dir or (None if any(spec.folders(None)) else Path("DIR"))
-    return f"run `virnucpro models import {spec.published}{option(place)}` with the file from {SOURCE}"
+    return f"run `virnucpro models import {spec.published}{models_dir_option(place)}` with the file from {SOURCE}"
 
 
 def no_download(name: str, models_dir: Path | None) -> ModelError:
     """The error for a download of the set `name` as if it were one model: it says how to get each of its parts."""
     spec = SETS[name]
     encoders = [encoder for encoder in spec.encoders if MODELS[encoder].hub_id]
-    cures = [f"run `virnucpro models download {encoder}{option(models_dir)}`" for encoder in encoders]
+    cures = [f"run `virnucpro models download {encoder}{models_dir_option(models_dir)}`" for encoder in encoders]
     cures.append(_how_to_get(spec, models_dir) if spec.published else "nothing to download: it is in the package")
     what = f"{name} is a model set, of {' and '.join(spec.encoders)} and a classifier, not a model"
     return ModelError(what, hint="\n".join(cures))

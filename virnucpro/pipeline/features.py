@@ -85,7 +85,7 @@ def _refuse_missing(ids: Sequence[str], there: dict[str, int], side: str) -> Non
         )
 
 
-class Joined(NamedTuple):
+class ClassifierInput(NamedTuple):
     """The input of a classifier from a work file: features of frames, vectors of whole windows, and what has none."""
 
     frames: Features
@@ -93,7 +93,7 @@ class Joined(NamedTuple):
     failed: list[tuple[int, str, str]]
 
 
-def join(shards: Sequence[Shard]) -> Joined:
+def join(shards: Sequence[Shard]) -> ClassifierInput:
     """Join the vectors of one work file by id; shards: that of DNA first. Without proteins all windows are whole ones.
 
     Raises InputError that names an id which one side lacks.
@@ -103,9 +103,9 @@ def join(shards: Sequence[Shard]) -> Joined:
     dna, *proteins = shards
     whole = _rows_of(dna, lambda name: name.endswith(WHOLE))
     if not proteins:
-        return Joined(([], np.empty((0, 0), np.float32)), whole, failed)
+        return ClassifierInput(([], np.empty((0, 0), np.float32)), whole, failed)
     frames = _rows_of(dna, lambda name: not name.endswith(WHOLE) and name not in lost)
-    return Joined(merge_features(frames, _rows_of(proteins[0], lambda name: name not in lost)), whole, failed)
+    return ClassifierInput(merge_features(frames, _rows_of(proteins[0], lambda name: name not in lost)), whole, failed)
 
 
 def _rows_of(shard: Shard, wanted: Callable[[str], bool]) -> Features:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.calls.read import Called, Region, ScoredWindow, SequenceRow
+from virnucpro.calls.read import Called, RegionRow, SequenceRow, WindowRow
 from virnucpro.input.frames import FRAME_NAMES
 from virnucpro.report.html import printable
 from virnucpro.report.survey import VERDICTS, Survey
@@ -93,7 +93,7 @@ class Columns:
             note=self._notes.setdefault(printable(row["note"]), len(self._notes)),
         )
 
-    def _region(self, region: Region) -> None:
+    def _region(self, region: RegionRow) -> None:
         self._put(
             start=region.start,
             end=region.end,
@@ -102,7 +102,7 @@ class Columns:
             region_viral=region.windows_viral,
         )
 
-    def _window(self, window: ScoredWindow, step: int) -> None:
+    def _window(self, window: WindowRow, step: int) -> None:
         value = NO_SCORE if window.score is None else 2 * round(1000 * window.score) + window.viral
         self._frames = self._frames or bool(window.frames)
         self._put(step=step, size=window.end - window.start, value=value, frames=_frames(window))
@@ -136,7 +136,7 @@ def _or_nan(value: float | None) -> float:
     return float("nan") if value is None else value
 
 
-def _frames(window: ScoredWindow) -> int:
+def _frames(window: WindowRow) -> int:
     best = FRAME_NAMES.index(window.best_frame) if window.best_frame else _NO_FRAME
     return sum(1 << FRAME_NAMES.index(name) for name in window.frames) | best << _FRAME_BITS
 

@@ -14,11 +14,11 @@ Values = Mapping[str, Any]
 Asked = Mapping[str, str]
 
 _MODEL = ("model", "model_set", "models_dir")
-_PARTS, _FILES = ("model", "DNA model", "protein model"), ("weights", "config", "tokenizer")
+_ROLES, _FILES = ("model", "DNA model", "protein model"), ("weights", "config", "tokenizer")
 
 #: For each value that decides results: the settings, and the other values, that may have changed it.
 CAUSES: Mapping[str, tuple[str, ...]] = {
-    **{f"{part} {file}": _MODEL for part in _PARTS for file in _FILES},
+    **{f"{role} {file}": _MODEL for role in _ROLES for file in _FILES},
     "classifier": _MODEL,
     "reads": _MODEL,
     "card": (*_MODEL, "classifier"),

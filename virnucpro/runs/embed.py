@@ -30,7 +30,7 @@ from virnucpro.runs.names import check
 from virnucpro.runs.paths import RunPaths
 from virnucpro.runs.run import Job, Run, balance, placed, started, work_folder
 
-#: The encoder's part in the run.
+#: The encoder's role in the run.
 MODEL = "model"
 
 EmbedRun = Run[EmbedConfig, RunPaths]

@@ -38,7 +38,7 @@ from virnucpro.runs.inputs import Failure, Inputs
 from virnucpro.runs.names import check, default_prefix
 from virnucpro.runs.paths import PredictPaths, RunPaths, SplitPaths
 from virnucpro.runs.record import RunRecord, fingerprint
-from virnucpro.runs.run import Job, Run, by_part
+from virnucpro.runs.run import Job, Run, by_role
 from virnucpro.runs.session import session
 from virnucpro.runs.split import Piece, Split, split_of
 
@@ -166,7 +166,7 @@ def _merge_calls(config: MergeConfig, listener: Listener, pieces: Pieces) -> Pre
     choice = _choice(as_one, record)
     placement = Placement((), identity["dtype"], tuple(identity["token_budget"]))
     choices = {name: value for name, value in record.choices.items() if name != "results"}
-    models = by_part(choice.model_set.encoders)
+    models = by_role(choice.model_set.encoders)
     job = Job("predict", as_one, paths, results, models, choice.rules, placement, {}, choices)
     with session("predict", paths, pieces.settings, force=config.force, listen=listener) as opened:
         run = Run(job, opened, pieces, identity)

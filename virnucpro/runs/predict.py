@@ -39,7 +39,7 @@ from virnucpro.runs.choice import Choice, choose
 from virnucpro.runs.config import PredictConfig
 from virnucpro.runs.names import check, check_names, default_prefix
 from virnucpro.runs.paths import PredictPaths
-from virnucpro.runs.run import Job, by_part, placed, started, work_folder
+from virnucpro.runs.run import Job, by_role, placed, started, work_folder
 
 logger = logging.getLogger("virnucpro.run")
 
@@ -136,7 +136,7 @@ def _job(
         "min score": asdict(choice.thresholds),
         "viral share": config.viral_share,
     }
-    models = by_part(encoders)
+    models = by_role(encoders)
     decisive = choice.rules, placement, choice.identity, choices
     return Job("predict", config, paths, results, models, *decisive, HINT, launch)
 

@@ -51,7 +51,7 @@ Paths = TypeVar("Paths", bound=RunPaths)
 class Job(Generic[Config, Paths]):
     """What a run will do: everything that is known before its input is read.
 
-    results: the files of every complete run; models: the encoders by their parts in the run; identity: what decides
+    results: the files of every complete run; models: the encoders by their roles in the run; identity: what decides
     vectors and scores, in addition to input, models, placement and versions; choices: what else decides the results;
     hint: how to choose other names for them; launch: makes the launcher of workers.
     """
@@ -102,7 +102,7 @@ def _identity(job: Job[Config, Paths], inputs: Inputs) -> dict[str, Any]:
 
     values = {
         "inputs": inputs.sums,
-        **{name: digest for part, model in job.models.items() for name, digest in _checksums(part, model)},
+        **{name: digest for role, model in job.models.items() for name, digest in _checksums(role, model)},
         "dtype": job.placement.dtype,
         "token_budget": list(job.placement.budgets),
         "device_kinds": job.placement.kinds,
@@ -115,14 +115,14 @@ def _identity(job: Job[Config, Paths], inputs: Inputs) -> dict[str, Any]:
     return as_recorded(values)
 
 
-def _checksums(part: str, model: LocalModel) -> Iterator[tuple[str, str | None]]:
-    yield f"{part} weights", model.sha256
+def _checksums(role: str, model: LocalModel) -> Iterator[tuple[str, str | None]]:
+    yield f"{role} weights", model.sha256
     for path, what in ((model.config, "config"), (model.tokenizer, "tokenizer")):
-        yield f"{part} {what}", None if path is None else model_sha256(path)
+        yield f"{role} {what}", None if path is None else model_sha256(path)
 
 
-def by_part(encoders: Sequence[LocalModel]) -> dict[str, LocalModel]:
-    """The encoders of a run over windows by their parts: of DNA and of proteins, or of DNA alone."""
+def by_role(encoders: Sequence[LocalModel]) -> dict[str, LocalModel]:
+    """The encoders of a run over windows by their roles: of DNA and of proteins, or of DNA alone."""
     return dict(zip(("DNA model", "protein model"), encoders, strict=False))
 
 
@@ -174,7 +174,7 @@ class Run(Generic[Config, Paths]):
         return {
             "host": {"python": platform.python_version(), "platform": platform.platform()},
             "inputs": self.inputs.described,
-            "models": {part: _described(model) for part, model in self.job.models.items()},
+            "models": {role: _described(model) for role, model in self.job.models.items()},
         }
 
     def work_files(self, launcher: Launcher | None = None) -> Plan:

@@ -26,8 +26,8 @@ from virnucpro.runs.inputs import Failure
 from virnucpro.runs.names import check
 from virnucpro.runs.paths import TrainPaths
 from virnucpro.runs.record import fingerprint
-from virnucpro.runs.run import Job, Run, by_part, placed, rules_identity, started, work_folder
-from virnucpro.train.dataset import Dataset, Subset, Table, divide, gather, read_groups, read_windows
+from virnucpro.runs.run import Job, Run, by_role, placed, rules_identity, started, work_folder
+from virnucpro.train.dataset import Dataset, FeatureRows, Subset, assign_subsets, gather, read_groups, read_windows
 from virnucpro.train.evaluation import FIGURES, Trial, draw_curves, write_text
 from virnucpro.train.fit import FitSettings, Fitted, fit
 from virnucpro.train.metrics import Ints, check_sklearn
@@ -63,7 +63,7 @@ def run_train(config: TrainConfig, listener: Listener = unheard) -> TrainResult:
         plan = run.work_files()
         with run.session.stage("dividing"):
             windows = read_windows(paths, plan.parts, config.virus, groups)
-            subsets = divide(windows, config.validation_fraction, config.test_fraction, config.seed)
+            subsets = assign_subsets(windows, config.validation_fraction, config.test_fraction, config.seed)
         files = run.scored_files(classifier=None, vectors=True)
         processed = Processed(paths, files, run.compute(plan, "embedding", files))
         with run.session.stage("gathering features"):
@@ -112,17 +112,22 @@ def _job(
         "groups": None if groups is None else fingerprint(groups),
         "fit": [config.epochs, config.patience, config.learning_rate, config.seed],
     }
-    models = by_part(encoders)
+    models = by_role(encoders)
     return Job("train", config, paths, results, models, rules, placement, rules_identity(rules), choices)
 
 
 def _fit(
-    run: Run[TrainConfig, TrainPaths], data: Dataset, subsets: Ints, table: Table, unit: str, stage: str = "fitting"
+    run: Run[TrainConfig, TrainPaths],
+    data: Dataset,
+    subsets: Ints,
+    rows: FeatureRows,
+    unit: str,
+    stage: str = "fitting",
 ) -> Fitted:
     config = run.config
     settings = FitSettings(config.epochs, config.patience, learning_rate=config.learning_rate, seed=config.seed)
     training, validation = (
-        table.examples(data.label, subsets == subset) for subset in (Subset.TRAINING, Subset.VALIDATION)
+        rows.examples(data.label, subsets == subset) for subset in (Subset.TRAINING, Subset.VALIDATION)
     )
     for what, examples in (("training", training), ("validation", validation)):
         other, viral = np.bincount(examples.labels, minlength=2)

@@ -43,7 +43,7 @@ class Subset(IntEnum):
 
 
 @dataclass
-class Table:
+class FeatureRows:
     """Features and the window of each: (n, dim) and (n,)."""
 
     features: NDArray[np.float32]
@@ -69,8 +69,8 @@ class Windows:
 class Dataset(Windows):
     """Windows with the features of frames and of whole windows."""
 
-    frames: Table
-    whole: Table
+    frames: FeatureRows
+    whole: FeatureRows
 
     def scores(self, classifier: Classifier, dna_only: Classifier | None) -> Floats:
         """(n,) score of each window, as in `predict`; NaN if there is none."""
@@ -137,7 +137,7 @@ def gather(
             frames.add(joined.frames, rows)
             whole.add(joined.whole, rows)
     columns = windows.label, windows.group, windows.sequence, windows.bases
-    return Dataset(*columns, frames.table(), whole.table()), failures
+    return Dataset(*columns, frames.rows(), whole.rows()), failures
 
 
 class _Column:
@@ -160,9 +160,9 @@ class _Column:
         self._array[start : start + len(keys)] = vectors
         self._window += [rows[window_key(key)] for key in keys]
 
-    def table(self) -> Table:
+    def rows(self) -> FeatureRows:
         features = np.empty((0, 0), np.float32) if self._array is None else self._array[: len(self._window)]
-        return Table(features, np.array(self._window, np.int64))
+        return FeatureRows(features, np.array(self._window, np.int64))
 
 
 def read_groups(path: Path) -> dict[str, str]:
@@ -191,7 +191,7 @@ def read_groups(path: Path) -> dict[str, str]:
     return groups
 
 
-def divide(data: Windows, validation: float, test: float, seed: int) -> Ints:
+def assign_subsets(data: Windows, validation: float, test: float, seed: int) -> Ints:
     """(n,) subset of each window: whole groups drawn at random, with about the requested shares of each class.
 
     Raises UsageError if a class has fewer than three groups.
