@@ -105,8 +105,8 @@ def test_a_record_that_makes_no_sense(
 ) -> None:
     folder, expected = stopped
     place = shutil.copytree(folder, tmp_path_factory.mktemp("again") / "run")
-    manifest = RunPaths(place / "o.h5").manifest
-    write_json(manifest, data.draw(damaged(json.loads(manifest.read_text()))))
+    record = RunPaths(place / "o.h5").record
+    write_json(record, data.draw(damaged(json.loads(record.read_text()))))
     run_embed(config(place))
     assert (place / "o.h5").read_bytes() == expected
     shutil.rmtree(place)
@@ -115,12 +115,12 @@ def test_a_record_that_makes_no_sense(
 @pytest.mark.parametrize("what", ["[" * 100_000, "1" * 5000, "\xff", "", "null", '{"state": "complete"}', "fifo"])
 def test_a_record_that_is_none(what: str, stopped: tuple[Path, bytes], tmp_path: Path) -> None:
     place = shutil.copytree(stopped[0], tmp_path / "run")
-    manifest = RunPaths(place / "o.h5").manifest
-    manifest.unlink()
+    record = RunPaths(place / "o.h5").record
+    record.unlink()
     if what == "fifo":
-        os.mkfifo(manifest)
+        os.mkfifo(record)
     else:
-        manifest.write_text(what, encoding="latin-1")
+        record.write_text(what, encoding="latin-1")
     run_embed(config(place))
     assert (place / "o.h5").read_bytes() == stopped[1]
 

@@ -88,7 +88,7 @@ def options(config: EmbedConfig) -> list[object]:
 
 
 def record(config: EmbedConfig) -> dict[str, Any]:
-    contents: dict[str, Any] = json.loads(RunPaths(config.output).manifest.read_text())
+    contents: dict[str, Any] = json.loads(RunPaths(config.output).record.read_text())
     return contents
 
 
@@ -228,7 +228,7 @@ def test_no_resume(config: EmbedConfig, cli: Cli, expected: bytes) -> None:
 @pytest.mark.parametrize("harm", ["{", "[]", '{"state": "embedding"}', "\0\0"])
 def test_damaged_record(harm: str, config: EmbedConfig, cli: Cli, expected: bytes) -> None:
     interrupt(config)
-    RunPaths(config.output).manifest.write_text(harm)
+    RunPaths(config.output).record.write_text(harm)
     done = cli(*options(config))
     assert done.returncode == 0
     assert "is not a run record" in done.stderr

@@ -98,7 +98,7 @@ class Results:
 
     def record(self) -> dict[str, Any]:
         """The record of the run, which must be complete."""
-        path = self.paths.manifest
+        path = self.paths.record
         with reading(path):
             record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             if record["command"] != "predict":

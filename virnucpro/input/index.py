@@ -37,7 +37,7 @@ class WorkFile:
 
 @dataclass
 class Plan:
-    """How an input was cut; bases: letters of the sequences that can be used."""
+    """How an input was cut; parts: its work files; bases: letters of the sequences that can be used."""
 
     parts: list[WorkFile] = field(default_factory=list)
     sequences: int = 0

@@ -52,7 +52,7 @@ class Page:
         self.results = results
         self.prefix = html.printable(results.paths.output.name)
         self.record = results.record()
-        with reading(results.paths.manifest):  # an incomplete record is damaged
+        with reading(results.paths.record):  # an incomplete record is damaged
             self.result: dict[str, Any] = self.record["result"]
             self.discovery: dict[str, Any] | None = self.result["false_discovery"]
             self.set: dict[str, Any] = self.record["model set"]
@@ -65,7 +65,7 @@ class Page:
         if self.survey.sequences != (called := sum(verdict.count for verdict in self.verdicts)):
             paths = results.paths
             raise InputError(
-                f"{paths.sequences} has {counted(self.survey.sequences, 'rows')}, but {paths.manifest} counts {called}",
+                f"{paths.sequences} has {counted(self.survey.sequences, 'rows')}, but {paths.record} counts {called}",
                 hint=HINT,
             )
 

@@ -21,7 +21,7 @@ from virnucpro.report.survey import VERDICTS
 from virnucpro.runs.paths import PredictPaths, SamplePaths
 
 #: Suffix of the records of runs.
-RECORD = PredictPaths(Path("*")).manifest.name[1:]
+RECORD = PredictPaths(Path("*")).record.name[1:]
 #: Columns that are sums over all samples.
 COUNTED = ("sequences", "bases", *VERDICTS, "failed")
 
@@ -48,7 +48,7 @@ class Sample:
         """The sample in a folder. Raises InputError unless its run is complete."""
         results = Results(folder, name)
         record = results.record()
-        with reading(results.paths.manifest):  # an incomplete record is damaged
+        with reading(results.paths.record):  # an incomplete record is damaged
             settings, warnings = tuple(methods.settings(record)), tuple(methods.warnings(record))
             model, counts = record["model set"]["name"], _counts(record["result"])
             version = record["identity"]["virnucpro_version"]
@@ -123,8 +123,8 @@ def find_samples(folders: Iterable[Path]) -> Samples:
 
 def _in(folder: Path) -> list[Sample]:
     failed = _failed(SamplePaths(folder / "samples").failed)
-    manifests = sorted([*folder.glob(f"*{RECORD}"), *folder.glob(f"*/*{RECORD}")])
-    found = [_sample(path, failed) for path in manifests if _is_of_predict(path)]
+    records = sorted([*folder.glob(f"*{RECORD}"), *folder.glob(f"*/*{RECORD}")])
+    found = [_sample(path, failed) for path in records if _is_of_predict(path)]
     found += [Sample(name, folder / name, reason) for name, reason in failed.items()]
     if not found:
         raise InputError(

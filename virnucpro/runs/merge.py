@@ -123,7 +123,7 @@ class Pieces(Inputs):
 
 def run_merge(config: MergeConfig, listener: Listener = unheard) -> PredictResult | EmbedResult:
     """Merge the results of the pieces in `config.pieces`; raises VirnucproError."""
-    record = RunRecord.load(SplitPaths(config.pieces / "split").manifest)
+    record = RunRecord.load(SplitPaths(config.pieces / "split").record)
     if record is None or record.command != "split" or record.state != "complete":
         raise InputError(f"{config.pieces} holds no pieces of `virnucpro split`", hint="give the folder of its -o")
     embeds = config.output.suffix in OUTPUT_SUFFIXES
@@ -139,8 +139,8 @@ def _piece_run(folder: Path, piece: Piece, embeds: bool) -> PieceRun:
     path = folder / piece.name
     results = path.with_suffix(".h5") if embeds else path.with_suffix("")
     command = f"virnucpro {'embed' if embeds else 'predict'} {path} -o {results}"
-    manifests = [RunPaths(results).manifest] if embeds else sorted(results.glob("*.run.json"))
-    record = RunRecord.load(manifests[0]) if len(manifests) == 1 else None
+    records = [RunPaths(results).record] if embeds else sorted(results.glob("*.run.json"))
+    record = RunRecord.load(records[0]) if len(records) == 1 else None
     if record is None or record.command != ("embed" if embeds else "predict"):
         raise InputError(f"piece {piece.name} has no results in {results}", hint=f"run `{command}`")
     if record.state != "complete" or record.failed_work_files:

@@ -49,7 +49,7 @@ def check(
         if os.path.isdir(path):
             raise InputError(f"{path} is a folder", hint="give its files, for example with a pattern")
     there = next(filter(os.path.lexists, results), None)
-    if there is not None and not force and not (resume and paths.manifest.exists()):  # it may be that of an earlier run
+    if there is not None and not force and not (resume and paths.record.exists()):  # it may be that of an earlier run
         raise taken(there)
 
 
@@ -59,7 +59,7 @@ def check_names(paths: RunPaths, results: Sequence[Path], reads: Iterable[Path],
     reads: every file that the run reads. hint: how to choose other names. Raises OutputError for a folder that cannot
     be written and for a name that is too long or that of a folder, UsageError for one that is that of an input.
     """
-    files = (*results, paths.manifest, paths.failed, paths.log, paths.lock)
+    files = (*results, paths.record, paths.failed, paths.log, paths.lock)
     folder = existing_folder(paths.output)
     if not os.access(folder, os.W_OK):
         raise OutputError(f"the folder {folder} cannot be written", hint=hint)
@@ -111,7 +111,7 @@ def refuse_taken(paths: RunPaths, record: RunRecord | None, command: str, first_
     are not checked here: those that are replaced stay until the new ones are there.
     """
     ours = record.command == command if record else log.has_line(paths.log, first_line)
-    for path in (paths.manifest, paths.failed, paths.work, *paths.folders, paths.log):
+    for path in (paths.record, paths.failed, paths.work, *paths.folders, paths.log):
         may_stay = path == paths.work or ours if path != paths.log else log.is_log(path)
         if not path.is_symlink() and (not path.exists() or may_stay):
             continue

@@ -26,7 +26,7 @@ class RunPaths:
     #: What messages call the output.
     shown = Name("{}")
     #: The run record.
-    manifest = Name("{}.run.json")
+    record = Name("{}.run.json")
     #: What failed, and why.
     failed = Name("{}.failed.tsv")
     #: All messages.
@@ -107,7 +107,7 @@ class OrfsPaths(RunPaths):
     nucleotides = Name("{}.orfs.fna")
     #: Their proteins.
     proteins = Name("{}.orfs.faa")
-    manifest = Name("{}.orfs.run.json")
+    record = Name("{}.orfs.run.json")
     log = Name("{}.orfs.log")
     own_work = Name("{}.orfs.work")
 
@@ -122,7 +122,7 @@ class SplitPaths(RunPaths):
 
     shown = RunPaths.folder
     #: What the pieces are, and what they were cut from.
-    manifest = Name("{}.json")
+    record = Name("{}.json")
 
     def pieces(self, most: int) -> tuple[Path, ...]:
         """The paths of so many pieces."""

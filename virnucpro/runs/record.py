@@ -40,7 +40,10 @@ def as_recorded(values: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class RunRecord:
-    """Contents of `run.json`; plan: the split; details: host, inputs, settings, models, devices, times, results."""
+    """Contents of `run.json`.
+
+    plan: the work files, or the pieces; details: host, inputs, settings, models, devices, times, results.
+    """
 
     path: Path
     command: str

@@ -45,7 +45,7 @@ def session(command: str, paths: RunPaths, settings: Asked, *, force: bool, list
     first_line = f"virnucpro {command} of {paths.output.name}"
     make_folder(paths.output.parent)
     with _failing_as_output_error(paths), _locked(paths):
-        record = RunRecord.load(paths.manifest)
+        record = RunRecord.load(paths.record)
         refuse_taken(paths, record, command, first_line, force)
         if record is not None and record.command != command:
             record = None  # --force has removed it
@@ -227,7 +227,7 @@ class Session:
         names = _names(results)
         obsolete = self._obsolete(names["results"])
         self.record = RunRecord(
-            self.paths.manifest,
+            self.paths.record,
             self.command,
             identity,
             choices | names,
@@ -250,7 +250,7 @@ class Session:
         Some names are the same in all runs into a folder: if there are other runs, such files may be theirs.
         """
         mine, folder = self.paths.output.name, self.paths.output.parent
-        alone = all(path == self.paths.manifest for path in folder.glob("*.run.json"))
+        alone = all(path == self.paths.record for path in folder.glob("*.run.json"))
         before = {*_published(self.record)} - {*names}
         return sorted(name for name in before if alone or name.startswith(mine))
 
@@ -292,7 +292,7 @@ class Session:
     def tidy(self) -> None:
         """At the end, however the run ends: keep the work files only if it can be continued."""
         results = map(self.paths.output.with_name, _published(self.record))
-        remove_unfinished((self.paths.manifest, self.paths.failed, *results))
+        remove_unfinished((self.paths.record, self.paths.failed, *results))
         record = self.record
         goes_on = record is not None and (record.state != "complete" or record.failed_work_files)
         if not goes_on or not any(self.paths.parts.glob("*")):
