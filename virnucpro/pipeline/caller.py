@@ -53,6 +53,11 @@ class ScoredFiles(Output):
     vectors: bool
     run: Mapping[str, object]
 
+    @property
+    def stage(self) -> str:
+        """What a run does to the work files."""
+        return "scoring" if self.classifier else "embedding"
+
     def sources(self, path: Path) -> list[Path | None]:
         """The work file, which holds DNA, and the file of its proteins; None for an empty one. Raises OSError."""
         files = [path, *map(path.with_suffix, self.beside)]
@@ -196,8 +201,8 @@ def score_files(
     left = {path: count for path, count in counts.items() if path not in done}
     unit = "windows" if len(files.models) == 1 else "windows and proteins"
     announce(files.models, files.dtype, files.budgets, devices, counts, done, unit)
-    total, name = sum(counts.values()), "scoring" if files.classifier else "embedding"
-    listen(None, Phase(name, total, total - sum(left.values()), tuple(devices), unit))
+    total = sum(counts.values())
+    listen(None, Phase(files.stage, total, total - sum(left.values()), tuple(devices), unit))
     given = work_of(files, devices, threads)
     work = given.worker, given.devices, given.batch_size, given.output_dir, left, given.kwargs
     return WorkQueue(*work, listen, stall_seconds, launch, given.beside).run()

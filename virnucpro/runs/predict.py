@@ -108,7 +108,7 @@ def _score(
         for part in turn.hear(event):
             ended.put(part)
 
-    processed.failed.update(run.compute(plan, "scoring", processed.files, launcher, hear))
+    processed.failed.update(run.compute(plan, processed.files, launcher, hear))
     for part in turn.left:
         ended.put(part)
     ended.close()

@@ -256,7 +256,6 @@ class Run(Generic[Config, Paths]):
     def compute(
         self,
         plan: Plan,
-        stage: str,
         files: ScoredFiles,
         launcher: Launcher | None = None,
         listen: Listener | None = None,
@@ -268,7 +267,7 @@ class Run(Generic[Config, Paths]):
         """
         job, placement = self.job, self.job.placement
         counts = {self.paths.part_file(part.name, ".fna"): 2 * part.frames + part.whole for part in plan.parts}
-        with self.session.stage(stage):
+        with self.session.stage(files.stage):
             end = score_files(
                 files,
                 {path: count for path, count in counts.items() if count},

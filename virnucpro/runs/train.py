@@ -65,7 +65,7 @@ def run_train(config: TrainConfig, listener: Listener = unheard) -> TrainResult:
             windows = read_windows(paths, plan.parts, config.virus, groups)
             subsets = assign_subsets(windows, config.validation_fraction, config.test_fraction, config.seed)
         files = run.scored_files(classifier=None, vectors=True)
-        processed = Processed(paths, files, run.compute(plan, "embedding", files))
+        processed = Processed(paths, files, run.compute(plan, files))
         with run.session.stage("gathering features"):
             data, failed = gather(windows, processed, paths, plan.parts)
         whole = reads == "windows"
