@@ -29,6 +29,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Two processes of pytest have two cores: more threads of PyTorch would wait for each other, and spin meanwhile.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Each of the many processes that tests start would compile the whole package, and pytest all tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 #: Header and sequence of each record.
 Records = list[tuple[str, str]]
 Completed = subprocess.CompletedProcess[str]

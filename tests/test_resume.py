@@ -26,11 +26,11 @@ from virnucpro.runs.config import EmbedConfig
 from virnucpro.runs.embed import EmbedResult, run_embed
 from virnucpro.runs.paths import RunPaths
 
-RECORDS = random_records(120)
+RECORDS = random_records(40, longest=120)
 #: Settings that values follow from, with one that none does.
 SETTINGS = sorted({cause for causes in CAUSES.values() for cause in causes} | {"work_dir"})
-#: Work files of the runs below, of 8 sequences each.
-PARTS = 15
+#: Work files of the runs below, of 4 sequences each.
+PARTS = 10
 
 
 @given(st.sets(st.sampled_from([*sorted(CAUSES), "inputs", "torch_version"])), st.sets(st.sampled_from(SETTINGS)))
@@ -58,7 +58,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 @pytest.fixture
 def config(tmp_path: Path) -> EmbedConfig:
     path = to_fasta(tmp_path / "in.fa", RECORDS)
-    return EmbedConfig((path,), tmp_path / "o.h5", device="cpu", dtype="fp32", batch_size=2048, sequences_per_file=8)
+    return EmbedConfig((path,), tmp_path / "o.h5", device="cpu", dtype="fp32", batch_size=2048, sequences_per_file=4)
 
 
 def interrupt(config: EmbedConfig, after: int = 5, before: int = 0) -> RunPaths:
@@ -156,7 +156,7 @@ def test_the_record_of_a_run(config: EmbedConfig) -> None:
     run_embed(config)
     contents = record(config)
     assert contents["state"] == "complete"
-    assert contents["result"] == {"sequences": 120, "dim": 128, "failures": []}
+    assert contents["result"] == {"sequences": 40, "dim": 128, "failures": []}
     assert contents["inputs"][0]["sha256"] == hashlib.sha256(config.inputs[0].read_bytes()).hexdigest()
     assert contents["models"]["model"]["name"] == "dnabert-mini"
     assert contents["failed_work_files"] == {}
@@ -194,7 +194,7 @@ CHANGES: dict[str, Callable[[EmbedConfig], EmbedConfig]] = {
     "inputs": change_input,
     "--dtype": lambda config: replace(config, dtype="bf16"),
     "--batch-size": lambda config: replace(config, batch_size=1024),
-    "--max-tokens": lambda config: replace(config, max_tokens=30),
+    "--max-tokens": lambda config: replace(config, max_tokens=16),
     "model weights": change_tensor,
     "model tokenizer": change_tokenizer,
 }
@@ -284,7 +284,7 @@ def test_damaged_work_files_are_cut_again(
     harm(sorted(paths.parts.glob("*.fa"))[-1])
     done = cli(*options(config))
     assert done.returncode == 0
-    assert "000015.fa is missing or damaged; starting from the beginning" in done.stderr
+    assert "000010.fa is missing or damaged; starting from the beginning" in done.stderr
     assert config.output.read_bytes() == expected
 
 
@@ -302,10 +302,10 @@ def lose_a_work_file(config: EmbedConfig) -> tuple[EmbedResult, Path]:
 def test_a_work_file_that_fails_is_listed_and_tried_again(config: EmbedConfig, cli: Cli, expected: bytes) -> None:
     result, away = lose_a_work_file(config)
     paths = RunPaths(config.output)
-    assert [(row[0], row[1]) for row in result.failures] == [(str(config.inputs[0]), n) for n in range(17, 25)]
+    assert [(row[0], row[1]) for row in result.failures] == [(str(config.inputs[0]), n) for n in range(9, 13)]
     assert all("its work file failed" in row[3] for row in result.failures)
     assert list(record(config)["failed_work_files"]) == ["000003.fa"]
-    assert read_result(config.output)[0] == [f"s{i}" for i in range(120) if not 16 <= i < 24]
+    assert read_result(config.output)[0] == [f"s{i}" for i in range(40) if not 8 <= i < 12]
     shutil.move(away, paths.part_file("000003", ".fa"))
     done = cli(*options(config))
     assert done.returncode == 0
@@ -362,7 +362,7 @@ def test_no_resume_does_not_overwrite_a_complete_run(config: EmbedConfig, cli: C
 
 
 def test_forced_run_that_is_interrupted_goes_on(config: EmbedConfig, cli: Cli, expected: bytes) -> None:
-    run_embed(replace(config, max_tokens=30))
+    run_embed(replace(config, max_tokens=16))
     old = config.output.read_bytes()
     config.output.rename(config.output.with_name("old.h5"))
     interrupt(replace(config, force=True))
@@ -409,7 +409,7 @@ def test_two_outputs_share_a_work_folder(config: EmbedConfig, expected: bytes, t
     with pytest.raises(KeyboardInterrupt):
         run_embed(shared, stop_at_once)
     (tmp_path / "other").mkdir()
-    other = replace(shared, output=tmp_path / "other" / "o.h5", max_tokens=30)
+    other = replace(shared, output=tmp_path / "other" / "o.h5", max_tokens=16)
     run_embed(other)
     run_embed(shared)
     assert config.output.read_bytes() == expected

@@ -94,7 +94,11 @@ class ScoredFiles(Output):
 
     def read_vectors(self, path: Path) -> list[Shard]:
         """The vectors of each encoder for a work file. Raises InputError."""
-        return [read_shard(self.vectors_path(path, encoder)) for encoder in range(len(self.models))]
+        return [self.read_vectors_of(path, encoder) for encoder in range(len(self.models))]
+
+    def read_vectors_of(self, path: Path, encoder: int) -> Shard:
+        """The vectors of one encoder for a work file. Raises InputError."""
+        return read_shard(self.vectors_path(path, encoder))
 
 
 def _scored(frames: Classifier, whole: Classifier | None, shards: Sequence[Shard]) -> Shard:

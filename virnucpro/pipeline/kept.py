@@ -10,8 +10,8 @@ from virnucpro.input.windows import published_id
 from virnucpro.io.results import Layout, write_merged
 from virnucpro.io.store import Shard
 from virnucpro.models.card import Reads
-from virnucpro.pipeline.caller import Processed
-from virnucpro.pipeline.features import join
+from virnucpro.pipeline.caller import Processed, ScoredFiles
+from virnucpro.pipeline.features import Features, join
 from virnucpro.runs.paths import PredictPaths
 
 
@@ -45,11 +45,18 @@ def _named(processed: Processed, parts: Sequence[WorkFile], encoder: int | None)
     """The vectors of one encoder, or of both joined, one work file at a time, with their published ids."""
     for part in parts:
         if source := processed.source(part):
-            made, names = processed.files.read_vectors(source), _published_ids(processed, part)
-            keys, vectors = join(made).frames if encoder is None else (made[encoder].headers, made[encoder].embeddings)
+            (keys, vectors), names = _vectors(processed.files, source, encoder), _published_ids(processed, part)
             rows = [row for row, key in enumerate(keys) if key in names]
             if rows:
                 yield Shard([names[keys[row]] for row in rows], vectors[rows])
+
+
+def _vectors(files: ScoredFiles, source: Path, encoder: int | None) -> Features:
+    """The keys and vectors of a work file: of one encoder, or of frames, with both joined."""
+    if encoder is None:
+        return join(files.read_vectors(source)).frames
+    shard = files.read_vectors_of(source, encoder)
+    return shard.headers, shard.embeddings
 
 
 def _published_ids(processed: Processed, part: WorkFile) -> dict[str, str]:

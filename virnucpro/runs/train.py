@@ -149,7 +149,7 @@ def _dims(data: Dataset, processed: Processed, plan: Plan) -> tuple[int, int]:
         dna = data.whole.features.shape[1]
     else:
         source = next(source for part in plan.parts if part.frames and (source := processed.source(part)))
-        dna = processed.files.read_vectors(source)[0].embeddings.shape[1]
+        dna = processed.files.read_vectors_of(source, 0).embeddings.shape[1]
     return dna, data.frames.features.shape[1] - dna
 
 
