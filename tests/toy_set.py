@@ -43,8 +43,8 @@ def _random_dna(weights: tuple[float, ...], length: int, seed: str) -> str:
 
 def toy_records() -> Records:
     """Sequences with every verdict, shuffled, of one window or many; some without a frame, some without DNA."""
-    records: Records = [(f"m{i} in between", other(500, i) + viral(500, i) + other(900, i)) for i in range(2)]
-    for i, length in enumerate((120, 150, 151, 420, 900)):
+    records: Records = [(f"m{i} in between", other(300, i) + viral(450, i) + other(450, i)) for i in range(2)]
+    for i, length in enumerate((120, 150, 151, 310, 620)):
         records += [(f"v{i} first kind", viral(length, i)), (f"o{i} second kind", other(length, 10 + i))]
     records += [("stops", "TAATTAGATGA" * 9), ("n", "N" * 200), ("two", "AC"), ("v6", viral(149, 6) + "n")]
     records += [("nothing", ""), ("protein x", "MKVLE")]
