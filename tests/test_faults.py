@@ -367,6 +367,10 @@ def test_the_device_goes_on_while_a_result_is_written(tmp_path: Path) -> None:
     assert [path.name for path in processed] == ["0.fa.h5", "1.fa.h5"]
 
 
+# Python itself swallows an interrupt that comes while it removes a dead entry from a dictionary of weak references.
+@pytest.mark.filterwarnings(
+    r"ignore:Exception ignored in. <function WeakValueDictionary\..*remove:pytest.PytestUnraisableExceptionWarning"
+)
 def test_interrupts_while_the_result_is_written(tmp_path: Path) -> None:
     """HDF5 crashes the process if it is interrupted; an interrupt leaves neither a result nor a part of one."""
     rows, block = 20_000, 4000

@@ -69,7 +69,7 @@ def settings(case: str, codon: Path, dtype: str, imitated: bool) -> dict[str, An
 
 @pytest.fixture(scope="module")
 def records(case: str, imitated: bool) -> list[tuple[str, str]]:
-    found = sequences(14, longest=900) if imitated else sequences(60, longest=2500 if "codon" in case else 9000)
+    found = sequences(14, longest=900) if imitated else sequences(30, longest=2500 if "codon" in case else 9000)
     return [(name, sequence) for name, sequence in found if len(sequence) >= SHORTEST]
 
 
@@ -100,7 +100,7 @@ def test_other_companions(
     imitated: bool,
 ) -> None:
     few = random.Random(3).sample(records, 12)
-    others = sequences(10, seed=4, longest=900) if imitated else sequences(30, seed=4)
+    others = sequences(10, seed=4, longest=900) if imitated else sequences(15, seed=4)
     strangers = [(f"x{i}", sequence) for i, (_, sequence) in enumerate(others)]
     mixed = random.Random(5).sample(few + strangers, len(few + strangers))
     found = embed(write(tmp_path / "a.fa", mixed), **settings)
@@ -136,7 +136,7 @@ def test_sequences_alone(
 def test_result_files_are_equal_byte_for_byte(
     tmp_path: Path, codon: Path, model: str, workers: int, per_file: int
 ) -> None:
-    path = write(tmp_path / "a.fa", sequences(50, longest=2500 if model == "codon" else 9000))
+    path = write(tmp_path / "a.fa", sequences(30, longest=2500 if model == "codon" else 9000))
     settings = {"model": str(codon) if model == "codon" else model, "dtype": "fp32"}
     one = virnucpro.embed(path, tmp_path / "one.h5", device="cpu", **settings)
     device = ",".join(["cpu"] * workers)

@@ -282,7 +282,7 @@ def test_a_file_system_without_locks(fasta: Path, tmp_path: Path) -> None:
     (tmp_path / "no.c").write_text(NO_LOCKS)
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", tmp_path / "no.so", tmp_path / "no.c"], check=True)
     done = subprocess.run(
-        command_line(*words("embed", fasta, tmp_path)),
+        command_line(*words("orfs", fasta, tmp_path)),
         capture_output=True,
         text=True,
         timeout=HANGS,
@@ -291,7 +291,7 @@ def test_a_file_system_without_locks(fasta: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "another run" not in done.stderr
     assert "does not support locks (No locks available)" in done.stderr
-    assert (tmp_path / "o.h5").exists()
+    assert (tmp_path / "o.orfs.fna").exists()
 
 
 # Messages.

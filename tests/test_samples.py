@@ -30,8 +30,8 @@ Settings = dict[str, Any]
 
 def write_inputs(folder: Path) -> list[Path]:
     """Three samples; the middle one has records that cannot be used."""
-    first = [(f"v{i}", viral(400, i)) for i in range(4)] + [("o", other(900, 1))]
-    last = [(f"o{i}", other(700, i)) for i in range(3)]
+    first = [(f"v{i}", viral(400, i)) for i in range(2)] + [("o", other(450, 1))]
+    last = [(f"o{i}", other(400, i)) for i in range(2)]
     return [
         to_fasta(folder / "first.fa", first),
         to_fasta(folder / "middle.fasta", toy_records()),
@@ -125,7 +125,7 @@ def test_results_of_other_settings_are_a_matter_of_their_sample(
     assert cli(*command).returncode == 6
     first, last = read_rows(tmp_path / "out" / "samples.tsv", SAMPLES)
     assert "was made with other settings (--window)" in first["note"]
-    assert (first["sequences"], last["sequences"], last["note"]) == ("5", "3", "")
+    assert (first["sequences"], last["sequences"], last["note"]) == ("3", "2", "")
     assert cli(*command, "--force").returncode == 0
     assert [row["note"] for row in read_rows(tmp_path / "out" / "samples.tsv", SAMPLES)] == ["", ""]
 
@@ -161,8 +161,8 @@ def test_a_sheet(inputs: list[Path], toy: Path, tmp_path: Path, cli: Cli) -> Non
     assert cli(*command).returncode == 0
     rows = read_rows(tmp_path / "out" / "samples.tsv", SAMPLES)
     assert [(row["sample"], row["sequences"], row["folder"]) for row in rows] == [
-        ("A b", "8", "A b"),
-        ("last", "3", "last"),
+        ("A b", "5", "A b"),
+        ("last", "2", "last"),
     ]
     done = cli(*command, inputs[0])
     assert done.returncode == 2
@@ -227,9 +227,9 @@ def test_killed_in_the_middle_it_goes_on(inputs: list[Path], toy: Path, alone: P
 def test_from_python(inputs: list[Path], toy: Path, alone: Path, tmp_path: Path) -> None:
     options = {"model": toy, "device": "cpu", "dtype": "fp32"}
     found = virnucpro.predict_samples([*inputs, tmp_path / "absent.fa"], tmp_path / "out", **options)
-    assert {name: len(rows) for name, rows in found.items()} == {"first": 5, "middle": len(toy_records()), "last": 3}
+    assert {name: len(rows) for name, rows in found.items()} == {"first": 3, "middle": len(toy_records()), "last": 2}
     assert found["first"] == virnucpro.predict(inputs[0], **options)
     named = virnucpro.predict_samples({"x": inputs[2], "y": [inputs[2], inputs[0]]}, **options)
-    assert {name: len(rows) for name, rows in named.items()} == {"x": 3, "y": 8}
+    assert {name: len(rows) for name, rows in named.items()} == {"x": 2, "y": 5}
     with pytest.raises(UsageError, match="no sample is given"):
         virnucpro.predict_samples([])

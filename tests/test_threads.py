@@ -93,7 +93,7 @@ def test_an_interrupt_is_met_when_the_work_is_done() -> None:
 def slow_encoder(folder: Path) -> Path:
     """Its weights take seconds to read, since they are many tensors: foreign code calls Python for each."""
     path = save_toy_codon(folder) / "model.safetensors"
-    more = {f"more.{number}": torch.zeros(1) for number in range(40_000)}
+    more = {f"more.{number}": torch.zeros(1) for number in range(20_000)}
     save_file(load_file(path) | more, path)
     return folder
 

@@ -80,7 +80,7 @@ def real_files(folder: Path, number: int) -> dict[Path, int]:
 
 @pytest.mark.parametrize("worker", [real.sticky_on_bad, pytest.param(real.killed_on_bad, marks=pytest.mark.heavy)])
 def test_a_broken_device_loses_no_file(worker: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    counts, options = real_files(tmp_path, 16), {"dtype": "fp32", "threads": 1}
+    counts, options = real_files(tmp_path, 8), {"dtype": "fp32", "threads": 1}
     (tmp_path / "out").mkdir()
     result = WorkQueue(worker, ["good", "bad"], 512, tmp_path / "out", counts, options).run()
     assert (result.done.keys(), result.failed) == (counts.keys(), {})
@@ -329,19 +329,15 @@ def test_one_that_cannot_be_used_does_not_stay(tmp_path: Path) -> None:
 
 
 def test_a_run_has_workers_that_were_started_before(tmp_path: Path) -> None:
-    with started_ahead("cpu,cpu") as launch:
+    """Those without a file end with the run, too."""
+    with started_ahead("cpu,cpu,cpu") as launch:
         before = {worker.pid for worker in workers_of(os.getpid())}
-        assert len(before) == 2
-        queue = WorkQueue(light.keeper, ["cpu", "cpu"], 0, tmp_path, files(2), {"workers": 2}, launch=launch)
+        assert len(before) == 3
+        queue = WorkQueue(light.keeper, ["cpu"] * 3, 0, tmp_path, files(2), {"workers": 2}, launch=launch)
         assert len(queue.run().done) == 2
-        assert {int(line.split()[0]) for line in light.notes(tmp_path) if " did " not in line} == before
-        assert workers_of(os.getpid()) == []
-
-
-def test_those_without_a_file_end_with_the_run_too(tmp_path: Path) -> None:
-    with started_ahead("cpu,cpu") as launch:
-        queue = WorkQueue(light.keeper, ["cpu", "cpu"], 0, tmp_path, files(1), {"workers": 1}, launch=launch)
-        assert len(queue.run().done) == 1
+        used = {int(line.split()[0]) for line in light.notes(tmp_path) if " did " not in line}
+        assert len(used) == 2
+        assert used < before
         assert workers_of(os.getpid()) == []
 
 
