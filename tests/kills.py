@@ -97,12 +97,8 @@ def serve() -> None:
     import torch._dynamo  # noqa: F401  (what an optimizer imports at its first step)
 
     from virnucpro.cli import main  # noqa: F401
-    from virnucpro.models.bpe import FastBPE
-    from virnucpro.models.registry import EMBEDDED
     from virnucpro.pipeline import parallel_dnabert, parallel_esm  # noqa: F401
     from virnucpro.runs import embed, orfs, predict, split, train  # noqa: F401
-
-    FastBPE(EMBEDDED / "dnabert-mini" / "tokenizer.json").encode(["ACGT"])  # compiled once for all children
 
     for line in sys.stdin:
         folder, words, stop_at, how = json.loads(line)

@@ -33,10 +33,11 @@ PAD_TOKEN, UNKNOWN_TOKEN = "[PAD]", "[UNK]"
 class DNATokenizer:
     """Wraps a `tokenizer.json`; ids come out as `[CLS] sequence [SEP]`.
 
-    `path` may be None, as it is for a protein model: that is a ModelError, like a file that cannot be read.
+    `path` may be None, as it is for a protein model: that is a ModelError, like a file that cannot be read. fast: with
+    Numba, which takes a second of each process to start.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, fast: bool = True) -> None:
         if path is None:
             raise ModelError("the model has no tokenizer for DNA", hint="is it a protein model?")
         self._path = path
@@ -50,7 +51,7 @@ class DNATokenizer:
         #: Id of the inert token that fills the tail of a buffer.
         self.pad_id: int = pad
         self._check_letters()
-        self._fast = self._fast_encoder(path)
+        self._fast = self._fast_encoder(path) if fast else None
 
     @contextmanager
     def _reading(self) -> Iterator[None]:

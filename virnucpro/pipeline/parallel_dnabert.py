@@ -90,7 +90,8 @@ class DNABERTWorker(StreamingWorker):
     def read_model(self, dtype: torch.dtype, device: torch.device = CPU) -> Network:
         """The published tokenizer, and the network in fp32, as it is stored."""
         network = load_dnabert(self.model.weights, self.model.config, device)
-        tokenizer = DNATokenizer(self.model.tokenizer)
+        # On a CPU the network needs so much longer than any tokenizer that the start of the fast one is not worth it.
+        tokenizer = DNATokenizer(self.model.tokenizer, fast=device.type != "cpu")
         tokenizer.check_fits(network.config.vocab_size)
         return Network(tokenizer, network, network.dim, _mean)
 
