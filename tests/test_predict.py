@@ -753,27 +753,38 @@ def test_headers_of_any_kind(tmp_path: Path, toy: Path, cli: Cli) -> None:
 # A complete run, and others with the same output.
 
 
-@pytest.fixture
-def done_before(tmp_path: Path, toy: Path, clean: Path) -> PredictConfig:
+def complete_run(folder: Path, toy: Path) -> PredictConfig:
     """Settings of a complete run."""
-    settings = config(clean, tmp_path / "out", toy)
+    settings = config(to_fasta(folder / "in.fa", CLEAN), folder / "out", toy)
     run_predict(settings)
     return settings
+
+
+@pytest.fixture
+def done_before(tmp_path: Path, toy: Path) -> PredictConfig:
+    """Settings of a complete run."""
+    return complete_run(tmp_path, toy)
+
+
+@pytest.fixture(scope="module")
+def settled(tmp_path_factory: pytest.TempPathFactory, toy: Path) -> PredictConfig:
+    """The same, of one run for all tests that leave it as it is."""
+    return complete_run(tmp_path_factory.mktemp("settled"), toy)
 
 
 def stamps(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != "run.log"}
 
 
-def test_a_complete_run_has_nothing_to_do(done_before: PredictConfig, toy: Path, cli: Cli) -> None:
-    before = stamps(done_before.output)
-    result = run_predict(replace(done_before, sequences_per_file=3, threads=1))
+def test_a_complete_run_has_nothing_to_do(settled: PredictConfig, toy: Path, cli: Cli) -> None:
+    before = stamps(settled.output)
+    result = run_predict(replace(settled, sequences_per_file=3, threads=1))
     assert result.already_done
-    done = cli("predict", *done_before.inputs, "-o", done_before.output, "--model", toy, *CPU)
+    done = cli("predict", *settled.inputs, "-o", settled.output, "--model", toy, *CPU)
     assert done.returncode == 0
     assert "nothing to do" in done.stderr
     assert f"3 sequences: {result.verdicts['virus']} virus" in done.stderr
-    assert stamps(done_before.output) == before
+    assert stamps(settled.output) == before
 
 
 def test_a_complete_run_of_a_measured_set_has_nothing_to_do(clean: Path, measured: Path, tmp_path: Path) -> None:
@@ -801,13 +812,13 @@ CHANGES: dict[str, tuple[object, ...]] = {
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_other_settings_need_force(what: str, done_before: PredictConfig, toy: Path, cli: Cli) -> None:
-    before, words = stamps(done_before.output), ("predict", *done_before.inputs, "-o", done_before.output, *CPU)
+def test_other_settings_need_force(what: str, settled: PredictConfig, toy: Path, cli: Cli) -> None:
+    before, words = stamps(settled.output), ("predict", *settled.inputs, "-o", settled.output, *CPU)
     done = cli(*words, "--model", toy, *CHANGES[what])
     assert done.returncode == 3
     assert f"was made with other settings ({what})" in done.stderr
     assert "--force" in done.stderr
-    assert stamps(done_before.output) == before
+    assert stamps(settled.output) == before
 
 
 RECALLS: dict[str, dict[str, Any]] = {
@@ -818,13 +829,19 @@ RECALLS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def there(fasta: Path, toy: Path, tmp_path_factory: pytest.TempPathFactory) -> PredictConfig:
+    """Settings of a complete run, to which tests return after other calls."""
+    settings = config(fasta, tmp_path_factory.mktemp("there") / "out", toy)
+    run_predict(settings)
+    return settings
+
+
 @pytest.mark.parametrize("what", RECALLS)
 def test_other_calls_need_no_model(
-    what: str, complete: Path, fasta: Path, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    what: str, there: PredictConfig, fasta: Path, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the kept scores: the same bytes as from a run of its own, and back again."""
-    there = config(fasta, tmp_path / "out", toy)
-    run_predict(there)
     before = results(there.output)
     run_predict(config(fasta, tmp_path / "fresh", toy, **RECALLS[what]))
     with monkeypatch.context() as changed:
@@ -891,9 +908,9 @@ def test_another_set_of_the_same_name_is_named_by_its_files(
     assert (done.returncode, "other settings (classifier)" in done.stderr) == (3, True), done.stderr
 
 
-def test_what_decides_results_is_known_to_follow_from_options(done_before: PredictConfig) -> None:
+def test_what_decides_results_is_known_to_follow_from_options(settled: PredictConfig) -> None:
     """Except for values that no option changes."""
-    found = record(done_before.output)
+    found = record(settled.output)
     alone = {"inputs", "virnucpro_version", "torch_version"}
     assert {*found["identity"], *found["choices"]} - alone <= set(CAUSES)
 
