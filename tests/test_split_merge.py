@@ -16,7 +16,6 @@ import pytest
 from conftest import HANGS, Cli, to_fasta
 from msgspec import convert
 from test_predict import RECORDS, config, record
-from toy_set import save_toy_set
 
 from virnucpro.errors import InputError, OutputError, UsageError, VirnucproError
 from virnucpro.runs.config import EmbedConfig, MergeConfig, PredictConfig, SplitConfig
@@ -29,11 +28,6 @@ from virnucpro.runs.split import Split, run_split
 ROOT = Path(__file__).parent.parent
 #: Files that differ between any two runs.
 OWN = (".json", ".log")
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_toy_set(tmp_path_factory.mktemp("toy") / "set")
 
 
 @pytest.fixture(scope="module")
