@@ -209,6 +209,7 @@ def test_interrupt_while_the_workers_start(fasta: Path, tmp_path: Path) -> None:
     assert "Traceback" not in said
 
 
+@pytest.mark.usefixtures("_own_signals_and_logging")
 def test_signal_while_input_is_read_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The signal breaks into a decompressor that waits for a pipe and whose errors mean a damaged file."""
     pipe, raised = tmp_path / "pipe", threading.Event()
@@ -227,7 +228,6 @@ def test_signal_while_input_is_read_is_no_damage(tmp_path: Path, monkeypatch: py
             raised.set()
             handler(number, frame)
 
-    before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(sys, "argv", ["virnucpro"])
     with pytest.raises(SystemExit):
         main()  # installs its signal handler, and finds no command
@@ -241,7 +241,6 @@ def test_signal_while_input_is_read_is_no_damage(tmp_path: Path, monkeypatch: py
     finally:
         raised.set()
         writer.join()
-        signal.signal(signal.SIGTERM, before)
     assert not isinstance(caught.value, Exception)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -76,18 +78,38 @@ def test_unbroken_gives_results_and_errors() -> None:
         unbroken(lambda: 1 // 0)
 
 
-def test_an_interrupt_is_met_when_the_work_is_done() -> None:
-    """A process that ends earlier, while PyTorch reads weights in the thread, would be aborted."""
-    done = []
+def test_an_interrupt_is_met_at_once_and_nothing_keeps_what_was_read_in_vain() -> None:
+    met, results = threading.Event(), list[weakref.ref[torch.Tensor]]()
 
-    def work() -> None:
+    def work() -> torch.Tensor:
         os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.3)
-        done.append("done")
+        assert met.wait(HANGS)
+        results.append(weakref.ref(result := torch.zeros(1)))
+        return result
 
     with pytest.raises(KeyboardInterrupt):
         unbroken(work)
-    assert done
+    met.set()
+    end = time.monotonic() + HANGS
+    while not results or results[0]():
+        assert time.monotonic() < end, "it is still there"
+        time.sleep(0.01)
+        gc.collect()  # the traceback of the interrupt
+
+
+def test_results_are_not_waited_for_after_an_interrupt() -> None:
+    met, ended = threading.Event(), threading.Event()
+
+    def work(_: int) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert met.wait(HANGS)
+        ended.set()
+
+    with pytest.raises(KeyboardInterrupt):
+        list(in_order(work, range(2), 1))
+    assert not ended.is_set()
+    met.set()
+    assert ended.wait(HANGS)
 
 
 def slow_encoder(folder: Path) -> Path:
@@ -111,15 +133,6 @@ def wait_until_mapped(reader: subprocess.Popen[str], weights: Path) -> None:
         time.sleep(0.01)
 
 
-def interrupt_until_it_ends(reader: subprocess.Popen[str], weights: Path) -> tuple[int, str]:
-    """Send Ctrl-C again and again while a process reads weights; its exit code and its messages."""
-    wait_until_mapped(reader, weights)
-    while reader.poll() is None:
-        reader.send_signal(signal.SIGINT)
-        time.sleep(0.05)
-    return reader.returncode, reader.communicate(timeout=HANGS)[1]
-
-
 def start(*command: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -127,13 +140,17 @@ def start(*command: str) -> subprocess.Popen[str]:
 @pytest.mark.parametrize(
     ("command", "make"), [("embed", slow_encoder), pytest.param("predict", slow_set, marks=pytest.mark.heavy)]
 )
-def test_a_second_interrupt_ends_a_run_that_reads_weights(
-    command: str, make: Callable[[Path], Path], tmp_path: Path
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_interrupt_ends_a_run_that_reads_weights(
+    command: str, make: Callable[[Path], Path], times: int, tmp_path: Path
 ) -> None:
     model, fasta = make(tmp_path / "model"), to_fasta(tmp_path / "in.fa", [("a", "ACGT" * 50)])
     run = start(*command_line(command, fasta, "-o", tmp_path / "out.h5", "--model", model, "-d", "cpu"))
-    returncode, said = interrupt_until_it_ends(run, next(tmp_path.rglob("model.safetensors")))
-    assert (returncode, "interrupted; finished work files are kept" in said) == (130, True), said
+    wait_until_mapped(run, next(tmp_path.rglob("model.safetensors")))
+    for _ in range(times):
+        run.send_signal(signal.SIGINT)
+    said = run.communicate(timeout=HANGS)[1]
+    assert (run.returncode, "interrupted; finished work files are kept" in said) == (130, True), said
     assert "Traceback" not in said
     assert "terminate called" not in said
 
@@ -161,8 +178,7 @@ def test_a_program_waits_at_its_end_for_weights_that_it_reads_in_vain(tmp_path: 
     program = start(sys.executable, "-c", READ, str(path))
     wait_until_mapped(program, path)
     assert program.stdout
-    for _ in range(2):
-        program.send_signal(signal.SIGINT)
-        assert program.stdout.readline() == "interrupted\n"
+    program.send_signal(signal.SIGINT)
+    assert program.stdout.readline() == "interrupted\n"
     assert program.stdout.read() == "nobody waits for the weights any more\n"
     assert (program.wait(HANGS), program.communicate()[1]) == (0, "")

@@ -24,7 +24,7 @@ from virnucpro.cli.predict import predict
 from virnucpro.cli.report import report, summarize
 from virnucpro.cli.split import merge, split
 from virnucpro.cli.train import train
-from virnucpro.core import log, threads
+from virnucpro.core import log
 from virnucpro.errors import Interrupted, VirnucproError, lack_of_memory
 
 EXIT_CODES = """
@@ -56,10 +56,12 @@ for command in (predict, report, summarize, train, embed, orfs, split, merge, mo
 
 def main() -> NoReturn:
     """Entry point: runs a command and turns its end into an exit code."""
-    signal.signal(signal.SIGTERM, _stop)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _stop)
     with streams.guarded():
         code = _run()
-    if threads.at_work():  # after a second Ctrl-C
+    if code > 128:  # by a signal: Python would wait for threads, or abort if one is in foreign code
         os._exit(code)
     sys.exit(code)
 

@@ -5,32 +5,22 @@ from __future__ import annotations
 import _thread
 import atexit
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-#: What `unbroken` runs now.
-_at_work: set[Future[Any]] = set()
-
-
-def at_work() -> bool:
-    """Whether something runs in `unbroken`, perhaps after whoever called it has been interrupted."""
-    return bool(_at_work)
 
 
 def unbroken(work: Callable[[], R]) -> R:
     """Run `work` in a thread of its own, so that no signal interrupts it, and return its result.
 
     A signal breaks into Python code of the main thread. If that was called by foreign code, as by readers of weights,
-    this takes the exception for an error of its own, and says that the file is damaged. So what a signal raises is
-    raised when the work is done, and what a second one raises at once. The work then goes on, and Python would abort a
-    process that ended meanwhile: a program waits for it at its end, or ends by `os._exit` if something is `at_work`.
+    this takes the exception for an error of its own, and says that the file is damaged. Here what a signal raises is
+    raised at once, and the work goes on in vain. Python would abort a process that ended meanwhile: a program waits for
+    it at its end, unless it ends by `os._exit`.
     """
     coming: Future[R] = Future()
     ended = _thread.allocate_lock()
@@ -42,19 +32,15 @@ def unbroken(work: Callable[[], R]) -> R:
         except BaseException as error:
             coming.set_exception(error)
         finally:
-            _at_work.discard(coming)
             ended.release()
 
-    _at_work.add(coming)
     # A signal cannot break into these two, as it could into the Python code of `Thread.start` and `Future.result`.
     _thread.start_new_thread(run, ())
     try:
         ended.acquire()
     except BaseException:
-        atexit.register(coming.exception)  # which also keeps the result from being freed in the thread
-        while not coming.done():
-            time.sleep(0.01)
-        atexit.unregister(coming.exception)
+        atexit.register(coming.exception)
+        coming.add_done_callback(lambda done: atexit.unregister(done.exception))  # it would keep the result
         raise
     return coming.result()
 
@@ -62,20 +48,22 @@ def unbroken(work: Callable[[], R]) -> R:
 def in_order(work: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
     """Apply `work` to `items` in threads and yield the results in order; only a few wait at a time.
 
-    What `work` raises is raised when its turn comes; work that has not begun by then is not done.
+    What `work` raises is raised when its turn comes; work that has not begun by then is not done. What has begun is
+    waited for, but not after a signal.
     """
-    with ThreadPoolExecutor(threads) as pool:
-        coming: deque[Future[R]] = deque()
-        try:
-            for item in items:
-                coming.append(pool.submit(work, item))
-                if len(coming) > threads:
-                    yield coming.popleft().result()
-            while coming:
+    pool, coming = ThreadPoolExecutor(threads), deque[Future[R]]()
+    try:
+        for item in items:
+            coming.append(pool.submit(work, item))
+            if len(coming) > threads:
                 yield coming.popleft().result()
-        finally:
-            for each in coming:
-                each.cancel()
+        while coming:
+            yield coming.popleft().result()
+    except Exception:
+        pool.shutdown(cancel_futures=True)
+        raise
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 class Aborted(Exception):
