@@ -35,7 +35,8 @@ EVENTS = {"os.rename": 1, "os.remove": 0, "os.rmdir": 0, "os.mkdir": 0, "open": 
 #: For each command: its arguments except for inputs and output, and the output in its folder.
 COMMANDS = {
     "embed": ("embed", "{in}", "-o", "o.h5", "-d", "cpu", "--dtype", "fp32", "-t", "1", "--batch-size", "256"),
-    "embed to NumPy": ("embed", "{in}", "-o", "o.npy", "-d", "cpu", "--dtype", "fp32", "-t", "1", "--batch-size", "256"),
+    "embed to NumPy": ("embed", "{in}", "-o", "o.npy", "-d", "cpu", "--dtype", "fp32", "-t", "1",
+                       "--batch-size", "256"),
     "predict": ("predict", "{in}", "-o", "out", "-d", "cpu", "--dtype", "fp32", "-t", "1", "--model", "mini-1",
                 "--vanilla-output", "--batch-size", "256"),
     "predict samples": ("predict", "{in}", "{virus}", "--per-sample", "-o", "out", "-d", "cpu", "--dtype", "fp32",

@@ -83,9 +83,9 @@ def _tokenizer() -> str:
     except ImportError:
         return "the tokenizers library (slower; pip install 'virnucpro[fast]')"
     return (
-        "Numba"
+        "Numba on GPUs, the tokenizers library on CPUs"
         if is_kept()
-        else "Numba, compiled at every start (set NUMBA_CACHE_DIR to a writable folder to cache it)"
+        else "Numba on GPUs, compiled at every start (set NUMBA_CACHE_DIR to a writable folder to cache it)"
     )
 
 
