@@ -94,15 +94,15 @@ STOPS = {"kill": (kill, {-signal.SIGKILL}), "full": (fill, {0, 3, 6})}
 
 def serve() -> None:
     """Run each request, one per line."""
-    import sklearn.metrics  # noqa: F401
-    import torch._dynamo  # noqa: F401  (what an optimizer imports at its first step)
-
     from virnucpro.cli import main  # noqa: F401
     from virnucpro.pipeline import parallel_dnabert, parallel_esm  # noqa: F401
     from virnucpro.runs import embed, orfs, predict, split, train  # noqa: F401
 
     for line in sys.stdin:
         folder, words, stop_at, how = json.loads(line)
+        if words[0] == "train":
+            import sklearn.metrics  # noqa: F401
+            import torch._dynamo  # noqa: F401  (what an optimizer imports at its first step)
         notes, said = Heard(), Heard()
         child = os.fork()
         if not child:

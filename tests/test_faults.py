@@ -342,6 +342,20 @@ def test_out_of_memory_fails_the_files_of_one_batch(lanes: int, tmp_path: Path) 
         assert "lower --batch-size" in reason
 
 
+def test_another_error_of_the_device_ends_the_worker(tmp_path: Path) -> None:
+    """After it the device may be useless, so that the other files, too, are left to another worker."""
+
+    def broken(_tokens: torch.Tensor, _layout: PackedLayout, _used: int) -> torch.Tensor:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    files = [to_fasta(tmp_path / f"{number}.fa", [("a", "A" * 256)]) for number in range(3)]
+    encoder = Encoder(DNA, 1, 1, 256, 0, letters, broken)
+    stream = Stream([encoder], Embeddings(tmp_path, {}), torch.device("cpu"), 1, 8192, None)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        stream.go(files)
+    assert (stream.processed, stream.failed) == ([], [])
+
+
 # What is written.
 
 

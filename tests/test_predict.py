@@ -853,8 +853,8 @@ def test_other_calls_need_no_model(
     assert results(there.output) == before
 
 
-def test_kept_embeddings_stay_when_calls_change(complete: Path, fasta: Path, toy: Path, tmp_path: Path) -> None:
-    settings = config(fasta, tmp_path / "out", toy, keep_embeddings=True)
+def test_kept_embeddings_stay_when_calls_change(clean: Path, toy: Path, tmp_path: Path) -> None:
+    settings = config(clean, tmp_path / "out", toy, keep_embeddings=True)
     run_predict(settings)
     kept = [settings.output / name for name in ("in.dna.h5", "in.protein.h5")]
     before = [path.stat().st_mtime_ns for path in kept]
@@ -866,8 +866,8 @@ def test_kept_embeddings_stay_when_calls_change(complete: Path, fasta: Path, toy
     assert all(path.exists() for path in kept)
 
 
-def test_damaged_scores_are_computed_again(fasta: Path, toy: Path, tmp_path: Path) -> None:
-    settings = config(fasta, tmp_path / "out", toy)
+def test_damaged_scores_are_computed_again(clean: Path, toy: Path, tmp_path: Path) -> None:
+    settings = config(clean, tmp_path / "out", toy)
     run_predict(settings)
     before, scores = results(settings.output), settings.output / "in.scores.gz"
     for damage in (lambda data: data[:-20], lambda data: data[:40] + b"damage" + data[46:], lambda data: b""):

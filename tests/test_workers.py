@@ -78,9 +78,10 @@ def real_files(folder: Path, number: int) -> dict[Path, int]:
     return {to_fasta(path, records[40 * index : 40 * index + 40]): 40 for index, path in enumerate(paths)}
 
 
-@pytest.mark.parametrize("worker", [real.sticky_on_bad, pytest.param(real.killed_on_bad, marks=pytest.mark.heavy)])
+@pytest.mark.heavy
+@pytest.mark.parametrize("worker", [real.sticky_on_bad, real.killed_on_bad])
 def test_a_broken_device_loses_no_file(worker: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    counts, options = real_files(tmp_path, 8), {"dtype": "fp32", "threads": 1}
+    counts, options = real_files(tmp_path, 16), {"dtype": "fp32", "threads": 1}
     (tmp_path / "out").mkdir()
     result = WorkQueue(worker, ["good", "bad"], 512, tmp_path / "out", counts, options).run()
     assert (result.done.keys(), result.failed) == (counts.keys(), {})
