@@ -276,7 +276,7 @@ def test_folder_without_permission(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir(mode=0o500)
     done = cli("embed", path, "-o", tmp_path / "closed" / "o.h5", *CPU)
     assert done.returncode == 3
-    assert "cannot be written" in done.stderr
+    assert "cannot be written\n  → choose another folder with -o\n" in done.stderr
 
 
 @pytest.mark.parametrize(

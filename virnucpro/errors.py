@@ -63,7 +63,7 @@ class Interrupted(VirnucproError):
 
 
 #: How PyTorch, NumPy, the loader and the threads say that there is no memory, where they do not raise MemoryError.
-_NO_MEMORY = ("failed to map segment", "allocate memory", "start new thread", "unable to allocate")
+_NO_MEMORY = ("failed to map segment", "allocate memory", "start new thread", "unable to allocate", "bad_alloc")
 
 
 def lack_of_memory(error: BaseException | None) -> DeviceError | None:

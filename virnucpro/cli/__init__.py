@@ -25,7 +25,8 @@ from virnucpro.cli.report import report, summarize
 from virnucpro.cli.split import merge, split
 from virnucpro.cli.train import train
 from virnucpro.core import log
-from virnucpro.errors import Interrupted, VirnucproError, lack_of_memory
+from virnucpro.errors import InputError, Interrupted, VirnucproError, lack_of_memory
+from virnucpro.io.files import failing_as
 
 EXIT_CODES = """
 Exit codes: 0 done · 2 usage · 3 input or output · 4 model · 5 device · 6 done, but some sequences failed ·
@@ -68,6 +69,7 @@ def main() -> NoReturn:
 
 def _run() -> int:
     try:
+        _find_folder()
         code = cli.main(standalone_mode=False, prog_name="virnucpro")
         sys.stdout.flush()
     except click.ClickException as error:
@@ -84,6 +86,12 @@ def _run() -> int:
             raise
         return _report(cause)
     return code if isinstance(code, int) else 0
+
+
+def _find_folder() -> None:
+    """Raise InputError if the current folder is gone: libraries of PyTorch would end the process while they load."""
+    with failing_as(InputError, "cannot use the current folder", "it has been removed: change to another folder"):
+        os.getcwd()
 
 
 class _Stopped(BaseException):

@@ -62,7 +62,7 @@ def check_names(paths: RunPaths, results: Sequence[Path], reads: Iterable[Path],
     files = (*results, paths.record, paths.failed, paths.log, paths.lock)
     folder = existing_folder(paths.output)
     if not os.access(folder, os.W_OK):
-        raise OutputError(f"the folder {folder} cannot be written", hint=hint)
+        raise OutputError(f"the folder {folder} cannot be written", hint="choose another folder with -o")
     for path in (*files, paths.work):
         _check_length(path, TEMPORARY_BYTES if path != paths.work else 0, hint)
         if path != paths.work and os.path.isdir(path):
