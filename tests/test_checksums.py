@@ -11,15 +11,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import HANGS, random_records, to_fasta
+from safetensors.torch import load_file, save_file
 
 from virnucpro.core.caches import own_folder
 from virnucpro.errors import ModelError
 from virnucpro.io.files import sha256_of
 from virnucpro.models import checksums
 from virnucpro.models.checksums import PUT_BACK, Checksum, FileState
+from virnucpro.models.classifier import Classifier
 from virnucpro.models.registry import EMBEDDED, resolve
 from virnucpro.pipeline.events import Phase
+from virnucpro.pipeline.families import FAMILIES
 from virnucpro.runs.config import EmbedConfig
 from virnucpro.runs.embed import run_embed
 
@@ -224,3 +228,28 @@ def test_run_whose_weights_change_before_they_are_loaded_ends(tmp_path: Path) ->
     with pytest.raises(ModelError, match=r"model\.safetensors changed while it was read"):
         run_embed(config, change)
     assert not config.output.exists()
+
+
+@pytest.mark.parametrize("name", ["codon-mini", "dnabert-mini", "esm2-mini"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
+def test_nothing_that_was_read_is_still_that_of_the_file(name: str, suffix: str, tmp_path: Path) -> None:
+    """Readers map files. What a network kept of that would change with the file, after it was found unchanged."""
+    folder = Path(shutil.copytree(EMBEDDED / name, tmp_path / name))
+    weights = folder / "model.safetensors"
+    state = {key: value.float().clone() for key, value in load_file(weights).items()}
+    weights.unlink()
+    if suffix == ".bin":
+        torch.save(state, folder / "pytorch_model.bin")
+    else:
+        save_file(state, weights)
+    model = resolve(str(folder))
+    network = FAMILIES[model.kind](model, "fp32").read(torch.device("cpu"), "fp32")
+    assert network.dim
+    assert str(folder) not in Path("/proc/self/maps").read_text()
+
+
+def test_nothing_of_a_classifier_is_still_that_of_its_file(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(EMBEDDED / "mini", tmp_path / "mini"))
+    classifier = Classifier.load(folder)
+    assert classifier.dim
+    assert str(folder) not in Path("/proc/self/maps").read_text()

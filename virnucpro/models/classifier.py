@@ -68,7 +68,7 @@ class Classifier:
 
     @classmethod
     def _read(cls, card: ClassifierCard, path: Path, dim: int) -> Classifier:
-        state = read_weights(path)
+        state = {key: value.clone() for key, value in read_weights(path).items()}
         check_state(path, state)
         found = state["hidden.weight"].shape[1]
         if found != dim:

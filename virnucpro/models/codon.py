@@ -246,7 +246,7 @@ def load_codon(weights: Path, config: Path | None, device: torch.device = CPU) -
     numbers = read_config(CodonConfig, config, weights, "a codon network")
     with torch.device("meta"):
         model = CodonNetwork(numbers)
-    found = {key: value.to(device).float() for key, value in read_weights(weights).items()}
+    found = {key: value.to(device, copy=True).float() for key, value in read_weights(weights).items()}
     wanted = {name: _stored_key(name) for name, _ in model.named_parameters()}
     check_keys(weights, set(wanted.values()), set(found), "the codon network")
     for key in (key for key in found if key.endswith("stem.table")):

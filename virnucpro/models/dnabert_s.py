@@ -149,4 +149,4 @@ def load_dnabert(weights: Path, config: Path | None, device: torch.device = CPU)
         model = DNABERT(numbers)
     wanted = {name: _published_key(name) for name, _ in model.named_parameters()}
     check_keys(weights, set(wanted.values()), set(found), "DNABERT")
-    return filled(model, {name: found[key].to(device).float() for name, key in wanted.items()}, weights)
+    return filled(model, {name: found[key].to(device, copy=True).float() for name, key in wanted.items()}, weights)

@@ -153,7 +153,7 @@ class ESM2(nn.Module):
         self.emb_layer_norm_after = Norm(config.dim, EPS)
         # Held as bits: `.to(torch.bfloat16)` would round a float buffer, and angles grow with the position.
         self.inv_freq_bits: Tensor
-        self.register_buffer("inv_freq_bits", inv_freq.float().view(torch.int32), persistent=False)
+        self.register_buffer("inv_freq_bits", inv_freq.to(torch.float32, copy=True).view(torch.int32), persistent=False)
 
     def quantize(self) -> None:
         """Turn the products of all layers into FP8 ones; the network must be in BF16."""

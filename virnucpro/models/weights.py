@@ -44,7 +44,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Tensors of a `.safetensors` or PyTorch file, and of the other files if it is the first of several.
 
     From fair-esm's `{"cfg", "model"}` it takes the model. Raises ModelError for a file that cannot be read, that holds
-    anything but tensors, or that would execute code; DeviceError for one that does not fit in memory.
+    anything but tensors, or that would execute code; DeviceError for one that does not fit in memory. What is kept of
+    the tensors must be copied: they are those of the file, and change with it.
     """
     found: dict[str, Tensor] = {}
     for part in weight_files(path):
