@@ -176,9 +176,8 @@ def test_kill_of_the_parent(fasta: Path, tmp_path: Path, expected: bytes, cli: C
 # Signals.
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.heavy)]
-)
+@pytest.mark.heavy
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signals(number: signal.Signals, code: int, fasta: Path, tmp_path: Path, expected: bytes) -> None:
     output = tmp_path / "o.h5"
     with Run(fasta, output, "cpu,cpu", held_at=3) as run:
