@@ -19,7 +19,7 @@ import light_workers as light
 import psutil
 import pytest
 from conftest import HANGS, command_line, random_records, run_cli, to_fasta
-from launcher_tests import KillingLauncherTests, Parent
+from launcher_tests import KillingLauncherTests, Parent, but_requests
 from light_workers import wait_for
 from toy_set import other, viral
 
@@ -29,7 +29,7 @@ from virnucpro.models.local import LocalModel
 from virnucpro.models.registry import resolve
 from virnucpro.pipeline.agent import FOLDERS, Agent, here, traits
 from virnucpro.pipeline.cluster import Cluster, is_loopback
-from virnucpro.pipeline.events import STOP, Event, Fatal, FileDone, Phase, Request
+from virnucpro.pipeline.events import STOP, Died, Event, Fatal, FileDone, Phase, Request
 from virnucpro.pipeline.launch_local import Said
 from virnucpro.runs.config import EmbedConfig, PredictConfig, TrainConfig
 from virnucpro.runs.embed import run_embed
@@ -160,6 +160,12 @@ class TestRayLauncher(KillingLauncherTests):
         parent = Waiting(type(self).launch, light.copier, tmp_path, [Path("1.fa")])
         (error,) = (each.error for each in parent.said if isinstance(each, Fatal))
         assert str(tmp_path / "1.fa.h5") in str(error)
+
+    def test_a_worker_dies_once_if_its_result_does_not_arrive(self, tmp_path: Path) -> None:
+        said = but_requests(self.said(light.leaves_a_folder, tmp_path, Path("1.fa"), STOP))
+        (died,) = said
+        assert isinstance(died, Died)
+        assert "Is a directory" in died.cause
 
 
 # Runs.

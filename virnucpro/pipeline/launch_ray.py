@@ -248,11 +248,14 @@ class Client:
 
         Another thread fetches and writes results, and all that is said after one waits for it, but for requests: the
         worker needs its next file meanwhile. If results come faster than they are written, the worker has to wait.
+        That it has died is passed on once all has arrived: if a result does not, its agent is gone, and dies only once.
         """
         agent, results = member.agent, deque[Future[None]]()
         with ThreadPoolExecutor(1) as writer:
             try:
                 for said in _said(agent, member.share(work), self.level):
+                    if isinstance(said, Died):
+                        break
                     if isinstance(said, Request):
                         self.sink.put((member.slot, said))
                         continue
@@ -264,6 +267,7 @@ class Client:
             finally:
                 for each in results:
                     each.result()
+        self.sink.put((member.slot, said))
 
     def _pass_on(self, member: _Member, agent: Any, folder: Path, said: Said) -> None:
         """Pass a message on, and before that write the result that it reports. Raises RayError."""
@@ -329,12 +333,10 @@ def _reach(address: str) -> None:
 
 
 def _said(agent: Any, work: Work, level: int) -> Iterator[Said]:
-    """Start a worker; yields what it says until it has died. Raises RayError."""
+    """Start a worker; yields what it says, last that it has died. Raises RayError."""
     ray.get(agent.start.remote(work, level))
-    said: Said | None = None
-    while not isinstance(said, Died):
-        for said in ray.get(agent.said.remote()):
-            yield said
+    while True:
+        yield from ray.get(agent.said.remote())
 
 
 def _fetched(reference: Any) -> Any:
