@@ -407,6 +407,16 @@ def test_a_process_is_started_as_the_run_is_set_up(tmp_path: Path, caplog: pytes
     assert light.notes(tmp_path).count("RAYON_NUM_THREADS=3") == 2
 
 
+def test_a_tokenizer_in_this_process_has_the_threads_of_the_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a setting that later workers do not inherit."""
+    monkeypatch.delenv("RAYON_NUM_THREADS", raising=False)
+    run(light.talks, ["cpu"], tmp_path, 1, threads=3)
+    assert light.notes(tmp_path).count("RAYON_NUM_THREADS=3") == 1
+    assert "RAYON_NUM_THREADS" not in os.environ
+
+
 # The worker called by hand.
 
 

@@ -45,6 +45,9 @@ Deliver = Callable[[int, Said], None]
 #: What a worker that stays keeps from one run to the next, such as loaded models.
 Kept = dict[str, Any]
 
+#: How many threads the tokenizers library starts in a process, when it is first used there.
+_TOKENIZER_THREADS = "RAYON_NUM_THREADS"
+
 #: Seconds to wait for the end of a process after its pipe is closed, or after it was killed.
 GONE_SECONDS = 10.0
 
@@ -271,13 +274,26 @@ def _call(
     files = _requested(receive, sink)
     options |= work.kwargs if kept is None else {**work.kwargs, "kept": kept}
     try:
-        work.worker(files, device, work.batch_size, work.output_dir, progress_queue=sink, **options)
+        with _tokenizing(work.kwargs.get("threads") or 1):
+            work.worker(files, device, work.batch_size, work.output_dir, progress_queue=sink, **options)
     except Exception as error:
         if sink.broken is not None:
             raise sink.broken from None
         sink.put(_told(error))
         return error
     return None
+
+
+@contextlib.contextmanager
+def _tokenizing(threads: int) -> Iterator[None]:
+    """The tokenizers library, if it is first used in the block, tokenizes in so many threads in this process."""
+    before = os.environ.get(_TOKENIZER_THREADS)
+    os.environ.setdefault(_TOKENIZER_THREADS, str(threads))
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(_TOKENIZER_THREADS, None)
 
 
 def _told(error: Exception) -> Message:
@@ -523,7 +539,6 @@ def _unpack_and_call(
     except Exception as error:
         sink.put(_told(error))
         return error
-    os.environ.setdefault("RAYON_NUM_THREADS", str(work.kwargs.get("threads") or 1))  # threads of the tokenizer
     return _call(work, device, connection.recv, sink, kept, forward_logs=True)
 
 
