@@ -50,7 +50,7 @@ def test_doctor_without_a_home(nobody: Path) -> None:
     done = run_as_unknown(nobody, *command_line("doctor"))
     assert done.returncode == 0, done.stderr
     assert "trial:         ok" in done.stdout
-    assert "tokenizer:     Numba\n" in done.stdout
+    assert "tokenizer:     Numba on GPUs, the tokenizers library on CPUs\n" in done.stdout
     assert done.stderr == ""
     assert sorted(path.name for path in nobody.iterdir()) == ["in.fa", "tmp"]
     assert [path.name for path in (nobody / "tmp").iterdir()] == [f"virnucpro-{UNKNOWN}"]
