@@ -49,7 +49,7 @@ def in_order(work: Callable[[T], R], items: Iterable[T], threads: int) -> Iterat
     """Apply `work` to `items` in threads and yield the results in order; only a few wait at a time.
 
     What `work` raises is raised when its turn comes; work that has not begun by then is not done. What has begun is
-    waited for, but not after a signal.
+    waited for then, but not after a signal, nor if the caller takes no more results.
     """
     pool, coming = ThreadPoolExecutor(threads), deque[Future[R]]()
     try:
