@@ -7,11 +7,14 @@ import atexit
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+#: Seconds after which a wait begins anew: a signal that comes just before one is noticed only after it.
+ANEW_SECONDS = 0.1
 
 
 def unbroken(work: Callable[[], R]) -> R:
@@ -37,7 +40,8 @@ def unbroken(work: Callable[[], R]) -> R:
     # A signal cannot break into these two, as it could into the Python code of `Thread.start` and `Future.result`.
     _thread.start_new_thread(run, ())
     try:
-        ended.acquire()
+        while not ended.acquire(timeout=ANEW_SECONDS):
+            pass
     except BaseException:
         atexit.register(coming.exception)
         coming.add_done_callback(lambda done: atexit.unregister(done.exception))  # it would keep the result
@@ -56,14 +60,21 @@ def in_order(work: Callable[[T], R], items: Iterable[T], threads: int) -> Iterat
         for item in items:
             coming.append(pool.submit(work, item))
             if len(coming) > threads:
-                yield coming.popleft().result()
+                yield _result(coming.popleft())
         while coming:
-            yield coming.popleft().result()
+            yield _result(coming.popleft())
     except Exception:
         pool.shutdown(cancel_futures=True)
         raise
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _result(coming: Future[R]) -> R:
+    """Wait for a result."""
+    while not coming.done():
+        wait([coming], ANEW_SECONDS)
+    return coming.result()
 
 
 class Aborted(Exception):
